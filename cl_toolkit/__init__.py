@@ -1,0 +1,1 @@
+"""Continual-learning training for language models: strategies, task streams, forgetting curves."""

@@ -1,0 +1,131 @@
+"""LoRA adapters: add, merge, freeze, stack, disable, snapshot. The only door to peft.
+
+The life cycle belongs to the model, not to a strategy: one adapter trained on and on (`continue`), merged into the
+weights and started afresh after each task (`merge`), or frozen and a new one added (`stack`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cl_toolkit.generate import unwrapped
+from cl_toolkit.task_view import seed_from
+
+if TYPE_CHECKING:
+    from cl_toolkit.config import Adapter
+
+
+def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
+    """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
+    from the global generator."""
+    if adapter is None or (adapter.between_tasks == "continue" and index > 0):
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=adapter.target_modules if isinstance(adapter.target_modules, str) else list(adapter.target_modules),
+        use_rslora=adapter.use_rslora,
+        task_type="CAUSAL_LM",
+    )
+    name = f"task{index}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_from(seed, "adapter", index))
+        if adapter.between_tasks != "stack" or index == 0:
+            return get_peft_model(model, config, adapter_name=name)
+        model.add_adapter(name, config)
+    model.base_model.set_adapter([f"task{i}" for i in range(index + 1)])
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad = f".{name}." in parameter_name
+    return model
+
+
+def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
+    """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model."""
+    if adapter is None or adapter.between_tasks != "merge":
+        return model
+    merged = model.merge_and_unload()
+    if hasattr(merged, "peft_config"):
+        del merged.peft_config
+    return merged
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer with an adapter, by a name that survives merging."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in unwrapped(model).named_modules():
+        if isinstance(module, LoraLayer):
+            yield name.removeprefix("base_model.model."), module
+
+
+def pairs(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+    """(layer name, A (r, d_in), B (d_out, r), scaling) of the adapter that is being trained."""
+    for name, layer in layers(model):
+        adapter = layer.active_adapters[-1]
+        yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """All adapter weights by name, frozen ones too."""
+    return {name: p for name, p in unwrapped(model).named_parameters() if ".lora_" in name}
+
+
+@contextmanager
+def disabled(model: nn.Module):
+    """The model without its adapters. PEFT switches `requires_grad` on for every active adapter afterwards, which would
+    train the frozen ones of a stack; it is put back here."""
+    module = unwrapped(model)
+    before = {p: p.requires_grad for p in module.parameters()}
+    try:
+        with module.disable_adapter():
+            yield model
+    finally:
+        for parameter, flag in before.items():
+            parameter.requires_grad = flag
+
+
+@contextmanager
+def swapped(model: nn.Module, values: Mapping[str, Tensor]):
+    """The model with other values of some weights, for forwards without gradient."""
+    parameters = dict(unwrapped(model).named_parameters())
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        yield model
+    finally:
+        for name, value in before.items():
+            parameters[name].data = value
+
+
+class Reference:
+    """The model as it is now, to be asked later while it is trained on.
+
+    Where the trained weights are one fresh adapter (all B are 0), switching it off is the same thing and costs no memory;
+    else a copy of the trained weights is kept. `parameters`: how many numbers were copied.
+    """
+
+    def __init__(self, model: nn.Module):
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        adapter = [p for n, p in trained.items() if ".lora_B." in n]
+        one = all(len(layer.active_adapters) == 1 for _, layer in layers(model)) if adapter else False
+        fresh = one and all(".lora_" in n for n in trained) and not any(p.any() for p in adapter)
+        self._copy = None if fresh else {n: p.detach().clone() for n, p in trained.items()}
+        self.parameters = sum(p.numel() for p in self._copy.values()) if self._copy else 0
+
+    @contextmanager
+    def restored(self, model: nn.Module):
+        """The model as it was, in eval mode."""
+        from cl_toolkit.generate import evaluating
+
+        change = disabled(model) if self._copy is None else swapped(model, self._copy)
+        with change, evaluating(unwrapped(model)):
+            yield model

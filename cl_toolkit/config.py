@@ -1,0 +1,340 @@
+"""YAML -> OmegaConf -> frozen dataclasses. The only door to omegaconf.
+
+Defaults of the core stand once, in `configs/base.yaml`; so the dataclasses here have none. Precedence: command line,
+then file, then what it `extends`, then base.yaml; nothing else sets values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.typed import typed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """Something that the registry knows by name, with its settings (an instance of its `Config`)."""
+
+    name: str
+    settings: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    train: int | None
+    valid: int | None
+    test: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSection:
+    name: str
+    tasks: tuple[str, ...] | None
+    view: Literal["joint", "cumulative", "independent", "start"] | None
+    anchors: tuple[str, ...]
+    limit: Limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    template: str
+    system: str | None
+    suffix: str
+    chat_template: Literal["auto", "off"]
+    max_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """LoRA by PEFT's names, and what happens to it between tasks: one adapter trained on and on (`continue`), merged into
+    the weights and started afresh (`merge`), or frozen with a new one added (`stack`)."""
+
+    r: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.0
+    target_modules: tuple[str, ...] | str = "all-linear"
+    use_rslora: bool = False
+    between_tasks: Literal["continue", "merge", "stack"] = "continue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    name: str
+    adapter: Adapter | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    num_train_epochs: float
+    max_steps: int
+    global_batch_size: int
+    per_device_train_batch_size: int | None
+    learning_rate: float
+    optim: Literal["adamw_torch", "sgd"]
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    max_grad_norm: float
+    lr_scheduler_type: str
+    warmup_ratio: float
+    bf16: bool
+    logging_steps: int
+    num_threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSection:
+    name: Literal["auto", "torch", "deepspeed"]
+    device: str
+    deepspeed: dict[str, Any] | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    schedule: Literal["log_spaced", "linear", "off"]
+    every: int
+    examples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    tasks: Literal["all", "seen"]
+    split: Literal["test", "valid"]
+    limit: int | None
+    batch_size: int
+    max_new_tokens: int
+    forgetting_curve: Curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    keep: Literal["last", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """data: order of examples. init: fresh weights. memory: what strategies draw. rollout: what is sampled."""
+
+    data: int
+    init: int
+    memory: int
+    rollout: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that one run depends on. `plain` is the same as resolved plain data, for the record."""
+
+    name: str
+    method: str
+    order: str
+    stream: StreamSection
+    stream_settings: Any
+    prompt: Prompt
+    model: ModelSection
+    model_settings: Any
+    objective: Component
+    strategies: tuple[Component, ...]
+    train: Train
+    engine: EngineSection
+    evaluate: Evaluate
+    checkpoint: Checkpoint
+    seed: Seeds
+    plain: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A comparison: every method x order x seed."""
+
+    name: str
+    runs: tuple[RunConfig, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    plain: dict[str, Any]
+
+
+COMPARISON_KEYS = ("seeds", "orders", "methods")
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+
+def config_dir() -> Path:
+    """The folder of shipped configs, wherever the package is installed."""
+    import cl_toolkit.configs
+
+    return Path(cl_toolkit.configs.__file__).parent
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> path of the configs that come with the package."""
+    return {path.stem: path for path in sorted(config_dir().glob("*.yaml")) if path.stem != "base"}
+
+
+def find_config(name: str) -> Path:
+    """A path, or the name of a shipped config."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        if path.is_file():
+            return path
+        raise UserError(f"{name}: no such config file")
+    shipped = shipped_configs()
+    if name in shipped:
+        return shipped[name]
+    raise UserError(f"{name}: neither a file nor a shipped config{did_you_mean(name, shipped)}")
+
+
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """(file, content) from the most general to the file itself, following `extends`."""
+    from omegaconf import OmegaConf
+
+    if path.resolve() in seen:
+        raise UserError(f"{path}: extends itself")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except Exception as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of sections, got {type(content).__name__}")
+    base = content.pop("extends", None)
+    if base is None:
+        return [(str(path), content)]
+    beside = path.parent / str(base)
+    return [*read_layers(beside if beside.is_file() else find_config(str(base)), (*seen, path.resolve())),
+            (str(path), content)]  # fmt: skip
+
+
+def base_layer() -> dict[str, Any]:
+    return read_layers(config_dir() / "base.yaml")[0][1]
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """`train.learning_rate=1e-4` -> nested dict."""
+    from omegaconf import OmegaConf
+
+    for item in overrides:
+        if "=" not in item:
+            raise UserError(f"{item}: expected key=value, such as train.learning_rate=1e-4")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    except Exception as error:
+        raise UserError(f"command line: {' '.join(str(error).split())}") from error
+
+
+def normalise(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Accept the shorthands: a list of strategies, a bare name for a section, `-` for `_` in names."""
+    layer = dict(layer)
+    strategies = layer.get("strategies")
+    if isinstance(strategies, str):
+        strategies = [strategies]
+    if isinstance(strategies, (list, tuple)):
+        strategies = {str(name): {} for name in strategies}
+    if strategies is not None:
+        if not isinstance(strategies, dict):
+            raise UserError(f"{where}: strategies: expected names or name: settings, got {strategies!r}")
+        layer["strategies"] = {name.replace("-", "_") if ":" not in name else name: value if value is not None else {}
+                               for name, value in strategies.items()}  # fmt: skip
+    for section in ("stream", "model", "objective"):
+        if isinstance(layer.get(section), str):
+            layer[section] = {"name": layer[section]}
+    return layer
+
+
+def merge(below: dict[str, Any], above: Mapping[str, Any], common: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`above` over `below`. A section that gets another `name` keeps only the keys that base.yaml has for it, since the
+    rest were settings of what was named before."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            if common is not None and key in ("stream", "model", "objective") and value.get("name", old.get("name")) != old.get("name"):
+                old = {k: v for k, v in old.items() if k in common[key]}
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def section(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
+    """A frozen dataclass from a mapping; unknown keys and wrong types raise with the key's path."""
+    return typed(cls, data, path, where)
+
+
+def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keys of a section that belong to `cls`, and the others, which belong to the named component."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {k: v for k, v in data.items() if k in names}, {k: v for k, v in data.items() if k not in names}
+
+
+def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None) -> RunConfig:
+    """A resolved plain config -> RunConfig; refuses what cannot work, before any model is loaded."""
+    from cl_toolkit import refusals
+    from cl_toolkit.models import model_config
+    from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
+
+    instances = instances or {}
+    known = [*base_layer(), "extends"]
+    for key in plain:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
+    for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
+        if not isinstance(plain[key], dict):
+            raise UserError(f"{where}: {key}: expected a mapping, got {plain[key]!r}")
+
+    common, settings = split_section(StreamSection, plain["stream"])
+    stream = section(StreamSection, common, "stream", where)
+    stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
+    stream_settings = section(stream_cls.Config, settings, "stream", where)
+
+    common, settings = split_section(ModelSection, plain["model"])
+    model = section(ModelSection, common, "model", where)
+    model_settings = section(model_config(model.name), settings, "model", where)
+
+    name = plain["objective"].get("name")
+    objective_cls = OBJECTIVES.get(name, f"{where}: objective.name")
+    settings = {k: v for k, v in plain["objective"].items() if k != "name"}
+    objective = Component(name=name, settings=section(objective_cls.Config, settings, "objective", where))
+
+    strategies = []
+    for name, settings in plain["strategies"].items():
+        if name in instances:
+            strategies.append(Component(name=name, settings=instances[name]))
+            continue
+        cls = STRATEGIES.get(name, f"{where}: strategies")
+        if not isinstance(settings, dict):
+            raise UserError(f"{where}: strategies.{name}: expected settings, got {settings!r}")
+        strategies.append(
+            Component(name=name, settings=section(cls.Config, settings, f"strategies.{name}", where))
+        )
+
+    seed = plain["seed"]
+    seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
+    run = RunConfig(
+        name=str(plain["name"]),
+        method=method,
+        order=order,
+        stream=stream,
+        stream_settings=stream_settings,
+        prompt=section(Prompt, plain["prompt"], "prompt", where),
+        model=model,
+        model_settings=model_settings,
+        objective=objective,
+        strategies=tuple(strategies),
+        train=section(Train, plain["train"], "train", where),
+        engine=section(EngineSection, plain["engine"], "engine", where),
+        evaluate=section(Evaluate, plain["evaluate"], "evaluate", where),
+        checkpoint=section(Checkpoint, plain["checkpoint"], "checkpoint", where),
+        seed=section(Seeds, seed, "seed", where),
+        plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
+    )
+    refusals.check(run, where)
+    return run

@@ -1,0 +1,153 @@
+"""A user's DeepSpeed config and `train` -> the config that DeepSpeed gets. Does not import deepspeed, so that a mistake is
+found before anything heavy loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.config import Train
+from cl_toolkit.errors import UserError
+
+DEFAULT = {"zero_optimization": {"stage": 2}}
+"""Shards optimizer and gradients at the communication of plain data parallelism; whole weights stay on each device, so that
+scoring between two steps costs no gathering."""
+
+AUTO = "auto"
+OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
+SCHEDULES = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear", "warmupcosinelr": "cosine"}
+
+
+def final_config(given: Mapping[str, Any] | str | None, train: Train) -> dict[str, Any]:
+    """What DeepSpeed gets: everything that was given, and the keys that follow from `train`.
+
+    `given` is a dict, the path of a JSON file, or None for ZeRO stage 2. Keys that `train` decides must be absent, "auto"
+    or the same as there. "auto" anywhere else leaves DeepSpeed's own default. UserError: no such file, not JSON, a key that
+    contradicts `train`, fp16.
+    """
+    given = read(given)
+    _check(given, train)
+    return {
+        "zero_allow_untested_optimizer": True,  # the optimizer is torch's, also where ZeRO does not list it
+        "zero_force_ds_cpu_optimizer": False,
+        **{key: _without_auto(value) for key, value in given.items() if key not in OWNED and value != AUTO},
+        "train_micro_batch_size_per_gpu": train.per_device_train_batch_size or 1,
+        "gradient_accumulation_steps": 1,  # the number of parts varies from step to step: the session sets the boundary
+        "gradient_clipping": train.max_grad_norm,
+        # Not DeepSpeed's own `bf16`, which would turn frozen weights and buffers into bfloat16 for good.
+        "torch_autocast": {"enabled": train.bf16, "dtype": "bfloat16"},
+    }
+
+
+def zero_stage(config: Mapping[str, Any]) -> int:
+    """The ZeRO stage of a DeepSpeed config: 0 where it names none."""
+    zero = config.get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, Mapping) else zero
+    if stage not in (0, 1, 2, 3):
+        raise UserError(f"engine.deepspeed: zero_optimization.stage: expected 0, 1, 2 or 3, got {stage!r}")
+    return int(stage)
+
+
+def read(given: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """The user's config as a dict."""
+    if given is None:
+        return dict(DEFAULT)
+    if isinstance(given, Mapping):
+        return dict(given)
+    try:
+        content = json.loads(Path(given).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"engine.deepspeed: {given}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"engine.deepspeed: {given}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"engine.deepspeed: {given}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _check(given: Mapping[str, Any], train: Train) -> None:
+    zero_stage(given)
+    if _enabled(given, "fp16") not in (False, AUTO):
+        raise UserError("engine.deepspeed: fp16 is not supported, its scaled gradients cannot be edited: use train.bf16")
+    for key in ("bf16", "torch_autocast"):
+        if _enabled(given, key) not in (train.bf16, AUTO) and key in given:
+            raise UserError(f"engine.deepspeed: {key}: remove it and write train.bf16: {str(not train.bf16).lower()}")
+    _same(given, "train_batch_size", train.global_batch_size, "train.global_batch_size")
+    _same(given, "train_micro_batch_size_per_gpu", train.per_device_train_batch_size, "train.per_device_train_batch_size")
+    _same(given, "gradient_clipping", train.max_grad_norm, "train.max_grad_norm")
+    if given.get("gradient_accumulation_steps", AUTO) != AUTO:
+        raise UserError(
+            "engine.deepspeed: gradient_accumulation_steps: remove it and write train.per_device_train_batch_size, "
+            "from which it follows"
+        )
+    _check_optimizer(_named(given, "optimizer"), train)
+    _check_scheduler(_named(given, "scheduler"), train)
+
+
+def _check_optimizer(optimizer: Mapping[str, Any], train: Train) -> None:
+    kind = optimizer.get("type", AUTO)
+    if kind != AUTO and OPTIMIZERS.get(str(kind).lower()) != train.optim:
+        raise UserError(f"engine.deepspeed: optimizer.type is {kind!r} but train.optim is {train.optim!r}: remove it there")
+    wanted = {
+        "lr": (train.learning_rate, "train.learning_rate"),
+        "betas": ([train.adam_beta1, train.adam_beta2], "train.adam_beta1 and train.adam_beta2"),
+        "eps": (train.adam_epsilon, "train.adam_epsilon"),
+        "weight_decay": (train.weight_decay, "train.weight_decay"),
+    }
+    for key, value in optimizer.get("params", {}).items():
+        expected, instead = wanted.get(key, (AUTO, "train.optim and the keys beside it"))
+        if value not in (AUTO, expected):
+            raise UserError(f"engine.deepspeed: optimizer.params.{key}: remove it and write {instead}")
+
+
+def _check_scheduler(scheduler: Mapping[str, Any], train: Train) -> None:
+    kind = scheduler.get("type", AUTO)
+    chosen = train.lr_scheduler_type
+    if kind != AUTO and SCHEDULES.get(str(kind).lower()) != chosen:
+        raise UserError(f"engine.deepspeed: scheduler.type is {kind!r} but train.lr_scheduler_type is {chosen!r}: remove it")
+    for key, value in scheduler.get("params", {}).items():
+        if value != AUTO:
+            raise UserError(f"engine.deepspeed: scheduler.params.{key}: remove it and write train.warmup_ratio")
+
+
+def _same(given: Mapping[str, Any], key: str, wanted: Any, instead: str) -> None:
+    value = given.get(key, AUTO)
+    if value not in (AUTO, wanted):
+        raise UserError(f"engine.deepspeed: {key} is {value!r} but {instead} is {wanted!r}: remove it and write {instead}")
+
+
+def _named(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section with `type` and `params`; empty when it is absent or "auto"."""
+    value = given.get(key, AUTO)
+    if value == AUTO:
+        return {}
+    if not isinstance(value, Mapping) or not isinstance(value.get("params", {}), Mapping):
+        raise UserError(f"engine.deepspeed: {key}: expected type and params, got {value!r}")
+    return value
+
+
+def _enabled(given: Mapping[str, Any], key: str) -> Any:
+    value = given.get(key, AUTO)
+    return value.get("enabled", False) if isinstance(value, Mapping) else value
+
+
+def _without_auto(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_auto(inner) for key, inner in value.items() if inner != AUTO}
+    return value
+
+
+OWNED = {
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+}
+"""Keys that follow from `train`."""

@@ -1,0 +1,219 @@
+"""Any number of processes and devices: DeepSpeed, ZeRO stages 0 to 3.
+
+Every process holds the same weights by name, but from stage 1 on whole tensors exist only when they are asked for. Asking is
+a collective operation: all processes read and write the same names in the same order.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_toolkit.config import Train
+from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.engine.processes import DistributedProcesses, Processes
+from cl_toolkit.engine.session import Engine, GradientsView, Session
+from cl_toolkit.engine.torch_engine import make_optimizer, make_schedule, trainable
+from cl_toolkit.types import Example
+
+
+def start_processes(device: torch.device) -> Processes:
+    """The processes of this job. Starts the process group on the first call: from the variables that a launcher has set
+    (`deepspeed`, `torchrun`), else a group of one."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported
+    import deepspeed
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            one = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
+            os.environ.update({key: str(value) for key, value in one.items()})
+        if device.type == "cpu":
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiling it takes most of a minute
+        else:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # torch renamed two operations that ZeRO-3 calls; the warning comes at every step and nobody can act on it.
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl")
+    return DistributedProcesses() if dist.get_world_size() > 1 else Processes()
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class DeepSpeedEngine(Engine):
+    """`config`: the user's DeepSpeed config as in `engine.deepspeed`. bf16 by autocast, with fp32 weights."""
+
+    name = "deepspeed"
+
+    def __init__(
+        self,
+        train: Train,
+        device: torch.device,
+        processes: Processes | None = None,
+        config: Mapping[str, Any] | str | None = None,
+    ):
+        self.config = final_config(config, train)
+        self.stage = zero_stage(self.config)
+        super().__init__(train, device, processes or start_processes(device))
+
+    def open(self, model, task, steps):
+        return DeepSpeedSession(self, model, task, steps)
+
+
+class DeepSpeedSession(Session):
+    """A training step under ZeRO. `model` is DeepSpeed's engine around `plain`."""
+
+    engine: DeepSpeedEngine
+
+    def start(self):
+        import deepspeed
+
+        self._weights = trainable(self.plain)
+        self._shapes = {name: weight.shape for name, weight in self._weights.items()}
+        self._before = [(owner, dict(vars(owner))) for owner in (*self.plain.parameters(), *self.plain.modules())]
+        self._linear = nn.functional.linear  # ZeRO-3 puts another one in its place, for the whole program
+        parameters = list(self._weights.values())
+        self.optimizer = make_optimizer(self.engine.train, parameters)
+        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps)
+        self.model, *_ = deepspeed.initialize(
+            model=self.plain, model_parameters=parameters, optimizer=self.optimizer, config=self.engine.config
+        )
+        self._whole = _Weights(self._weights)
+
+    def accumulate(self, loss):
+        self.model.set_gradient_accumulation_boundary(self.last_part)
+        self.model.backward(loss * self.processes.world)  # DeepSpeed averages over processes, the step is a sum
+
+    def weights(self):
+        return self._whole
+
+    def add_penalty(self, penalty):
+        read = self._whole.read
+        grads = torch.autograd.grad(penalty, list(read.values()), allow_unused=True)
+        found = {name: grad for name, grad in zip(read, grads, strict=True) if grad is not None}
+        gradients = self.gradients()
+        for name, grad in found.items():
+            gradients[name] = gradients[name] + grad
+        return found
+
+    def gradients(self):
+        return _Gradients(self._weights, self._shapes)
+
+    def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        batch = self.task.encode(self.share(examples), self.model)
+        batch = replace(batch, total=self.processes.sum(batch.counts())).to(self.engine.device)
+        # Past DeepSpeed's engine: inside it, this backward would be taken for a part of the step.
+        with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.engine.train.bf16):
+            loss = self.task.forward(self.plain, batch).loss
+        self.extra_backwards += 1
+        grads = torch.autograd.grad(loss * self.processes.world, list(self._weights.values()), allow_unused=True)
+        whole = {
+            name: torch.zeros(shape, device=self.engine.device) if grad is None else grad.float().contiguous()
+            for (name, shape), grad in zip(self._shapes.items(), grads, strict=True)
+        }
+        self.processes.mean_(list(whole.values()))
+        return whole
+
+    def update(self):
+        limit = self.engine.train.max_grad_norm
+        if limit and self.engine.stage == 0:  # where DeepSpeed clips without saying the norm
+            self.grad_norm = nn.utils.get_total_norm([w.grad for w in self._weights.values() if w.grad is not None])
+        self.model.step()
+        if limit and self.engine.stage > 0:
+            self.grad_norm = self.model.get_global_grad_norm()
+        self.schedule.step()
+        self._whole.read.clear()
+
+    @property
+    def learning_rate(self):
+        return self.optimizer.param_groups[0]["lr"]
+
+    def close(self):
+        import deepspeed
+
+        self.model.destroy()
+        self.model.module_forward_pre_hook.remove()
+        self.model.module_forward_post_hook.remove()
+        nn.functional.linear = self._linear
+        for weight in self.plain.parameters():
+            vars(weight).pop("comm_dtype", None)  # else gathered in bfloat16
+            weight.grad = None
+            if self.engine.stage > 0:  # a shard, or a view of a buffer of all weights
+                with deepspeed.zero.GatheredParameters([weight], enabled=self.engine.stage == 3):
+                    whole = weight.data.clone()
+                weight.data = whole
+        for owner, attributes in self._before:
+            if isinstance(owner, nn.Module):
+                vars(owner)["_parameters"] = dict(owner._parameters)
+                attributes = {key: vars(owner)[key] for key in vars(owner) if key in attributes}
+            vars(owner).clear()
+            vars(owner).update(attributes)
+        self.model = self.plain
+        del self.optimizer, self.schedule, self._whole, self._before
+        gc.collect()  # DeepSpeed's parts refer to each other; the next task needs their memory
+
+
+class _Weights(Mapping):
+    """Whole fp32 weights by name, fetched when asked for and kept in `read` until the step is over."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]):
+        self._weights = weights
+        self.read: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if name not in self.read:
+            whole = safe_get_full_fp32_param(self._weights[name])
+            # Stage 0 in fp32 has no copy: the parameter is the whole weight.
+            self.read[name] = self._weights[name] if whole is None else whole.detach().requires_grad_()
+        return self.read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+class _Gradients(GradientsView):
+    def __init__(self, weights: Mapping[str, nn.Parameter], shapes: Mapping[str, torch.Size]):
+        self._weights, self._shapes = weights, shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_grad
+
+        grad = safe_get_full_grad(self._weights[name])
+        return torch.zeros(self._shapes[name], device=self._weights[name].device) if grad is None else grad
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_grad
+
+        weight = self._weights[name]
+        if hasattr(weight, "ds_id"):  # ZeRO-3 cuts equal pieces from the value, so it must be as long as all of them
+            world = torch.distributed.get_world_size()
+            missing = weight.partition_numel() * world - value.numel()
+            safe_set_full_grad(weight, nn.functional.pad(value.flatten(), (0, missing)))
+        elif weight.grad is None and not hasattr(weight, "_hp_mapping"):  # stage 0, a weight that the loss did not use
+            weight.grad = value
+        else:
+            safe_set_full_grad(weight, value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)

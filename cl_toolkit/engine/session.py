@@ -1,0 +1,207 @@
+"""The engine's contract: `Engine.open` gives a `Session` that lives for one task; a `Step` is what strategies see of a
+gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from cl_toolkit.engine.processes import Processes
+from cl_toolkit.strategy import merge_terms, overrides
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.config import Train
+    from cl_toolkit.strategy import Strategy
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Example
+
+
+class Engine:
+    """Opens sessions. It knows the processes of the job, the device and the settings of `train`."""
+
+    name: str = ""
+
+    def __init__(self, train: Train, device: torch.device, processes: Processes | None = None):
+        self.train, self.device = train, device
+        self.processes = processes or Processes()
+
+    def open(self, model: nn.Module, task: TaskView, steps: int) -> Session:
+        """A session over `steps` optimizer steps, to be used as a context manager: the optimizer is born on entering
+        and gone on leaving, when `model` is a plain module with whole weights again."""
+        raise NotImplementedError
+
+
+class Session:
+    """One task's training: cuts batches, adds up losses, steps. Engines fill in the five methods at the end.
+
+    model: what the training forward goes through (the module, or DeepSpeed's engine around it).
+    step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task.
+    losses: the last step's terms by name, over the whole job. grad_norm: before clipping.
+    """
+
+    def __init__(self, engine: Engine, model: nn.Module, task: TaskView, steps: int):
+        self.engine, self.plain, self.task, self.steps = engine, model, task, steps
+        self.model = model
+        self.processes = engine.processes
+        self.step_number = 0
+        self.examples_seen = 0
+        self.tokens_seen = 0
+        self.forwards = 0
+        self.backwards = 0
+        self.extra_backwards = 0
+        self.grad_norm: Tensor | float | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._last: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Session:
+        self._hook = self.plain.register_forward_hook(self._count_forward)
+        self.plain.train()
+        self.start()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._hook.remove()
+        # Closing may gather weights: where one of several processes failed, it would wait for the others for ever.
+        if error is None or self.processes.world == 1:
+            self.close()
+
+    def _count_forward(self, *_: object) -> None:
+        self.forwards += 1
+
+    def share(self, examples: Sequence[Example]) -> list[Example]:
+        """This process's part of a batch."""
+        return self.processes.share(examples)
+
+    def parts(self, batch: Batch) -> Iterator[Batch]:
+        """The micro-batches of this process's share, each with the counts of the whole step in `total`. Every process
+        gives the same number of parts."""
+        batch = replace(batch, total=self.processes.sum(batch.counts()))
+        self.examples_seen += int(batch.total["sequences"])
+        self.tokens_seen += int(batch.total["tokens"])
+        batch = batch.to(self.engine.device)
+        size = self.engine.train.per_device_train_batch_size or len(batch.examples)
+        rows = len(batch.examples)
+        number = self.processes.max(-(-rows // size))
+        if number == 1:
+            self.last_part = True
+            yield batch
+            return
+        if not self.task.objective.divisible:
+            raise RuntimeError(f"objective {self.task.objective.name} cannot be cut into parts")
+        for i in range(number):
+            self.last_part = i == number - 1
+            yield batch.rows(i * size, min((i + 1) * size, rows))
+
+    def backward(self, terms: Mapping[str, Tensor]) -> None:
+        """Add the gradient of one part's terms."""
+        for name, value in terms.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        values = list(terms.values())
+        loss = values[0] if len(values) == 1 else torch.stack(values).sum()
+        self.backwards += 1
+        self.accumulate(loss)
+
+    def step(self, strategy: Strategy) -> None:
+        """Penalties once, `before_step`, clip, update, next learning rate."""
+        step = Step(self)
+        if overrides(strategy, "penalty"):
+            terms = merge_terms(strategy.penalty(self.weights()))
+            if terms:
+                self._sums.update({name: value.detach() / self.processes.world for name, value in terms.items()})
+                step.penalty_grads = self.add_penalty(torch.stack(list(terms.values())).sum())
+        if overrides(strategy, "before_step"):
+            strategy.before_step(self.model, step)
+        self.update()
+        self.step_number += 1
+        self._last, self._sums = self._sums, {}
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The last step's loss terms by name, over the whole job. Asking for them waits for the device; with several
+        processes all of them must ask."""
+        return self.processes.sum({name: float(value) for name, value in self._last.items()})
+
+    # what an engine fills in -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Make optimizer and schedule."""
+        raise NotImplementedError
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Backward of one part. The sum over parts and processes is the gradient of the step."""
+        raise NotImplementedError
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """Trainable weights by name, whole, with gradient to them."""
+        raise NotImplementedError
+
+    def add_penalty(self, penalty: Tensor) -> dict[str, Tensor]:
+        """Add the gradient of a penalty on `weights()`; return that gradient by name."""
+        raise NotImplementedError
+
+    def gradients(self) -> GradientsView:
+        """The whole step's gradients by name, to read and to write."""
+        raise NotImplementedError
+
+    def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The objective's gradient on other examples, over the whole job, without touching the step's own."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Clip and step the optimizer and the schedule; forget the gradients."""
+        raise NotImplementedError
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next step."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave `plain` a plain module with whole weights."""
+
+
+class GradientsView(Mapping):
+    """Gradients by weight name. Reading gives whole tensors; assigning writes them back."""
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        raise NotImplementedError
+
+
+class Step:
+    """What `before_step` sees: the gradient of the whole step before clipping.
+
+    grads: by name, whole, read and write; with the penalties' part. penalty_grads: that part alone, {} if none.
+    weights: trainable weights by name, whole.
+    """
+
+    def __init__(self, session: Session):
+        self._session = session
+        self.penalty_grads: dict[str, Tensor] = {}
+
+    @property
+    def number(self) -> int:
+        """Optimizer steps taken before this one, in this task."""
+        return self._session.step_number
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of this step."""
+        return self._session.learning_rate
+
+    @property
+    def grads(self) -> GradientsView:
+        return self._session.gradients()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        return self._session.weights()
+
+    def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The objective's gradient on other examples (a memory, say), averaged over the whole job."""
+        return self._session.gradient_of(examples)

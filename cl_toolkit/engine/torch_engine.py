@@ -1,0 +1,137 @@
+"""One process, one device: plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from cl_toolkit.config import Train
+from cl_toolkit.engine.session import Engine, GradientsView, Session
+from cl_toolkit.types import Example
+
+
+def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of one task, by transformers' names: `adamw_torch` or `sgd`."""
+    if train.optim == "sgd":
+        return torch.optim.SGD(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(
+        parameters,
+        lr=train.learning_rate,
+        betas=(train.adam_beta1, train.adam_beta2),
+        eps=train.adam_epsilon,
+        weight_decay=train.weight_decay,
+    )
+
+
+def make_schedule(train: Train, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Transformers' schedule by name, over the steps of one task."""
+    from transformers import get_scheduler
+
+    warmup = round(train.warmup_ratio * steps)
+    return get_scheduler(train.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class TorchEngine(Engine):
+    """One device: cpu, cuda or mps. bf16 by autocast, with fp32 weights."""
+
+    name = "torch"
+
+    def open(self, model, task, steps):
+        return TorchSession(self, model, task, steps)
+
+    def precision(self) -> AbstractContextManager:
+        """The context of a training forward."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.train.bf16 else nullcontext()
+
+
+class TorchSession(Session):
+    """A plain training step."""
+
+    def start(self):
+        self._weights = trainable(self.plain)
+        self.optimizer = make_optimizer(self.engine.train, list(self._weights.values()))
+        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps)
+        if self.engine.train.bf16:
+            self._wrap_forward()
+
+    def _wrap_forward(self) -> None:
+        plain_forward = self.plain.forward
+
+        def forward(*args, **kwargs):
+            with self.engine.precision():
+                return plain_forward(*args, **kwargs)
+
+        self.plain.forward = forward
+
+    def accumulate(self, loss):
+        loss.backward()
+
+    def weights(self):
+        return self._weights
+
+    def add_penalty(self, penalty):
+        grads = torch.autograd.grad(penalty, list(self._weights.values()), allow_unused=True)
+        found = {}
+        for (name, weight), grad in zip(self._weights.items(), grads, strict=True):
+            if grad is not None:
+                found[name] = grad
+                weight.grad = grad if weight.grad is None else weight.grad + grad
+        return found
+
+    def gradients(self):
+        return _Gradients(self._weights)
+
+    def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        batch = self.task.encode(examples, self.model).to(self.engine.device)
+        loss = self.task.forward(self.model, batch).loss
+        self.extra_backwards += 1
+        grads = torch.autograd.grad(loss, list(self._weights.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(weight) if grad is None else grad
+            for (name, weight), grad in zip(self._weights.items(), grads, strict=True)
+        }
+
+    def update(self):
+        limit = self.engine.train.max_grad_norm
+        if limit:
+            self.grad_norm = nn.utils.clip_grad_norm_(self._weights.values(), limit)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def learning_rate(self):
+        return self.optimizer.param_groups[0]["lr"]
+
+    def close(self):
+        for weight in self._weights.values():
+            weight.grad = None
+        if self.engine.train.bf16:
+            del self.plain.forward
+        del self.optimizer, self.schedule
+
+
+class _Gradients(GradientsView):
+    def __init__(self, weights: dict[str, nn.Parameter]):
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._weights[name]
+        return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._weights[name].grad = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)

@@ -1,0 +1,105 @@
+"""Score a model on tasks: answers by greedy generation, or the likeliest of the allowed answers. Leaves no trace in the
+model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch
+
+from cl_toolkit.engine.processes import Processes
+from cl_toolkit.generate import evaluating, generate, token_logprobs
+from cl_toolkit.registry import SCORERS
+from cl_toolkit.types import Example, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.codec import Codec
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One example, answered and scored."""
+
+    task: str
+    example: Example
+    answer: str
+    score: float
+
+
+class Evaluator:
+    """Scores tasks on one split.
+
+    Examples of all tasks are sorted by length and batched together; with several processes each takes every n-th batch.
+    """
+
+    def __init__(self, codec: Codec, *, split: str, batch_size: int, max_new_tokens: int, processes: Processes | None = None):
+        self.codec, self.split = codec, split
+        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
+        self.processes = processes or Processes()
+
+    def examples(self, task: Task, limit: int | None = None) -> Sequence[Example]:
+        """The examples that a task is scored on."""
+        return getattr(task, self.split)[:limit]
+
+    def __call__(self, model: nn.Module, tasks: Sequence[Task], limit: int | None = None) -> dict[str, list[Scored]]:
+        """Per task the scored examples, in the split's order. limit: at most so many per task, the first ones."""
+        work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
+        work.sort(key=lambda item: (len(self.codec.ids(item[2])[0]), item[0].name, item[1]))
+        scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
+        generated = [w for w in work if getattr(scorers[w[0].name], "mode", "generate") == "generate"]
+        chosen = [w for w in work if getattr(scorers[w[0].name], "mode", "generate") == "choices"]
+        found: list[tuple[str, int, str]] = []
+        for rows, answer in ((generated, self._generate), (chosen, self._choose)):
+            batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+            for batch in self._mine(model, batches):
+                answers = answer(model, [e for _, _, e in batch])
+                found += [(task.name, i, a) for (task, i, _), a in zip(batch, answers, strict=True)]
+        if not self._in_lockstep(model):
+            found = self.processes.gather(found)
+        answers = {(name, i): a for name, i, a in found}
+        return {
+            task.name: [
+                Scored(task.name, e, answers[task.name, i], float(scorers[task.name](e, answers[task.name, i])))
+                for i, e in enumerate(self.examples(task, limit))
+            ]
+            for task in tasks
+        }
+
+    def _in_lockstep(self, model: nn.Module) -> bool:
+        """Under ZeRO-3 every process must make the same forwards, so each scores everything."""
+        return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
+
+    def _mine(self, model: nn.Module, batches: list) -> list:
+        return batches if self._in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
+
+    def _generate(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
+        prompts = [self.codec.ids(e)[0] for e in examples]
+        return [self.codec.decode(a) for a in generate(model, prompts, self.codec, self.max_new_tokens)]
+
+    def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
+        return [e.choices[int(s.argmax())] for e, s in zip(examples, self.choice_scores(model, examples), strict=True)]
+
+    def choice_scores(self, model: nn.Module, examples: Sequence[Example]) -> list[torch.Tensor]:
+        """Per example log p(choice | prompt), summed over the choice's tokens, end mark included."""
+        device = next(model.parameters()).device
+        rows = [(e, choice) for e in examples for choice in e.choices]
+        scores = []
+        with evaluating(model):
+            for start in range(0, len(rows), self.batch_size):
+                some = rows[start : start + self.batch_size]
+                batch = self.codec.batch([e for e, _ in some], [self.codec.answer_ids(c) for _, c in some]).to(device)
+                logits = model(**batch.inputs, use_cache=False).logits
+                scores.append(token_logprobs(logits, batch.labels).sum(1).cpu())
+        return list(torch.cat(scores).split([len(e.choices) for e in examples]))
+
+
+def mean_score(scored: Sequence[Scored]) -> float:
+    """Mean score of a task."""
+    return fmean(s.score for s in scored)
+
+

@@ -1,0 +1,20 @@
+"""Import a heavy library at its first use, so that `--help`, `list` and the refusal of a wrong config answer at once."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+class LazyModule:
+    """Stands for a module; the first attribute access imports it.
+
+    `torch = LazyModule("torch")` at the top of a strategy's file keeps its `Config` readable without loading torch.
+    A guest's file may as well `import torch`.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)

@@ -1,0 +1,110 @@
+"""The store of examples that rehearsal draws from: a budget, a rule for what stays, and plain data as its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from cl_toolkit.types import Example, Message
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ExampleStore:
+    """Examples of past tasks, at most `size` in all (None: all are kept).
+
+    policy: `reservoir` (each example seen so far is kept with equal chance, Vitter 1985), `ring` (the newest ones), or
+    `quota` (each past task has an equal share, drawn at random). Random numbers come from the generator that is passed
+    in; none are drawn while everything fits.
+    """
+
+    def __init__(self, size: int | None, policy: str):
+        self.size, self.policy = size, policy
+        self.items: list[tuple[int, Example]] = []
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def by_task(self) -> dict[int, list[Example]]:
+        """Stored examples by the index of their task, oldest task first."""
+        groups: dict[int, list[Example]] = {}
+        for task, example in self.items:
+            groups.setdefault(task, []).append(example)
+        return dict(sorted(groups.items()))
+
+    def add(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
+        """Offer a task's examples."""
+        if self.size is None:
+            self.items.extend((task, example) for example in examples)
+            self.seen += len(examples)
+        elif self.policy == "quota":
+            self._add_quota(task, examples, generator)
+        elif self.policy == "ring":
+            self.items = [*self.items, *((task, e) for e in examples)][-self.size :] if self.size else []
+            self.seen += len(examples)
+        else:
+            self._add_reservoir(task, examples, generator)
+
+    def _add_reservoir(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
+        import torch
+
+        for example in examples:
+            self.seen += 1
+            if len(self.items) < self.size:
+                self.items.append((task, example))
+            elif self.size:
+                slot = int(torch.randint(self.seen, (1,), generator=generator))
+                if slot < self.size:
+                    self.items[slot] = (task, example)
+
+    def _add_quota(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
+        import torch
+
+        self.seen += len(examples)
+        groups = self.by_task()
+        groups[task] = [*groups.get(task, []), *examples]
+        share, rest = divmod(self.size, len(groups))
+        self.items = []
+        for position, (index, group) in enumerate(groups.items()):
+            quota = share + (position < rest)
+            if len(group) > quota:
+                kept = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
+                group = [group[i] for i in kept]
+            self.items.extend((index, example) for example in group)
+
+    def nbytes(self) -> int:
+        """Bytes of stored text, UTF-8, without overhead."""
+        return sum(
+            len(text.encode()) for _, e in self.items for text in (*(m.content for m in e.messages), e.target, e.text or "")
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Plain data: all that is needed to go on."""
+        return {"seen": self.seen, "items": [[task, example_to_plain(e)] for task, e in self.items]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+        self.items = [(task, example_from_plain(e)) for task, e in state["items"]]
+
+
+def example_to_plain(example: Example) -> dict[str, Any]:
+    """An example as JSON data (tensors stay tensors)."""
+    plain = {k: v for k, v in asdict(example).items() if v not in (None, (), {}, "") or k == "id"}
+    if "choices" in plain:
+        plain["choices"] = list(plain["choices"])
+    plain["messages"] = [[m.role, m.content] for m in example.messages]
+    return plain
+
+
+def example_from_plain(plain: dict[str, Any]) -> Example:
+    """What `example_to_plain` gave, as an Example."""
+    plain = dict(plain)
+    plain["messages"] = tuple(Message(role=role, content=content) for role, content in plain.get("messages", ()))
+    if "choices" in plain:
+        plain["choices"] = tuple(plain["choices"])
+    if "tools" in plain:
+        plain["tools"] = tuple(plain["tools"])
+    return Example(**plain)

@@ -1,0 +1,156 @@
+"""Load a model and its tokenizer. The only door to transformers' models.
+
+`tiny-lm` is built in and touches no network; any other name is a Hugging Face id or a local folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.registry import canonical
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """A start model that is partly able, so that rollouts earn rewards and there is something to forget.
+
+    steps of `batch_size` examples drawn from a mixture of `skills` (null: all), training split only; the same for every
+    seed of a comparison. Cached by content.
+    """
+
+    steps: int = 400
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    skills: tuple[str, ...] | None = None
+    length: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyLM:
+    """A byte-level model of Llama's architecture; 0.35 M parameters by default. `warmup: null` starts from random weights
+    (drawn from `seed.init`)."""
+
+    hidden_size: int = 96
+    intermediate_size: int = 256
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 4
+    max_position_embeddings: int = 2048
+    warmup: Warmup | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size: expected a multiple of twice num_attention_heads ({2 * self.num_attention_heads}), "
+                f"got {self.hidden_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubModel:
+    """A causal language model by Hugging Face id or local folder."""
+
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+
+def model_config(name: str) -> type:
+    """The settings that a model of that name takes."""
+    return TinyLM if canonical(name) == "tiny_lm" else HubModel
+
+
+def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """(model in fp32 on CPU, tokenizer). Raises UserError where a model cannot be loaded."""
+    if isinstance(settings, TinyLM):
+        from cl_toolkit.warmup import warmed_up
+
+        if settings.warmup is None:
+            return build_tiny(settings, init_seed), byte_tokenizer()
+        return warmed_up(settings), byte_tokenizer()
+    return load_hub(name, settings)
+
+
+def build_tiny(settings: TinyLM, seed: int) -> nn.Module:
+    """A fresh tiny model with weights from `seed`; the global generator is left as it was."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=settings.num_attention_heads,
+        num_key_value_heads=settings.num_attention_heads,
+        max_position_embeddings=settings.max_position_embeddings,
+        tie_word_embeddings=True,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+BOS, EOS, PAD = 256, 257, 258
+VOCABULARY = 259
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """One token per byte of UTF-8, so that any text can be read and written."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    special = {"<s>": BOS, "</s>": EOS, "<pad>": PAD}
+    vocabulary = {character: byte for byte, character in bytes_to_unicode().items()} | special
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False
+    )
+
+
+def load_hub(name: str, settings: HubModel) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A model from a folder, from the local Hugging Face cache, or from the hub."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if (name.startswith((".", "/")) or "\\" in name) and not Path(name).is_dir():
+        raise UserError(f"model.name: {name}: no such folder")
+    common = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **common)
+        model = AutoModelForCausalLM.from_pretrained(
+            name, dtype=settings.dtype, attn_implementation=settings.attn_implementation, **common
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.name: {name}: cannot be loaded: {first}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.name: {name}: its tokenizer has no end-of-sequence token")
+    return model, tokenizer
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The first 16 hex digits of a SHA-256 over all weights by name."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

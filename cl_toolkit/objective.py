@@ -1,0 +1,50 @@
+"""What an objective is: how one task is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Example, Outputs
+
+
+class Objective:
+    """How one task is learned: examples become a batch, a batch becomes a loss.
+
+    `updates`: optimizer steps taken per encoded batch (above 1 only for objectives that reuse rollouts).
+    `extra_parameters`: numbers kept beside the model, such as a reference's weights.
+    `divisible`: whether a batch may be cut into micro-batches and processes.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Settings with their defaults. A plain objective has none."""
+
+    paper: ClassVar[str] = "ours"
+    zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
+    divisible: ClassVar[bool] = True
+    name: str = ""
+    updates: int = 1
+    extra_parameters: int = 0
+
+    def __init__(self, config: Any = None):
+        self.config = self.Config() if config is None else config
+        self.name = self.name or type(self).__name__.lower()
+
+    def start(self, model: nn.Module, task: TaskView) -> TaskView:
+        """Prepare for a task, on the plain model: keep a reference, drop examples. Returns the task to be trained."""
+        return task
+
+    def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
+        """Examples -> tensors. `model` may be asked (rollouts); nothing is learned here."""
+        raise NotImplementedError
+
+    def forward(self, model: nn.Module, part: Batch) -> Outputs:
+        """The loss of a part: a sum over the part divided by a count of `part.total`. Call `model(...)`, never a module
+        inside it: under ZeRO-3 with accumulation that gives wrong gradients without an error."""
+        raise NotImplementedError

@@ -1,0 +1,99 @@
+"""The JSON record of a run: schema, provenance, cost.
+
+Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, view, config, provenance,
+tasks (T names in trained order), chance, scorers, examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
+a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.metrics`,
+curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters, cost, truncated_prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the toolkit's checkout and whether it has changes; null for an installed package."""
+    if not (folder / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit, status = (
+            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit.strip(), "dirty": bool(status.strip())}
+
+
+def hardware(device: Any, threads: int, world: int) -> dict[str, Any]:
+    """What the run ran on."""
+    import psutil
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": f"{device.type}: {name}",
+        "cores": psutil.cpu_count(logical=False),
+        "memory_bytes": psutil.virtual_memory().total,
+        "threads": threads,
+        "processes": world,
+    }
+
+
+def provenance(device: Any, threads: int, world: int) -> dict[str, Any]:
+    """Where a record comes from."""
+    return {
+        **git_state(Path(__file__).resolve().parent.parent),
+        "versions": versions(),
+        "hardware": hardware(device, threads, world),
+        "started": now(),
+        "finished": None,
+    }
+
+
+def peak_memory(device: Any) -> int | None:
+    """The largest memory use so far in bytes: of the GPU, or of this process (None where the system does not tell)."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # POSIX only
+    except ImportError:
+        import psutil
+
+        return getattr(psutil.Process().memory_info(), "peak_wset", None)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without clock, memory and place: two runs of the same config on the same machine agree in it bit for bit."""
+    kept = {k: v for k, v in record.items() if k != "provenance"}
+    kept["cost"] = {k: v for k, v in record["cost"].items() if k not in ("seconds", "peak_memory_bytes")}
+    return kept

@@ -1,0 +1,143 @@
+"""What cannot work is refused here, in one sentence, before a model is loaded."""
+
+from __future__ import annotations
+
+import os
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.strategy import refuse_pair
+
+if TYPE_CHECKING:
+    from cl_toolkit.config import RunConfig
+
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_with_restarts",
+    "inverse_sqrt",
+    "linear",
+    "polynomial",
+)
+
+
+def check(config: RunConfig, where: str) -> None:
+    """Raise UserError for a config that cannot run."""
+    check_train(config, where)
+    check_stream(config, where)
+    check_strategies(config, where)
+    check_engine(config, where)
+
+
+def check_train(config: RunConfig, where: str) -> None:
+    train, evaluate = config.train, config.evaluate
+    for path, value, good, wanted in (
+        ("train.learning_rate", train.learning_rate, train.learning_rate >= 0, "0 or more"),
+        ("train.global_batch_size", train.global_batch_size, train.global_batch_size >= 1, "1 or more examples"),
+        ("train.per_device_train_batch_size", train.per_device_train_batch_size,
+         train.per_device_train_batch_size is None or train.per_device_train_batch_size >= 1, "null or 1 or more"),
+        ("train.num_train_epochs", train.num_train_epochs, train.num_train_epochs > 0, "a number above 0"),
+        ("train.warmup_ratio", train.warmup_ratio, 0 <= train.warmup_ratio <= 1, "a share in [0, 1]"),
+        ("train.logging_steps", train.logging_steps, train.logging_steps >= 1, "1 or more steps"),
+        ("train.num_threads", train.num_threads, train.num_threads >= 1, "1 or more threads"),
+        ("evaluate.batch_size", evaluate.batch_size, evaluate.batch_size >= 1, "1 or more sequences"),
+        ("evaluate.max_new_tokens", evaluate.max_new_tokens, evaluate.max_new_tokens >= 1, "1 or more tokens"),
+        ("evaluate.limit", evaluate.limit, evaluate.limit is None or evaluate.limit >= 1, "null or 1 or more examples"),
+        ("evaluate.forgetting_curve.every", evaluate.forgetting_curve.every, evaluate.forgetting_curve.every >= 1,
+         "1 or more steps"),
+        ("evaluate.forgetting_curve.examples", evaluate.forgetting_curve.examples,
+         evaluate.forgetting_curve.examples >= 1, "1 or more examples"),
+    ):  # fmt: skip
+        if not good:
+            raise UserError(f"{where}: {path}: expected {wanted}, got {value!r}")
+    if train.lr_scheduler_type not in SCHEDULES:
+        near = did_you_mean(train.lr_scheduler_type, SCHEDULES)
+        raise UserError(f"{where}: train.lr_scheduler_type: unknown schedule {train.lr_scheduler_type!r}{near}")
+
+
+def check_stream(config: RunConfig, where: str) -> None:
+    section = config.stream
+    stream = STREAMS.get(section.name, f"{where}: stream.name")(config.stream_settings)
+    names = stream.names()
+    for key, wanted in (("tasks", section.tasks or ()), ("anchors", section.anchors)):
+        for name in wanted:
+            if name not in names:
+                raise UserError(f"{where}: stream.{key}: unknown task {name!r}{did_you_mean(name, names)}")
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f"{where}: stream.{key}: a task is named twice: {', '.join(wanted)}")
+    if section.tasks is not None and not section.tasks:
+        raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
+    if both := set(section.anchors) & set(section.tasks or names):
+        raise UserError(f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained")
+    scorer = getattr(config.stream_settings, "scorer", None)
+    for name in scorer.values() if isinstance(scorer, dict) else [scorer] if scorer else []:
+        SCORERS.get(name, f"{where}: stream.scorer")
+    if section.view in ("independent", "start") and config.strategies:
+        raise UserError(
+            f"{where}: stream.view: {section.view}: takes no strategies, since nothing is kept from task to task; "
+            f"got {', '.join(s.name for s in config.strategies)}"
+        )
+
+
+def check_strategies(config: RunConfig, where: str) -> None:
+    classes = [(strategy_class(c), c.name) for c in config.strategies]
+    for (a, a_name), (b, b_name) in combinations(classes, 2):
+        try:
+            refuse_pair(a, a_name, b, b_name)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    adapter = config.model.adapter
+    for cls, name in classes:
+        needed = cls.tags.between_tasks
+        if needed and (adapter is None or adapter.between_tasks != needed):
+            raise UserError(f"{where}: strategies.{name}: needs model.adapter.between_tasks: {needed}")
+
+
+def strategy_class(component) -> type:
+    """The class behind a strategy component; its settings may be a ready instance (notebooks)."""
+    from cl_toolkit.strategy import Strategy
+
+    if isinstance(component.settings, Strategy):
+        return type(component.settings)
+    return STRATEGIES.get(component.name, "strategies")
+
+
+def engine_name(config: RunConfig) -> str:
+    """`torch` for one process; `deepspeed` for several, or when its config is given."""
+    if config.engine.name != "auto":
+        return config.engine.name
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "deepspeed" if several or config.engine.deepspeed is not None else "torch"
+
+
+def check_engine(config: RunConfig, where: str) -> None:
+    device = config.engine.device
+    if device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"{where}: engine.device: expected auto | cpu | cuda | mps, got {device!r}")
+    if engine_name(config) == "torch":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(f"{where}: engine.name: torch is for one process; use deepspeed for several")
+        if config.engine.deepspeed is not None:
+            raise UserError(f"{where}: engine.deepspeed: is given but engine.name is torch; leave one of them out")
+        return
+    from importlib.util import find_spec
+
+    if find_spec("deepspeed") is None:
+        raise UserError(f"{where}: engine.name: deepspeed is not installed here (it is for Linux); use torch")
+    stage = zero_stage(final_config(config.engine.deepspeed, config.train))
+    objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
+    parts = [(f"objective {config.objective.name}", objective.zero_stages)]
+    parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]
+    for name, stages in parts:
+        if stage not in stages:
+            raise UserError(
+                f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
+            )
+    if stage == 3 and config.model.adapter is not None and config.model.adapter.between_tasks == "merge":
+        raise UserError(
+            f"{where}: engine.deepspeed: model.adapter.between_tasks: merge is not offered at ZeRO-3 yet; use stage 2 instead"
+        )

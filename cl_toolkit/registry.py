@@ -1,0 +1,153 @@
+"""Name -> class: built-ins, entry points of other packages, `package.module:Class`, or `path/to/file.py:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.errors import UserError, did_you_mean
+
+
+def canonical(name: str) -> str:
+    """`-` and `_` are equal everywhere."""
+    return name.replace("-", "_")
+
+
+class Registry:
+    """One kind of thing by name. Nothing is imported before it is asked for.
+
+    kind: in the singular, for messages. group: the entry-point group under which other packages bring theirs.
+    """
+
+    def __init__(self, kind: str, group: str, builtins: Mapping[str, str]):
+        self.kind, self.group = kind, group
+        self._sources: dict[str, str | type | EntryPoint] = dict(builtins)
+        self._scanned = False
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        for entry in entry_points(group=self.group):
+            name = canonical(entry.name)
+            if name in self._sources:
+                raise UserError(f"the {self.kind} {name!r} of {entry.value} is already {self.origin(name)}")
+            self._sources[name] = entry
+
+    def register(self, name: str, cls: type) -> None:
+        """Add a class for this process (a notebook, a script). A name taken twice is an error."""
+        self._scan()
+        name = canonical(name)
+        if name in self._sources:
+            raise UserError(f"the {self.kind} {name!r} is already {self.origin(name)}; choose another name")
+        self._sources[name] = cls
+
+    def origin(self, name: str) -> str:
+        """Where a name comes from."""
+        source = self._sources[canonical(name)]
+        if isinstance(source, EntryPoint):
+            return source.value
+        return source if isinstance(source, str) else f"{source.__module__}:{source.__qualname__}"
+
+    def names(self) -> list[str]:
+        """All known names, in the order of registration."""
+        self._scan()
+        return list(self._sources)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def get(self, name: str, where: str) -> Any:
+        """The class of that name, or behind `module:Class` or `file.py:Class` (split at the last colon). `where` names
+        the place for the error message."""
+        if not isinstance(name, str):
+            raise UserError(f"{where}: expected the name of a {self.kind}, got {name!r}")
+        if ":" in name:
+            return load_reference(name, where)
+        self._scan()
+        key = canonical(name)
+        if key not in self._sources:
+            raise UserError(f"{where}: unknown {self.kind} {name!r}{did_you_mean(key, self._sources)}")
+        source = self._sources[key]
+        if isinstance(source, EntryPoint):
+            source = source.value
+        found = load_reference(source, where) if isinstance(source, str) else source
+        found.registry_name = key
+        return found
+
+
+def load_reference(reference: str, where: str) -> Any:
+    """The object behind `package.module:Name` or `path/to/file.py:Name`."""
+    location, _, attribute = reference.rpartition(":")
+    if location.endswith(".py"):
+        module = _load_file(Path(location), where)
+    else:
+        try:
+            module = importlib.import_module(location)
+        except ImportError as error:
+            raise UserError(f"{where}: {reference}: cannot import {location}: {error}") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"{where}: {location} has no {attribute!r}{did_you_mean(attribute, public)}") from None
+
+
+def _load_file(path: Path, where: str) -> Any:
+    if not path.is_file():
+        raise UserError(f"{where}: {path}: no such file")
+    name = "cl_toolkit_guest_" + "".join(c if c.isalnum() else "_" for c in str(path.resolve()))
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses of a guest look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{where}: {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+STRATEGIES = Registry(
+    "strategy",
+    "cl_toolkit.strategies",
+    {
+        "replay": "cl_toolkit.strategies.replay:Replay",
+        "power_law": "cl_toolkit.strategies.replay:PowerLaw",
+    },
+)
+OBJECTIVES = Registry(
+    "objective",
+    "cl_toolkit.objectives",
+    {
+        "sft": "cl_toolkit.strategies.objectives.sft:SFT",
+        "rft": "cl_toolkit.strategies.objectives.rft:RFT",
+    },
+)
+STREAMS = Registry(
+    "stream",
+    "cl_toolkit.streams",
+    {
+        "skills": "cl_toolkit.benchmarks.skills:Skills",
+        "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
+    },
+)
+SCORERS = Registry(
+    "scorer",
+    "cl_toolkit.scorers",
+    {
+        "exact_match": "cl_toolkit.scorers:exact_match",
+        "normalized_exact": "cl_toolkit.scorers:normalized_exact",
+        "numeric": "cl_toolkit.scorers:numeric",
+        "choices": "cl_toolkit.scorers:choices",
+        "token_f1": "cl_toolkit.scorers:token_f1",
+        "rouge_l": "cl_toolkit.scorers:rouge_l",
+    },
+)

@@ -1,0 +1,123 @@
+"""Reading run records: which runs count, in what order methods come, what is the control of a method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cl_toolkit.metrics import NOT_EVALUATED
+
+Record = Mapping[str, Any]
+
+LOWER_IS_BETTER = {"perplexity"}
+"""Scorers whose smaller number is the better one."""
+
+
+def lookup(record: Record, path: str) -> Any:
+    """The value at a dotted path, `config.model.adapter.between_tasks`; None where any part is absent or None."""
+    value: Any = record
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def number(record: Record, path: str) -> float:
+    """The finite number at a dotted path, NaN where there is none: undefined is never 0."""
+    value = lookup(record, path)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and np.isfinite(value) else float("nan")
+
+
+def flatten(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested mappings as one level; empty mappings vanish, lists become JSON text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{k}": v for k, v in flatten(value, separator).items()}
+        else:
+            flat[str(key)] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def scores(matrix: Sequence[Sequence[float | str | None]]) -> np.ndarray:
+    """The matrix as floats, NaN where a cell was not evaluated."""
+    return np.array([[np.nan if c in (NOT_EVALUATED, None) else float(c) for c in row] for row in matrix], dtype=float)
+
+
+def lower_is_better(records: Sequence[Record]) -> bool:
+    """Whether every scored task has a scorer such as perplexity."""
+    scorers = {s for r in records for s in r.get("scorers") or ()}
+    return bool(scorers) and scorers <= LOWER_IS_BETTER
+
+
+def life_cycle(record: Record) -> str | None:
+    """What happens to the adapter between tasks; None when all weights are trained."""
+    adapter = lookup(record, "config.model.adapter")
+    return adapter.get("between_tasks", "continue") if isinstance(adapter, Mapping) else None
+
+
+def objective(record: Record) -> str:
+    """Name of the objective."""
+    return lookup(record, "config.objective.name") or "sft"
+
+
+def is_bare(record: Record) -> bool:
+    """One task after the other, and nothing done against forgetting."""
+    return record.get("view", "sequential") == "sequential" and not lookup(record, "config.strategies")
+
+
+def is_control(record: Record) -> bool:
+    """Bare supervised fine-tuning."""
+    return is_bare(record) and objective(record) == "sft"
+
+
+def ordered(records: Sequence[Record]) -> list[Record]:
+    """Controls first, then methods by name, then the views that are not a method (joint and the like); within a method by
+    order and seed. So neither colours nor bytes depend on the order in which files were found."""
+
+    def key(record: Record) -> tuple:
+        seed = str(record.get("seed"))
+        known = "config" in record
+        group = 0 if known and is_control(record) else 1 if record.get("view", "sequential") == "sequential" else 2
+        return group, str(record.get("method")), str(record.get("order")), len(seed), seed
+
+    return sorted(records, key=key)
+
+
+def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Method -> its finished runs, in the order of `ordered`."""
+    groups: dict[str, list[Record]] = {}
+    for record in ordered([r for r in records if r.get("status") == "finished"]):
+        groups.setdefault(str(record["method"]), []).append(record)
+    return groups
+
+
+def control_of(method: str, groups: Mapping[str, Sequence[Record]]) -> tuple[str | None, str]:
+    """The control's name (None without one), and what about it is not as it should be ("" when all is).
+
+    It has no strategies and trains one task after the other, with the same objective and adapter life cycle; a bare method
+    with another objective is compared with supervised fine-tuning. Of several, the one with the fewest other settings.
+    """
+    own = groups[method][0]
+    wanted = "sft" if is_bare(own) else objective(own)
+    bare = [m for m, runs in groups.items() if m != method and is_bare(runs[0])]
+    same_objective = [m for m in bare if objective(groups[m][0]) == wanted]
+    matching = [m for m in same_objective if life_cycle(groups[m][0]) == life_cycle(own)]
+    candidates = matching or [m for m in bare if is_control(groups[m][0])]
+    if not candidates:
+        return None, ""
+    settings = flatten(own.get("config", {}))
+
+    def differing(name: str) -> int:
+        other = flatten(groups[name][0].get("config", {}))
+        return sum(settings.get(k) != other.get(k) for k in settings.keys() | other.keys())
+
+    missing = [] if same_objective else ["objective"]
+    missing += [] if matching or not same_objective else ["adapter life cycle"]
+    caveat = f"no control with the same {' and '.join(missing)} was run" if missing else ""
+    return min(candidates, key=lambda name: (differing(name), name)), caveat

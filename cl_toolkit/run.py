@@ -1,0 +1,396 @@
+"""One run: the only place that knows everybody."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cl_toolkit import adapters, checkpoint, models
+from cl_toolkit.codec import Codec
+from cl_toolkit.config import RunConfig
+from cl_toolkit.engine.choose import open_engine
+from cl_toolkit.errors import UserError
+from cl_toolkit.evaluate import Evaluator, Scored, mean_score
+from cl_toolkit.learn import learn
+from cl_toolkit.memory import ExampleStore
+from cl_toolkit.metrics import NOT_EVALUATED, explain
+from cl_toolkit.probes.curves import ForgettingCurves
+from cl_toolkit.record import SCHEMA_VERSION, now, peak_memory, provenance
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES
+from cl_toolkit.strategy import Compose, Composed, Strategy
+from cl_toolkit.streams import build_stream, data_hash
+from cl_toolkit.task_view import TaskView
+from cl_toolkit.types import Example, Stream, Task
+from cl_toolkit.watch import Events, Listener
+
+COSTS = ("steps", "examples", "tokens", "extra_forwards", "extra_backwards")
+
+
+def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -> dict[str, Any]:
+    """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
+
+    A finished run in `folder` with the same config is returned as it is; an unfinished one goes on after its last
+    finished task. Raises UserError where the folder holds a run of another config.
+    """
+    finished = existing(config, folder)
+    if finished is not None:
+        return finished
+    return Run(config, folder, listener).execute()
+
+
+def existing(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """The finished record in a folder, None if there is none; raises UserError if it is of another config."""
+    path = folder / "record.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if difference := differs(record["config"], config.plain):
+        raise UserError(f"{folder}: holds a run of another config ({difference}); choose another --out or move it away")
+    return record if record["status"] == "finished" else None
+
+
+def differs(old: Any, new: Any, path: str = "") -> str | None:
+    """The first difference between two plain configs, in words; None if they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if found := differs(old.get(key), new.get(key), f"{path}.{key}".strip(".")):
+                return found
+        return None
+    return None if old == new else f"{path}: {old!r} there, {new!r} here"
+
+
+def build_strategy(config: RunConfig) -> Strategy:
+    """The run's strategies as one."""
+    parts = []
+    for component in config.strategies:
+        if isinstance(component.settings, Strategy):
+            part = type(component.settings)(component.settings.config)
+        else:
+            part = STRATEGIES.get(component.name, "strategies")(component.settings)
+        part.name = component.name
+        parts.append(part)
+    return Compose(*parts)
+
+
+class Run:
+    """The state of one run. Only process 0 writes."""
+
+    def __init__(self, config: RunConfig, folder: Path, listener: Listener | None):
+        self.config, self.folder = config, folder
+        self.stream: Stream = build_stream(config)
+        torch.set_num_threads(config.train.num_threads)
+        self.engine = open_engine(config)
+        self.writes = self.engine.processes.rank == 0
+        if self.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.engine.processes.barrier()
+        self.events = Events(folder / "events.jsonl" if self.writes else None, listener if self.writes else None)
+        self.objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
+        self.objective.name = config.objective.name
+        self.strategy = build_strategy(config)
+        self.model, tokenizer = self.load_model()
+        self.codec = Codec(tokenizer, config.prompt)
+        self.evaluator = Evaluator(
+            self.codec,
+            split=config.evaluate.split,
+            batch_size=config.evaluate.batch_size,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            processes=self.engine.processes,
+        )
+        self.curves = ForgettingCurves(config.evaluate.forgetting_curve, self.evaluator)
+        self.start_parameters = sum(p.numel() for p in self.model.parameters())
+        self.record = self.fresh_record()
+        self.done = 0
+
+    def load_model(self):
+        model, tokenizer = models.load(self.config.model.name, self.config.model_settings, self.config.seed.init)
+        return model.to(self.engine.device), tokenizer
+
+    def fresh_record(self) -> dict[str, Any]:
+        config, stream = self.config, self.stream
+        columns = len(stream.scored)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "status": "running",
+            "error": None,
+            "name": config.name,
+            "method": config.method,
+            "order": config.order,
+            "seed": config.plain["seed"],
+            "view": stream.view,
+            "config": config.plain,
+            "provenance": {
+                **provenance(self.engine.device, config.train.num_threads, self.engine.processes.world),
+                "engine": self.engine.name,
+                "data_hash": data_hash(stream),
+                "model_hash": models.fingerprint(self.model),
+            },
+            "tasks": [t.name for t in stream.scored],
+            "chance": [t.chance for t in stream.scored],
+            "scorers": [t.scorer for t in stream.scored],
+            "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
+            "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
+            "anchors": [t.name for t in stream.anchors],
+            "anchor_matrix": [[NOT_EVALUATED] * len(stream.anchors) for _ in range(columns + 1)],
+            "metrics": {},
+            "undefined": {},
+            "curves": [],
+            "losses": [],
+            "adapters": [],
+            "cost": {
+                "seconds": {"train": 0.0, "evaluate": 0.0, "curves": 0.0},
+                **dict.fromkeys(COSTS, 0),
+                "peak_memory_bytes": None,
+                "stored_examples": 0,
+                "stored_bytes": 0,
+                "trainable_parameters": 0,
+                "extra_parameters": 0,
+            },
+            "truncated_prompts": 0,
+        }
+
+    # the run ------------------------------------------------------------------------------------------------------
+
+    def execute(self) -> dict[str, Any]:
+        self.events("start", fraction=0.0)
+        if not self.restore():
+            for i, anchor in enumerate(self.stream.anchors):
+                if anchor.train:
+                    self.model = self.strategy.after_task(self.model, self.view(anchor, i - len(self.stream.anchors)))
+            self.fill_row(0)
+        for k in range(self.done, len(self.stream.tasks)):
+            if self.stream.restart and k > 0:
+                self.model, _ = self.load_model()
+            self.train_task(k)
+            self.fill_row(self.stream.row_of[k])
+            self.done = k + 1
+            self.save(k)
+        if self.stream.view == "start":
+            for row in range(1, len(self.record["matrix"])):
+                self.record["matrix"][row] = list(self.record["matrix"][0])
+                self.record["anchor_matrix"][row] = list(self.record["anchor_matrix"][0])
+        return self.finish()
+
+    def train_task(self, k: int) -> None:
+        task, adapter, cost = self.stream.tasks[k], self.config.model.adapter, self.record["cost"]
+        position = 0 if self.stream.restart else k
+        self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
+        self.model.to(self.engine.device)
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        parameters = sum(p.numel() for p in self.model.parameters())
+        past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
+        past = past if self.stream.view in ("sequential", "cumulative") else []
+        curve_seconds = cost["seconds"]["curves"]
+        start_step = cost["steps"]
+        total = len(self.stream.tasks)
+
+        def watch(session) -> None:
+            cost["steps"] += 1
+            if session.step_number % self.config.train.logging_steps == 0 or session.step_number == 1:
+                self.log_losses(task, session)
+                done = (k + session.step_number / session.steps) / total
+                self.events("step", task=task.name, step=cost["steps"], fraction=0.98 * done)
+            with self.clock("curves"):
+                self.curves.watch(session, task.name, past, cost["steps"], cost["examples"] + session.examples_seen)
+            if session.step_number == session.steps:
+                cost["examples"] += session.examples_seen
+                cost["tokens"] += session.tokens_seen
+                cost["extra_forwards"] += session.forwards - session.backwards
+                cost["extra_backwards"] += session.extra_backwards
+
+        with self.clock("train"):
+            self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
+            self.model = adapters.end_task(self.model, adapter)
+        cost["seconds"]["train"] -= cost["seconds"]["curves"] - curve_seconds
+        cost["trainable_parameters"] = max(cost["trainable_parameters"], trainable)
+        extra = parameters - self.start_parameters + self.objective.extra_parameters
+        cost["extra_parameters"] = max(cost["extra_parameters"], extra)
+        self.record["adapters"].append(
+            {
+                "task": task.name,
+                "adapter": None if adapter is None else f"task{0 if adapter.between_tasks == 'continue' else position}",
+                "afterwards": None if adapter is None else {"continue": "kept", "merge": "merged", "stack": "frozen"}[
+                    adapter.between_tasks
+                ],
+                "trained_parameters": trainable,
+                "all_parameters": parameters,
+                "steps": cost["steps"] - start_step,
+            }
+        )  # fmt: skip
+
+    def view(self, task: Task, index: int) -> TaskView:
+        """What the strategies get to see."""
+        train, seed = self.config.train, self.config.seed
+        scorer = SCORERS.get(task.scorer, "scorer") if task.scorer else self.score_joint()
+        return TaskView(
+            name=task.name,
+            index=index,
+            examples=task.train,
+            objective=self.objective,
+            codec=self.codec,
+            score=scorer,
+            batch_size=train.global_batch_size,
+            epochs=train.num_train_epochs,
+            # joint training takes the steps of the whole stream at once
+            max_steps=train.max_steps * (len(self.stream.scored) if self.stream.view == "joint" else 1),
+            seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
+        )
+
+    def score_joint(self):
+        """Each example of a union is scored by its own task's scorer."""
+        scorers = {e.id: SCORERS.get(t.scorer, "scorer") for t in self.stream.scored for e in t.train}
+        return lambda example, answer: scorers[example.id](example, answer)
+
+    # scores -------------------------------------------------------------------------------------------------------
+
+    def scored_on(self, task: Task) -> tuple[Example, ...]:
+        return self.evaluator.examples(task, self.config.evaluate.limit)
+
+    def fill_row(self, row: int) -> None:
+        """Score the tasks that this row of the matrix asks for; keep the answers."""
+        scored_tasks, anchors = list(self.stream.scored), list(self.stream.anchors)
+        if self.stream.restart and row > 0:
+            wanted, anchors = [scored_tasks[row - 1]], []
+        elif self.config.evaluate.tasks == "seen" and self.stream.view != "start":
+            wanted = scored_tasks[:row]
+        else:
+            wanted = scored_tasks
+        with self.clock("evaluate"):
+            found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
+        for i, task in enumerate(scored_tasks):
+            if task.name in found:
+                self.record["matrix"][row][i] = mean_score(found[task.name])
+        for i, task in enumerate(anchors):
+            self.record["anchor_matrix"][row][i] = mean_score(found[task.name])
+        if row and self.stream.view in ("sequential", "cumulative"):
+            task = scored_tasks[row - 1]
+            cost = self.record["cost"]
+            self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
+        self.write_answers(row, found)
+        self.events("scored", row=row, scores={name: mean_score(s) for name, s in found.items()})
+
+    def write_answers(self, row: int, found: dict[str, list[Scored]]) -> None:
+        if not self.writes:
+            return
+        folder = self.folder / "answers"
+        folder.mkdir(exist_ok=True)
+        lines = [
+            json.dumps(
+                {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
+                 "answer": s.answer, "score": s.score},
+                ensure_ascii=False,
+            )
+            for scored in found.values()
+            for s in scored
+        ]  # fmt: skip
+        text = "\n".join(lines) + "\n"
+        path = folder / f"row-{row}.jsonl"
+        checkpoint.replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def log_losses(self, task: Task, session) -> None:
+        norm = session.grad_norm
+        self.record["losses"].append(
+            {
+                "task": task.name,
+                "step": session.step_number,
+                "learning_rate": session.learning_rate,
+                "grad_norm": None if norm is None else float(norm),
+                "terms": session.losses,
+            }
+        )
+
+    # state --------------------------------------------------------------------------------------------------------
+
+    def saved_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold: all weights, or the adapters where the rest never changes."""
+        adapter = self.config.model.adapter
+        if adapter is not None and adapter.between_tasks != "merge":
+            return adapters.weights(model)
+        return model.state_dict()
+
+    def save(self, k: int) -> None:
+        """A checkpoint after task k."""
+        if self.writes:
+            folder = self.folder / "checkpoints"
+            state = {
+                "done": self.done,
+                "record": self.record,
+                "curves": {"rows": self.curves.rows, "ends": self.curves.ends},
+                "strategy": self.strategy.state(),
+            }
+            checkpoint.save(folder / f"task-{k + 1}", state, self.saved_weights(self.model))
+            if self.config.checkpoint.keep == "last":
+                for older in folder.glob("task-*"):
+                    if older.name != f"task-{k + 1}":
+                        shutil.rmtree(older)
+        self.engine.processes.barrier()
+
+    def restore(self) -> bool:
+        """Go on from the newest checkpoint, if there is one."""
+        path = checkpoint.newest(self.folder / "checkpoints")
+        if path is None:
+            return False
+        state, weights = checkpoint.load(path)
+        record = state["record"]
+        if difference := differs(record["config"], self.config.plain):
+            raise UserError(f"{path}: is of another config ({difference}); choose another --out or move it away")
+        for key in ("model_hash", "data_hash"):
+            if record["provenance"][key] != self.record["provenance"][key]:
+                raise UserError(f"{path}: started from another {key.removesuffix('_hash')}; move it away to start anew")
+        self.record = record
+        self.done = state["done"]
+        self.curves.rows, self.curves.ends = state["curves"]["rows"], state["curves"]["ends"]
+        self.strategy.load_state(state["strategy"])
+        adapter = self.config.model.adapter
+        if adapter is not None and adapter.between_tasks != "merge" and not self.stream.restart:
+            for position in range(self.done):
+                self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
+            self.model.to(self.engine.device)
+        if not self.stream.restart:
+            missing = self.model.load_state_dict(weights, strict=False).unexpected_keys
+            if missing:
+                raise UserError(f"{path}: weights {missing[0]}, ... do not belong to this model")
+        self.events("resumed", after=self.done)
+        return True
+
+    def finish(self) -> dict[str, Any]:
+        """Metrics, costs, the record on disk."""
+        record = self.record
+        record["curves"] = self.curves.rows
+        record["metrics"], record["undefined"] = explain(record["matrix"])
+        if self.stream.view in ("joint", "independent"):
+            why = {"joint": "all tasks were learned at once", "independent": "each task had a model of its own"}
+            record["undefined"] = dict.fromkeys(record["undefined"], why[self.stream.view])
+        stores = list(find_stores(self.strategy))
+        record["cost"]["stored_examples"] = sum(map(len, stores))
+        record["cost"]["stored_bytes"] = sum(store.nbytes() for store in stores)
+        record["cost"]["peak_memory_bytes"] = peak_memory(self.engine.device)
+        record["truncated_prompts"] = self.codec.truncated
+        record["provenance"]["finished"] = now()
+        record["status"] = "finished"
+        if self.writes:
+            checkpoint.write_json(self.folder / "record.json", record)
+        self.events("finished", fraction=1.0, acc=record["metrics"]["acc"])
+        return record
+
+    @contextmanager
+    def clock(self, phase: str):
+        """Add the time spent inside to a phase of the record, in seconds."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.record["cost"]["seconds"][phase] += time.perf_counter() - started
+
+
+def find_stores(strategy: Strategy) -> list[ExampleStore]:
+    """The example stores that strategies hold: what they keep is measured, not declared."""
+    parts = strategy.parts if isinstance(strategy, Composed) else (strategy,)
+    return [value for part in parts for value in vars(part).values() if isinstance(value, ExampleStore)]

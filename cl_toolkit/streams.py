@@ -1,0 +1,46 @@
+"""From a config to a stream: build, limit, order, view, check."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from cl_toolkit.benchmarks import views
+from cl_toolkit.errors import UserError
+from cl_toolkit.registry import SCORERS, STREAMS
+from cl_toolkit.types import Stream
+
+if TYPE_CHECKING:
+    from cl_toolkit.config import RunConfig
+
+
+def build_stream(config: RunConfig) -> Stream:
+    """The stream of a run, checked: every task has training examples and examples to be scored on."""
+    section = config.stream
+    builder = STREAMS.get(section.name, "stream.name")(config.stream_settings)
+    names = section.tasks or builder.names()
+    tasks = builder.tasks(list(names), config.prompt)
+    anchors = builder.tasks(list(section.anchors), config.prompt)
+    stream = Stream.of(section.name, tasks, anchors)
+    stream = views.limit(stream, section.limit.train, section.limit.valid, section.limit.test)
+    split = config.evaluate.split
+    for task in (*stream.scored, *stream.anchors):
+        if not task.train and task in stream.scored:
+            raise UserError(f"task {task.name}: has no training examples")
+        scored = getattr(task, split)
+        if not scored:
+            raise UserError(f"task {task.name}: has no {split} examples to be scored on (evaluate.split: {split})")
+        mode = getattr(SCORERS.get(task.scorer, f"task {task.name}: scorer"), "mode", "generate")
+        if mode == "choices" and any(e.choices is None for e in scored):
+            raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
+    return views.VIEWS[section.view](stream) if section.view else stream
+
+
+def data_hash(stream: Stream) -> str:
+    """The first 16 hex digits of a SHA-256 over all examples of all splits."""
+    digest = hashlib.sha256()
+    for task in (*stream.scored, *stream.anchors):
+        for split in (task.train, task.valid, task.test):
+            for e in split:
+                digest.update(repr((task.name, e.id, [(m.role, m.content) for m in e.messages], e.target)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""What a strategy and an objective get to see of a task: its training examples, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from cl_toolkit.types import Batch, Batches, Example, Outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.codec import Codec
+    from cl_toolkit.objective import Objective
+
+
+def seed_from(*parts: object) -> int:
+    """A 63-bit seed from any values, the same on every machine: `seed_from(3, "replay", 2)`."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_from(*parts: object) -> torch.Generator:
+    """A CPU generator seeded by `seed_from(*parts)`."""
+    return torch.Generator().manual_seed(seed_from(*parts))
+
+
+class TaskView:
+    """One task as it is trained: no validation or test split, no neighbours, no stream (law 4).
+
+    name, index: which task; index counts from 0 in trained order (anchors have negative ones).
+    examples: the training examples. codec: text to tokens and back; None for arrays.
+    score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        index: int,
+        examples: Sequence[Example],
+        objective: Objective,
+        codec: Codec | None = None,
+        score: Callable[[Example, str], float] | None = None,
+        batch_size: int = 32,
+        epochs: float = 1,
+        max_steps: int = -1,
+        seeds: dict[str, int] | None = None,
+    ):
+        self.name, self.index, self.examples = name, index, tuple(examples)
+        self.objective, self.codec, self.score = objective, codec, score
+        self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
+        self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
+        self._generators: dict[str, torch.Generator] = {}
+
+    def generator(self, name: str) -> torch.Generator:
+        """The random numbers of one strategy in this task. Each name has its own, so that adding a strategy does not
+        change another one's draws (law 7). The same object comes back until the task ends."""
+        if name not in self._generators:
+            self._generators[name] = generator_from(self.seeds["memory"], name, self.index)
+        return self._generators[name]
+
+    def encode(self, examples: Sequence[Example], model: nn.Module | None = None) -> Batch:
+        """Examples as the objective encodes them, with `total` counted over just these."""
+        batch = self.objective.encode(model, self, examples)
+        return replace(batch, total=batch.counts())
+
+    def forward(self, model: nn.Module, batch: Batch) -> Outputs:
+        """The objective's forward."""
+        return self.objective.forward(model, batch)
+
+    def batches(self) -> Batches:
+        """Shuffled anew each epoch, last batch kept. `max_steps` above 0 overrides `epochs`; both are steps and epochs
+        of this task."""
+        n, size = len(self.examples), self.batch_size
+        per_epoch = -(-n // size)
+        steps = self.max_steps if self.max_steps > 0 else round(per_epoch * self.epochs)
+        orders: dict[int, list[int]] = {}
+
+        def get(index: int) -> list[Example]:
+            epoch, position = divmod(index, per_epoch)
+            if epoch not in orders:
+                shuffle = generator_from(self.seeds["data"], "order", self.index, epoch)
+                orders[epoch] = torch.randperm(n, generator=shuffle).tolist()
+            return [self.examples[i] for i in orders[epoch][position * size : (position + 1) * size]]
+
+        return Batches(max(steps, 1), get)
+
+    def keep(self, examples: Sequence[Example]) -> TaskView:
+        """The same task with fewer examples."""
+        view = TaskView.__new__(TaskView)
+        view.__dict__.update(self.__dict__, examples=tuple(examples))
+        return view

@@ -1,0 +1,195 @@
+"""The nouns: Example, Task, Stream, Batch, Outputs.
+
+Shape letters, used in every docstring: B sequences, T tokens, V vocabulary, D hidden width, P past tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = -100
+"""Label of a position that is not a target: prompt, padding, filler."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a conversation. `role`: system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One thing to learn or to be asked.
+
+    Language: `messages` are the turns before the answer and `target` is the answer, or `text` is plain text.
+    Arrays: `x` and `y`. `choices` are all allowed answers. `source` says how the example came into a batch: `task`,
+    `memory` (rehearsed) or `filler` (keeps processes in step; has no target and counts nowhere).
+    """
+
+    id: str
+    messages: tuple[Message, ...] = ()
+    target: str = ""
+    choices: tuple[str, ...] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    text: str | None = None
+    x: Any = None
+    y: Any = None
+    source: str = "task"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        """The last user turn, for people to read."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.text or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task of a stream: three splits, a scorer, and the score of pure guessing (`chance`, in the scorer's unit)."""
+
+    name: str
+    train: tuple[Example, ...]
+    valid: tuple[Example, ...] = ()
+    test: tuple[Example, ...] = ()
+    scorer: str = "exact_match"
+    chance: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Tasks in the order in which they are learned. A view of a stream is a stream.
+
+    `tasks` are trained; `scored` are the columns of the matrix (the same tasks unless a view says otherwise);
+    `row_of[k]` is the row of the matrix (1-based, row 0 is before training) that training task k fills;
+    `restart` asks for the start model before each task; `anchors` count as past from the start: scored in every row,
+    never trained as a task.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    scored: tuple[Task, ...]
+    row_of: tuple[int, ...]
+    view: str = "sequential"
+    restart: bool = False
+    anchors: tuple[Task, ...] = ()
+
+    @staticmethod
+    def of(name: str, tasks: Sequence[Task], anchors: Sequence[Task] = ()) -> Stream:
+        """The plain stream: each task is trained once, in order, and fills its own row."""
+        tasks = tuple(tasks)
+        return Stream(
+            name=name, tasks=tasks, scored=tasks, row_of=tuple(range(1, len(tasks) + 1)), anchors=tuple(anchors)
+        )
+
+
+@dataclass
+class Batch:
+    """Encoded examples. Rows of every tensor go with `examples`.
+
+    inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `x` (B, ...).
+    labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
+    extra: further tensors of the objective, first axis B, e.g. `advantages` (B,), `reference` (B, T).
+    total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
+        `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    examples: tuple[Example, ...]
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    total: Mapping[str, float] = field(default_factory=dict)
+
+    def source(self, name: str) -> Tensor:
+        """(B,) bool: which rows have that source."""
+        import torch
+
+        return torch.tensor([e.source == name for e in self.examples], device=self.labels.device)
+
+    def counts(self) -> dict[str, float]:
+        """What `total` sums over parts and processes. Filler counts nowhere."""
+        import torch
+
+        if all(e.source == "task" for e in self.examples):
+            return {
+                "tokens": float((self.labels != IGNORE).sum()),
+                "sequences": float(len(self.examples)),
+                "memory": 0.0,
+                "memory_tokens": 0.0,
+            }
+        targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
+        memory, real = self.source("memory"), ~self.source("filler")
+        return {
+            "tokens": float(targets.sum()),
+            "sequences": float(real.sum()),
+            "memory": float(memory.sum()),
+            "memory_tokens": float(torch.where(memory, targets, 0).sum()),
+        }
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The micro-batch of those rows, without columns that are padding in all of them. An empty range gives one
+        filler row, so that every process makes the same number of forwards."""
+        if start >= stop:
+            part = self.rows(0, 1)
+            filler = tuple(replace(e, source="filler") for e in part.examples)
+            return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), examples=filler)
+        mask = self.inputs.get("attention_mask")
+        if mask is None:
+            width = None
+        else:
+            width = int(mask[start:stop].sum(1).max())
+
+        def cut(tensor: Tensor) -> Tensor:
+            tensor = tensor[start:stop]
+            return tensor[:, :width] if mask is not None and tensor.shape[1:2] == mask.shape[1:2] else tensor
+
+        return Batch(
+            inputs={k: cut(v) for k, v in self.inputs.items()},
+            labels=cut(self.labels),
+            examples=self.examples[start:stop],
+            extra={k: cut(v) for k, v in self.extra.items()},
+            total=self.total,
+        )
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            inputs={k: v.to(device) for k, v in self.inputs.items()},
+            labels=self.labels.to(device),
+            extra={k: v.to(device) for k, v in self.extra.items()},
+        )
+
+
+@dataclass
+class Outputs:
+    """What an objective's forward gives: `loss` (scalar, already a sum over counts of the whole step), and the
+    `logits` (B, T, V) or (B, V) for terms that need them."""
+
+    loss: Tensor
+    logits: Tensor | None = None
+
+
+class Batches(Sequence):
+    """A task's batches: sized and indexable, so that the schedule knows its horizon and a stopped run can go on at
+    batch i. Batch i is a list of examples for the whole job."""
+
+    def __init__(self, length: int, get: Callable[[int], list[Example]]):
+        self._length, self._get = length, get
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> list[Example]:
+        if not -self._length <= index < self._length:
+            raise IndexError(index)
+        return self._get(index % self._length)
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        return (self[i] for i in range(self._length))

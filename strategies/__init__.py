@@ -1,0 +1,1 @@
+"""How other tasks are kept while one is learned: one file per method."""

@@ -1,0 +1,183 @@
+"""Reinforcement fine-tuning on verifiable rewards: GRPO and RLOO, with rollout-based instance filtering.
+
+Lai et al. 2025, arXiv 2507.05386 (RFT in continual post-training). GRPO: Shao et al. 2024, arXiv 2402.03300. RLOO:
+Ahmadian et al. 2024, arXiv 2402.14740. Low-variance KL: Schulman's k3 estimator. Names of settings are TRL's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_toolkit.generate import generate, token_logprobs
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.objective import Objective
+from cl_toolkit.types import IGNORE, Outputs
+
+torch = LazyModule("torch")
+
+
+def advantages(rewards, algorithm: str):
+    """Advantages of rollouts, each against the others of its prompt. rewards (B, n) -> (B, n).
+
+    grpo: (r - mean) / (std + 1e-6) with the n-1 estimate of std. rloo: r minus the mean of the other n-1.
+    """
+    mean = rewards.mean(1, keepdim=True)
+    if algorithm == "rloo":
+        n = rewards.shape[1]
+        return (rewards - mean) * n / (n - 1)
+    centred = torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, rewards - mean)
+    return centred / (rewards.std(1, keepdim=True) + 1e-6)
+
+
+def low_variance_kl(reference, logp):
+    """exp(d) - d - 1 with d = log pi_ref - log pi, per token: never negative, 0 where both agree."""
+    d = reference - logp
+    return torch.exp(d) - d - 1
+
+
+def informative(accuracy, rule: str):
+    """Which prompts to keep, by their rollouts' accuracy (B, n) -> (B,) bool.
+
+    incompetent: drop those without a right rollout. zero_variance: drop those whose rollouts are all right or all wrong.
+    Both readings of the paper's filter are in circulation; both look at accuracy, since the format alone varies.
+    """
+    right = accuracy.sum(1)
+    return right > 0 if rule == "incompetent" else (right > 0) & (right < accuracy.shape[1])
+
+
+class RFT(Objective):
+    """Policy gradient on the model's own answers, with a KL to the model at the start of the task.
+
+    Reward: 0.9 accuracy + 0.1 format (`reward_weights`). Accuracy is the task's scorer. Format is 1 for an answer that
+    ended by itself and matches `format_pattern` as a whole. The loss is averaged over the answers' tokens of the whole
+    step (the token mean of verl and EasyR1). A batch of `global_batch_size` prompts gives `num_generations` rollouts each.
+    """
+
+    paper = "Lai et al. 2025, arXiv 2507.05386"
+    zero_stages = (0, 1, 2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """algorithm: advantages. num_generations: rollouts per prompt. max_completion_length: tokens. beta: weight of the
+        KL; 0: no reference is kept. epsilon: clip of the ratio, at work when num_iterations (updates per rollout) is above
+        1. instance_filter: examples dropped before a task, by rollouts of the model as it then is."""
+
+        algorithm: Literal["grpo", "rloo"] = "grpo"
+        num_generations: int = 8
+        max_completion_length: int = 32
+        temperature: float = 1.0
+        beta: float = 0.01
+        epsilon: float = 0.2
+        num_iterations: int = 1
+        instance_filter: Literal["none", "incompetent", "zero_variance"] = "none"
+        reward_weights: tuple[float, float] = (0.9, 0.1)
+        format_pattern: str = r"\S.*"
+
+        def __post_init__(self) -> None:
+            if self.num_generations < 2:
+                raise ValueError(f"num_generations: expected 2 or more rollouts per prompt, got {self.num_generations}")
+            if self.temperature <= 0:
+                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
+            if self.num_iterations < 1:
+                raise ValueError(f"num_iterations: expected 1 or more, got {self.num_iterations}")
+            try:
+                re.compile(self.format_pattern)
+            except re.error as error:
+                raise ValueError(f"format_pattern: not a regular expression: {error}") from error
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.updates = self.config.num_iterations
+        self.rollouts = 0
+        self._reference = None
+
+    def start(self, model, task):
+        from cl_toolkit.adapters import Reference
+
+        self.rollouts = 0
+        self._reference = Reference(model) if self.config.beta > 0 else None
+        self.extra_parameters = self._reference.parameters if self._reference else 0
+        if self.config.instance_filter == "none":
+            return task
+        accuracy, _ = self.score(task, task.examples, self.sample(model, task, task.examples, label="filter"))
+        keep = informative(accuracy, self.config.instance_filter).tolist()
+        kept = [e for e, good in zip(task.examples, keep, strict=True) if good]
+        # a task without any learnable example is trained on all of them: the rewards then say nothing, and cost nothing
+        return task.keep(kept) if kept else task
+
+    def sample(self, model, task, examples, label: str = "rollout") -> list[list[list[int]]]:
+        """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
+        example and sample number alone, not on the other rows or on the number of processes."""
+        from cl_toolkit.task_view import generator_from
+
+        config, step = self.config, self.rollouts
+        self.rollouts += 1
+        n, length = config.num_generations, config.max_completion_length
+        found: list[list[list[int]]] = []
+        for start in range(0, len(examples), 64):
+            some = examples[start : start + 64]
+            uniforms = torch.stack(
+                [
+                    torch.rand(length, generator=generator_from(task.seeds["rollout"], label, task.index, step, e.id, i))
+                    for e in some
+                    for i in range(n)
+                ]
+            )
+            prompts = [task.codec.ids(e)[0] for e in some for _ in range(n)]
+            answers = generate(model, prompts, task.codec, length, uniforms, config.temperature)
+            found += [answers[i : i + n] for i in range(0, len(answers), n)]
+        return found
+
+    def score(self, task, examples, rollouts):
+        """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
+        accuracy = [[task.score(e, task.codec.decode(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
+        shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
+        return torch.tensor(accuracy), torch.tensor(shaped)
+
+    def well_formed(self, codec, answer: list[int]) -> float:
+        """1 for an answer that ended by itself and matches the pattern."""
+        ended = answer[-1:] == [codec.eos]
+        return float(ended and re.fullmatch(self.config.format_pattern, codec.decode(answer), re.DOTALL) is not None)
+
+    def encode(self, model, task, examples):
+        n = self.config.num_generations
+        rollouts = self.sample(model, task, examples)
+        accuracy, shaped = self.score(task, examples, rollouts)
+        weight_accuracy, weight_format = self.config.reward_weights
+        rewards = weight_accuracy * accuracy + weight_format * shaped
+        rows = [e for e in examples for _ in range(n)]
+        batch = task.codec.batch(rows, [answer for row in rollouts for answer in row])
+        batch.extra["advantages"] = advantages(rewards, self.config.algorithm).flatten()
+        if self._reference is None and self.updates == 1:
+            return batch
+        device = next(model.parameters()).device
+        on_device = batch.to(device)
+        if self._reference is not None:
+            with self._reference.restored(model):
+                batch.extra["reference"] = self._logp(model, on_device)
+        if self.updates > 1:
+            batch.extra["old"] = self._logp(model, on_device)
+        return batch
+
+    def _logp(self, model, batch):
+        """log p of the answers' tokens without gradient, (B, T): column t belongs to labels[:, t], column 0 is 0."""
+        with torch.no_grad():
+            logits = model(**batch.inputs, use_cache=False).logits
+            logp = token_logprobs(logits, batch.labels, self.config.temperature)
+        return torch.nn.functional.pad(logp, (1, 0)).cpu()
+
+    def forward(self, model, part):
+        logits = model(**part.inputs, use_cache=False).logits  # (B, T, V)
+        logp = token_logprobs(logits, part.labels, self.config.temperature)  # (B, T-1)
+        target = part.labels[:, 1:] != IGNORE
+        old = part.extra["old"][:, 1:] if "old" in part.extra else logp.detach()
+        ratio = torch.exp(logp - old)
+        advantage = part.extra["advantages"][:, None].to(logp)
+        clipped = ratio.clamp(1 - self.config.epsilon, 1 + self.config.epsilon)
+        per_token = -torch.minimum(ratio * advantage, clipped * advantage)
+        if "reference" in part.extra:
+            per_token = per_token + self.config.beta * low_variance_kl(part.extra["reference"][:, 1:], logp)
+        total = torch.where(target, per_token, 0.0).sum()
+        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)

@@ -1,0 +1,199 @@
+"""Experience replay, and power-law rehearsal, which is replay with another schedule.
+
+Replay: Chaudhry et al. 2019, "On Tiny Episodic Memories" (a batch of new data plus a batch of memory, losses averaged over
+the union). Power law: Gandhi et al. 2024, arXiv 2401.10393; the schedule is the one of the code archana53/power-law-for-CI,
+    weight(d) = ((c + d) / c)^(-a),   a = 5.6, c = 10,
+for a task learned d tasks ago. That this is the schedule printed in the paper could not be confirmed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.memory import ExampleStore
+from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.types import Batches, Example
+
+torch = LazyModule("torch")
+
+
+def age_weights(ages: Sequence[int], schedule: str, exponent: float = 5.6, offset: float = 10.0) -> list[float]:
+    """Unnormalised weight of tasks learned `ages` tasks ago (1 is the task before). The weight of age 0 would be 1."""
+    if schedule == "power_law":
+        return [((offset + d) / offset) ** -exponent for d in ages]
+    if schedule == "exponential":
+        return [math.exp(-d / exponent) for d in ages]
+    return [1.0] * len(ages)
+
+
+def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to `weights` that sum to `budget`, by largest remainder.
+
+    No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
+    store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
+    """
+    capped = sum(sizes) >= budget
+    counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
+    while left and open_:
+        total = sum(weights[i] for i in open_)
+        exact = {i: left * weights[i] / total for i in open_}
+        given = {i: math.floor(exact[i]) for i in open_}
+        by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
+        for i in by_remainder[: left - sum(given.values())]:
+            given[i] += 1
+        for i in list(open_):
+            counts[i] += given[i]
+            if capped and counts[i] >= sizes[i]:
+                counts[i] = sizes[i]
+                open_.discard(i)
+        left = budget - sum(counts)
+    return counts
+
+
+class Replay(Strategy):
+    """Rehearse stored examples of past tasks in every batch.
+
+    Rehearsed examples come on top of the new ones, so that every method takes the same steps on the same new data; what
+    the extra examples cost is measured. The loss is averaged over the union.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """replay_fraction: share of each batch that is rehearsed, in [0, 1). buffer_size: examples that may be stored in
+        all; None: all. policy: what stays when the buffer is full."""
+
+        replay_fraction: float = 0.5
+        buffer_size: int | None = None
+        policy: Literal["reservoir", "ring", "quota"] = "reservoir"
+
+        def __post_init__(self) -> None:
+            check_common(self)
+
+    tags = Tags(
+        paper="Chaudhry et al. 2019, arXiv 1902.10486",
+        off={"replay_fraction": 0.0},
+        needs_examples=True,
+        excludes={"power_law": "both rehearse from a store of their own; power_law is replay with another schedule"},
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.store = ExampleStore(self.config.buffer_size, self.config.policy)
+
+    def batches(self, model, task, batches):
+        groups = self.store.by_task()
+        if not groups or not len(self.store):
+            return batches
+        plan = self.plan({task.index - i: len(g) for i, g in groups.items()}, len(task.examples))
+        if not sum(plan.values()):
+            return batches
+        per_epoch = -(-len(task.examples) // task.batch_size)
+        drawn: dict[int, list[Example]] = {}
+
+        def get(index: int) -> list[Example]:
+            epoch, position = divmod(index, per_epoch)
+            if epoch not in drawn:
+                drawn.clear()
+                drawn[epoch] = self.draw(task, groups, plan, epoch)
+            rehearsed = drawn[epoch]
+            start, stop = (len(rehearsed) * p // per_epoch for p in (position, position + 1))
+            return [*batches[index], *rehearsed[start:stop]]
+
+        return Batches(len(batches), get)
+
+    def plan(self, sizes: Mapping[int, int], new: int) -> dict[int, int]:
+        """Age -> examples rehearsed per epoch, for stored `sizes` by age and `new` examples of the current task."""
+        fraction = self.config.replay_fraction
+        budget = round(new * fraction / (1 - fraction))
+        weights = self.weights(list(sizes))
+        return dict(zip(sizes, allocate(budget, weights, list(sizes.values())), strict=True))
+
+    def weights(self, ages: Sequence[int]) -> list[float]:
+        """By default every past task gets the same share."""
+        return age_weights(ages, "uniform")
+
+    def draw(self, task, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int) -> list[Example]:
+        """The examples rehearsed in one epoch, in random order. Reproducible from the epoch alone, so that a batch can be
+        asked for by its index."""
+        from cl_toolkit.task_view import generator_from
+
+        generator = generator_from(task.seeds["memory"], self.name, "draw", task.index, epoch)
+        drawn = []
+        for index, group in groups.items():
+            count = plan[task.index - index]
+            while count > 0:
+                order = torch.randperm(len(group), generator=generator)[:count].tolist()
+                drawn += [replace(group[i], source="memory") for i in order]
+                count -= len(order)
+        return [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]
+
+    def after_task(self, model, task):
+        # a rehearsal that is off stores nothing and draws nothing
+        if self.stores():
+            self.store.add(task.index, task.examples, task.generator(self.name))
+        return model
+
+    def stores(self) -> bool:
+        return self.config.replay_fraction > 0 and self.config.buffer_size != 0
+
+    def state(self):
+        return {"store": self.store.state()}
+
+    def load_state(self, state):
+        self.store.load_state(state["store"])
+
+
+class PowerLaw(Replay):
+    """Rehearse a task less the longer ago it was learned. Age counts from the task's own turn; rehearsing does not reset
+    it.
+
+    `unrestricted` gives a task of age d the N (c+d)^-a / c^-a examples of the authors' code, N being the size of the
+    current task: 1.62 times the current task at ten tasks, so compare it at equal volume only with care.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """schedule: weight by age d: (c+d)^-a | exp(-d/a) | equal. exponent: a (5.6 for the power law; the authors'
+        exponential has 1). offset: c. unrestricted: no budget. The rest as for replay."""
+
+        replay_fraction: float = 0.5
+        buffer_size: int | None = None
+        policy: Literal["reservoir", "ring", "quota"] = "reservoir"
+        schedule: Literal["power_law", "exponential", "uniform"] = "power_law"
+        exponent: float = 5.6
+        offset: float = 10.0
+        unrestricted: bool = False
+
+        def __post_init__(self) -> None:
+            check_common(self)
+            if self.offset <= 0:
+                raise ValueError(f"offset: expected a number above 0, got {self.offset}")
+            if self.schedule == "exponential" and self.exponent <= 0:
+                raise ValueError(f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}")
+
+    tags = Tags(
+        paper="Gandhi et al. 2024, arXiv 2401.10393",
+        off={"replay_fraction": 0.0},
+        needs_examples=True,
+        excludes={"replay": "both rehearse from a store of their own; power_law is replay with another schedule"},
+    )
+
+    def weights(self, ages):
+        return age_weights(ages, self.config.schedule, self.config.exponent, self.config.offset)
+
+    def plan(self, sizes, new):
+        if not self.config.unrestricted:
+            return super().plan(sizes, new)
+        return {age: min(size, round(new * w)) for (age, size), w in zip(sizes.items(), self.weights(list(sizes)), strict=True)}
+
+
+def check_common(config: Replay.Config | PowerLaw.Config) -> None:
+    """Settings that both rehearsals share."""
+    if not 0 <= config.replay_fraction < 1:
+        raise ValueError(f"replay_fraction: expected a share of the batch in [0, 1), got {config.replay_fraction}")
+    if config.buffer_size is not None and config.buffer_size < 0:
+        raise ValueError(f"buffer_size: expected null or a number of examples, got {config.buffer_size}")

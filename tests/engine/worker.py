@@ -1,0 +1,230 @@
+"""Trains two tasks under several engine settings in one process of a job: `worker.py SETTINGS.json RESULT.json`."""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cl_toolkit.config import Train
+from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
+from cl_toolkit.engine.torch_engine import TorchEngine
+from cl_toolkit.learn import learn
+from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategies.replay import Replay
+from cl_toolkit.strategy import Compose, Strategy
+from cl_toolkit.task_view import TaskView
+from cl_toolkit.types import IGNORE, Batch, Example, Message
+
+CPU = torch.device("cpu")
+BATCH = 5  # of 11 examples: 5, 5, 1; with rehearsed ones 10, 10, 2
+
+
+class Codec:
+    """Right-padded character codes; the target's are the labels."""
+
+    def batch(self, examples):
+        prompts = [[ord(c) for c in e.question] for e in examples]
+        answers = [[ord(c) for c in e.target] for e in examples]
+        width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+        ids = torch.zeros(len(examples), width, dtype=torch.long)
+        labels, mask = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
+        for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
+            ids[i, : len(p) + len(a)] = torch.tensor(p + a)
+            mask[i, : len(p) + len(a)] = 1
+            if examples[i].source != "filler":
+                labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
+        return Batch(inputs={"input_ids": ids, "attention_mask": mask}, labels=labels, examples=tuple(examples))
+
+
+class Watched(SFT):
+    """SFT that remembers the sources of the examples that this process encoded."""
+
+    def encode(self, model, task, examples):
+        self.shares.append([e.source for e in examples])
+        return super().encode(model, task, examples)
+
+
+class Pull(Strategy):
+    """Uses every hook over weights and gradients: a quadratic pull to the old weights, and edits of the gradient with the
+    gradient on three old examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.anchor, self.memory = {}, ()
+
+    def before_task(self, model, task):
+        self.task = task
+        return model
+
+    def penalty(self, weights):
+        # norm weights have an odd length, so that two processes hold unequal shards of them
+        read = [n for n in self.anchor if n in weights and ("mlp" in n or "norm" in n or "embed" in n)]
+        return {"pull": sum(0.5 * ((weights[n] - self.anchor[n]) ** 2).sum() for n in read)} if read else {}
+
+    def before_step(self, model, step):
+        if not self.memory:
+            return
+        reference = step.gradient_of(self.memory)
+        pairs = [(step.grads[n], reference[n]) for n in step.grads]
+        along = sum((g * r).sum() for g, r in pairs) / sum((r * r).sum() for _, r in pairs)
+        for (name, r), (g, _) in zip(reference.items(), pairs, strict=True):
+            step.grads[name] = g - 0.5 * along * r
+        for name, own in step.penalty_grads.items():
+            step.grads[name] = step.grads[name] - 0.25 * own + 0.01 * step.weights[name].detach()
+
+    def after_task(self, model, task):
+        self.anchor = {n: p.detach().clone() for n, p in model.named_parameters()}
+        self.memory = task.examples[:3]
+        return model
+
+
+def make_model():
+    """Llama of 0.09 M weights with tied embeddings."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=128,
+            hidden_size=65,
+            head_dim=16,
+            intermediate_size=129,
+            num_hidden_layers=2,
+            num_attention_heads=5,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def make_tasks(objective):
+    """Two tasks whose targets have 1 to 12 tokens."""
+    for index in range(2):
+        yield TaskView(
+            name=f"task{index}",
+            index=index,
+            examples=[
+                Example(
+                    id=f"{index}-{i}",
+                    messages=(Message(role="user", content=f"{index}:{i}?"),),
+                    target="abcdefghijklmnopqrstuvw"[i : i + 1 + (5 * i + index) % 12],
+                )
+                for i in range(11)
+            ],
+            objective=objective,
+            codec=Codec(),
+            batch_size=BATCH,
+            epochs=2,
+        )
+
+
+def make_train(micro=None, **changed):
+    return Train(
+        **{
+            "num_train_epochs": 2,
+            "max_steps": -1,
+            "global_batch_size": BATCH,
+            "per_device_train_batch_size": micro,
+            "learning_rate": 3e-3,
+            "optim": "adamw_torch",
+            "weight_decay": 0.01,
+            "adam_beta1": 0.9,
+            "adam_beta2": 0.999,
+            "adam_epsilon": 1e-8,
+            "max_grad_norm": 1.0,
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": 0.2,
+            "bf16": False,
+            "logging_steps": 10,
+            "num_threads": 1,
+            **changed,
+        }
+    )
+
+
+def state_of(model):
+    """What a plain module must have as before: attributes, hooks, shapes."""
+    return {
+        "weights": {n: [list(p.shape), sorted(vars(p)), type(p).__name__] for n, p in model.named_parameters()},
+        "modules": {
+            n: [
+                sorted(vars(m)),
+                type(m._parameters).__name__,
+                *(len(v) for k, v in sorted(vars(m).items()) if k.endswith("_hooks")),
+            ]
+            for n, m in model.named_modules()
+        },
+        "linear": torch.nn.functional.linear is PLAIN_LINEAR,
+    }
+
+
+PLAIN_LINEAR = torch.nn.functional.linear
+
+
+def run(engine, frozen=False):
+    """Losses, norms and parts of every step, and whether the model is plain after each task."""
+    model, objective, strategy = make_model(), Watched(), Compose(Replay(), Pull())
+    objective.shares = []
+    for name, weight in model.named_parameters():
+        weight.requires_grad = not frozen or "norm" in name or "self_attn" in name
+    before, steps, plain = state_of(model), [], []
+
+    def watch(session):
+        steps.append(
+            {
+                "losses": session.losses,
+                "norm": float(session.grad_norm),
+                "rate": session.learning_rate,
+                "parts": session.backwards - sum(s["parts"] for s in steps if s["task"] == session.task.name),
+                "seen": session.examples_seen,
+                "task": session.task.name,
+            }
+        )
+
+    for task in make_tasks(objective):
+        model = learn(model, task, objective, strategy, engine, watch)
+        plain.append(state_of(model) == before)
+    weights = {n: float(p.detach().double().abs().sum()) for n, p in model.named_parameters()}
+    return {"steps": steps, "plain": plain, "weights": weights, "shares": objective.shares}
+
+
+def zero(stage):
+    return {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
+
+
+def reopen(processes, stage):
+    """Live tensors and resident MiB after each of ten openings."""
+    model, objective = make_model(), SFT()
+    engine = DeepSpeedEngine(make_train(), CPU, processes, zero(stage))
+    task = next(make_tasks(objective))
+    tensors, memory = [], []
+    for _ in range(10):
+        learn(model, task.keep(task.examples[:5]), objective, Compose(), engine, lambda session: None)
+        gc.collect()
+        tensors.append(sum(torch.is_tensor(o) for o in gc.get_objects()))
+        memory.append(psutil.Process().memory_info().rss / 2**20)
+    return {"tensors": tensors, "memory": memory}
+
+
+def main(settings, result):
+    torch.set_num_threads(1)
+    processes = start_processes(CPU)
+    results = {}
+    for name, setting in json.loads(Path(settings).read_text()).items():
+        train = make_train(setting.get("micro"), bf16=setting.get("bf16", False))
+        if setting["engine"] == "torch":
+            results[name] = run(TorchEngine(train, CPU), setting.get("frozen"))
+        elif setting["engine"] == "reopen":
+            results[name] = reopen(processes, setting["stage"])
+        else:
+            results[name] = run(DeepSpeedEngine(train, CPU, processes, zero(setting["stage"])), setting.get("frozen"))
+    if int(os.environ["RANK"]) == 0:
+        Path(result).write_text(json.dumps(results))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
