@@ -40,9 +40,9 @@ def order(stream: Stream, names: Sequence[str]) -> Stream:
     tasks = {task.name: task for task in stream.tasks}
     for name in names:
         if name not in tasks:
-            raise UserError(f"orders: unknown task {name!r}{did_you_mean(name, tasks)}")
+            raise UserError(f"stream.order: unknown task {name!r}{did_you_mean(name, tasks)}")
     if sorted(names) != sorted(tasks):
-        raise UserError(f"orders: expected each of {', '.join(tasks)} once, got {', '.join(names)}")
+        raise UserError(f"stream.order: expected each of {', '.join(tasks)} once, got {', '.join(names)}")
     return Stream.of(stream.name, [tasks[name] for name in names], stream.anchors)
 
 

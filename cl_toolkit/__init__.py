@@ -1,1 +1,7 @@
 """Continual-learning training for language models: strategies, task streams, forgetting curves."""
+
+from cl_toolkit.api import Study, compare, load, register, run
+from cl_toolkit.errors import UserError
+from cl_toolkit.strategy import Compose, Strategy, Tags
+
+__all__ = ["Compose", "Strategy", "Study", "Tags", "UserError", "compare", "load", "register", "run"]

@@ -35,6 +35,7 @@ class Limit:
 class StreamSection:
     name: str
     tasks: tuple[str, ...] | None
+    order: tuple[str, ...] | None
     view: Literal["joint", "cumulative", "independent", "start"] | None
     anchors: tuple[str, ...]
     limit: Limit
@@ -161,7 +162,6 @@ class StudyConfig:
 
 
 COMPARISON_KEYS = ("seeds", "orders", "methods")
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
 
 def config_dir() -> Path:
@@ -256,17 +256,13 @@ def merge(below: dict[str, Any], above: Mapping[str, Any], common: Mapping[str, 
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            if common is not None and key in ("stream", "model", "objective") and value.get("name", old.get("name")) != old.get("name"):
+            named = common is not None and key in ("stream", "model", "objective")
+            if named and value.get("name", old.get("name")) != old.get("name"):
                 old = {k: v for k, v in old.items() if k in common[key]}
             merged[key] = merge(old, value)
         else:
             merged[key] = value
     return merged
-
-
-def section(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
-    """A frozen dataclass from a mapping; unknown keys and wrong types raise with the key's path."""
-    return typed(cls, data, path, where)
 
 
 def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -282,27 +278,27 @@ def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: 
     from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 
     instances = instances or {}
-    known = [*base_layer(), "extends"]
+    known = base_layer()
     for key in plain:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
+            raise UserError(f"{where}: {key}: unknown key{did_you_mean(str(key), known)}")
     for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
         if not isinstance(plain[key], dict):
             raise UserError(f"{where}: {key}: expected a mapping, got {plain[key]!r}")
 
     common, settings = split_section(StreamSection, plain["stream"])
-    stream = section(StreamSection, common, "stream", where)
+    stream = typed(StreamSection, common, "stream", where)
     stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
-    stream_settings = section(stream_cls.Config, settings, "stream", where)
+    stream_settings = typed(stream_cls.Config, settings, "stream", where)
 
     common, settings = split_section(ModelSection, plain["model"])
-    model = section(ModelSection, common, "model", where)
-    model_settings = section(model_config(model.name), settings, "model", where)
+    model = typed(ModelSection, common, "model", where)
+    model_settings = typed(model_config(model.name), settings, "model", where)
 
     name = plain["objective"].get("name")
     objective_cls = OBJECTIVES.get(name, f"{where}: objective.name")
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
-    objective = Component(name=name, settings=section(objective_cls.Config, settings, "objective", where))
+    objective = Component(name=name, settings=typed(objective_cls.Config, settings, "objective", where))
 
     strategies = []
     for name, settings in plain["strategies"].items():
@@ -313,7 +309,7 @@ def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: 
         if not isinstance(settings, dict):
             raise UserError(f"{where}: strategies.{name}: expected settings, got {settings!r}")
         strategies.append(
-            Component(name=name, settings=section(cls.Config, settings, f"strategies.{name}", where))
+            Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where))
         )
 
     seed = plain["seed"]
@@ -324,16 +320,16 @@ def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: 
         order=order,
         stream=stream,
         stream_settings=stream_settings,
-        prompt=section(Prompt, plain["prompt"], "prompt", where),
+        prompt=typed(Prompt, plain["prompt"], "prompt", where),
         model=model,
         model_settings=model_settings,
         objective=objective,
         strategies=tuple(strategies),
-        train=section(Train, plain["train"], "train", where),
-        engine=section(EngineSection, plain["engine"], "engine", where),
-        evaluate=section(Evaluate, plain["evaluate"], "evaluate", where),
-        checkpoint=section(Checkpoint, plain["checkpoint"], "checkpoint", where),
-        seed=section(Seeds, seed, "seed", where),
+        train=typed(Train, plain["train"], "train", where),
+        engine=typed(EngineSection, plain["engine"], "engine", where),
+        evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),
+        checkpoint=typed(Checkpoint, plain["checkpoint"], "checkpoint", where),
+        seed=typed(Seeds, seed, "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
     refusals.check(run, where)

@@ -79,6 +79,15 @@ def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTraine
     return load_hub(name, settings)
 
 
+def load_tokenizer(name: str, settings: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer alone."""
+    if isinstance(settings, TinyLM):
+        return byte_tokenizer()
+    from transformers import AutoTokenizer
+
+    return from_hub(AutoTokenizer, name, settings)
+
+
 def build_tiny(settings: TinyLM, seed: int) -> nn.Module:
     """A fresh tiny model with weights from `seed`; the global generator is left as it was."""
     import torch
@@ -125,22 +134,25 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 def load_hub(name: str, settings: HubModel) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """A model from a folder, from the local Hugging Face cache, or from the hub."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    tokenizer = load_tokenizer(name, settings)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.name: {name}: its tokenizer has no end-of-sequence token")
+    options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation}
+    return from_hub(AutoModelForCausalLM, name, settings, options), tokenizer
+
+
+def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] | None = None) -> Any:
+    """`cls.from_pretrained`, with what goes wrong in one line."""
     if (name.startswith((".", "/")) or "\\" in name) and not Path(name).is_dir():
         raise UserError(f"model.name: {name}: no such folder")
     common = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=settings.dtype, attn_implementation=settings.attn_implementation, **common
-        )
+        return cls.from_pretrained(name, **common, **(options or {}))
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.name: {name}: cannot be loaded: {first}") from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model.name: {name}: its tokenizer has no end-of-sequence token")
-    return model, tokenizer
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -9,13 +9,17 @@ curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms)
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cl_toolkit.config import RunConfig
 
 SCHEMA_VERSION = 1
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
@@ -90,6 +94,45 @@ def peak_memory(device: Any) -> int | None:
         return getattr(psutil.Process().memory_info(), "peak_wset", None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, Any]:
+    """The first keys of every record; of a failed run they are all there is."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "error": error,
+        "name": config.name,
+        "method": config.method,
+        "order": config.order,
+        "seed": config.plain["seed"],
+        "view": config.stream.view or "sequential",
+        "config": config.plain,
+    }
+
+
+def stored_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder, or the one inside its newest checkpoint; None without either."""
+    from cl_toolkit.checkpoint import newest
+
+    if (folder / "record.json").is_file():
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    path = newest(folder / "checkpoints")
+    if path is None or not (path / "state.json").is_file():
+        return None
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))["record"]
+
+
+def differs(old: Any, new: Any, path: str = "") -> str | None:
+    """The first difference between two plain configs, in words; None if they agree."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if found := differs(old.get(key), new.get(key), f"{path}.{key}".strip(".")):
+                return found
+        return None
+    if isinstance(new, tuple):
+        new = list(new)
+    return None if old == new else f"{path}: {old!r} there, {new!r} here"
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cl_toolkit.learn import learn
 from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.probes.curves import ForgettingCurves
-from cl_toolkit.record import SCHEMA_VERSION, now, peak_memory, provenance
+from cl_toolkit.record import differs, head, now, peak_memory, provenance, stored_record
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES
 from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.streams import build_stream, data_hash
@@ -39,31 +39,13 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     A finished run in `folder` with the same config is returned as it is; an unfinished one goes on after its last
     finished task. Raises UserError where the folder holds a run of another config.
     """
-    finished = existing(config, folder)
-    if finished is not None:
-        return finished
+    stored = stored_record(folder)
+    if stored is not None:
+        if difference := differs(stored["config"], config.plain):
+            raise UserError(f"{folder}: holds a run of another config ({difference}); choose another --out or move it away")
+        if stored["status"] == "finished":
+            return stored
     return Run(config, folder, listener).execute()
-
-
-def existing(config: RunConfig, folder: Path) -> dict[str, Any] | None:
-    """The finished record in a folder, None if there is none; raises UserError if it is of another config."""
-    path = folder / "record.json"
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if difference := differs(record["config"], config.plain):
-        raise UserError(f"{folder}: holds a run of another config ({difference}); choose another --out or move it away")
-    return record if record["status"] == "finished" else None
-
-
-def differs(old: Any, new: Any, path: str = "") -> str | None:
-    """The first difference between two plain configs, in words; None if they agree."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if found := differs(old.get(key), new.get(key), f"{path}.{key}".strip(".")):
-                return found
-        return None
-    return None if old == new else f"{path}: {old!r} there, {new!r} here"
 
 
 def build_strategy(config: RunConfig) -> Strategy:
@@ -117,15 +99,7 @@ class Run:
         config, stream = self.config, self.stream
         columns = len(stream.scored)
         return {
-            "schema_version": SCHEMA_VERSION,
-            "status": "running",
-            "error": None,
-            "name": config.name,
-            "method": config.method,
-            "order": config.order,
-            "seed": config.plain["seed"],
-            "view": stream.view,
-            "config": config.plain,
+            **head(config, "running"),
             "provenance": {
                 **provenance(self.engine.device, config.train.num_threads, self.engine.processes.world),
                 "engine": self.engine.name,

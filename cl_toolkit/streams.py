@@ -23,6 +23,8 @@ def build_stream(config: RunConfig) -> Stream:
     anchors = builder.tasks(list(section.anchors), config.prompt)
     stream = Stream.of(section.name, tasks, anchors)
     stream = views.limit(stream, section.limit.train, section.limit.valid, section.limit.test)
+    if section.order:
+        stream = views.order(stream, section.order)
     split = config.evaluate.split
     for task in (*stream.scored, *stream.anchors):
         if not task.train and task in stream.scored:

@@ -25,3 +25,15 @@ class Events:
                 file.write(json.dumps(row) + "\n")
         if self.listener is not None:
             self.listener(row)
+
+
+def last_event(path: Path) -> dict[str, Any] | None:
+    """The newest event of a run that may still be writing; None before the first."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 4096))
+            lines = file.read().split(b"\n")[:-1]
+        return json.loads(lines[-1])
+    except (OSError, ValueError, IndexError):
+        return None

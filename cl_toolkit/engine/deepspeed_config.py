@@ -1,5 +1,5 @@
-"""A user's DeepSpeed config and `train` -> the config that DeepSpeed gets. Does not import deepspeed, so that a mistake is
-found before anything heavy loads."""
+"""A user's DeepSpeed config and `train` -> the config that DeepSpeed gets. Does not import deepspeed, so that a mistake
+is found before anything heavy loads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,21 @@ from cl_toolkit.config import Train
 from cl_toolkit.errors import UserError
 
 DEFAULT = {"zero_optimization": {"stage": 2}}
-"""Shards optimizer and gradients at the communication of plain data parallelism; whole weights stay on each device, so that
-scoring between two steps costs no gathering."""
+"""Shards optimizer and gradients at the communication of plain data parallelism; whole weights stay on each device, so
+that scoring between two steps costs no gathering."""
+
+OWNED = {
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+    "bf16",
+    "fp16",
+    "torch_autocast",
+}
+"""Keys that follow from `train`."""
 
 AUTO = "auto"
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
@@ -23,9 +36,9 @@ SCHEDULES = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear", "war
 def final_config(given: Mapping[str, Any] | str | None, train: Train) -> dict[str, Any]:
     """What DeepSpeed gets: everything that was given, and the keys that follow from `train`.
 
-    `given` is a dict, the path of a JSON file, or None for ZeRO stage 2. Keys that `train` decides must be absent, "auto"
-    or the same as there. "auto" anywhere else leaves DeepSpeed's own default. UserError: no such file, not JSON, a key that
-    contradicts `train`, fp16.
+    `given` is a dict, the path of a JSON file, or None for ZeRO stage 2. Keys that `train` decides must be absent,
+    "auto" or the same as there. "auto" anywhere else leaves DeepSpeed's own default. UserError: no such file, not JSON,
+    a key that contradicts `train`, fp16.
     """
     given = read(given)
     _check(given, train)
@@ -70,13 +83,18 @@ def read(given: Mapping[str, Any] | str | None) -> dict[str, Any]:
 def _check(given: Mapping[str, Any], train: Train) -> None:
     zero_stage(given)
     if _enabled(given, "fp16") not in (False, AUTO):
-        raise UserError("engine.deepspeed: fp16 is not supported, its scaled gradients cannot be edited: use train.bf16")
+        raise UserError("engine.deepspeed: fp16: remove it and use train.bf16; scaled gradients cannot be edited")
     for key in ("bf16", "torch_autocast"):
         if _enabled(given, key) not in (train.bf16, AUTO) and key in given:
             raise UserError(f"engine.deepspeed: {key}: remove it and write train.bf16: {str(not train.bf16).lower()}")
-    _same(given, "train_batch_size", train.global_batch_size, "train.global_batch_size")
-    _same(given, "train_micro_batch_size_per_gpu", train.per_device_train_batch_size, "train.per_device_train_batch_size")
-    _same(given, "gradient_clipping", train.max_grad_norm, "train.max_grad_norm")
+    for key, name in (
+        ("train_batch_size", "global_batch_size"),
+        ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),
+        ("gradient_clipping", "max_grad_norm"),
+    ):
+        value, wanted = given.get(key, AUTO), getattr(train, name)
+        if value not in (AUTO, wanted):
+            raise UserError(f"engine.deepspeed: {key} is {value!r}, train.{name} is {wanted!r}: write it there only")
     if given.get("gradient_accumulation_steps", AUTO) != AUTO:
         raise UserError(
             "engine.deepspeed: gradient_accumulation_steps: remove it and write train.per_device_train_batch_size, "
@@ -89,7 +107,7 @@ def _check(given: Mapping[str, Any], train: Train) -> None:
 def _check_optimizer(optimizer: Mapping[str, Any], train: Train) -> None:
     kind = optimizer.get("type", AUTO)
     if kind != AUTO and OPTIMIZERS.get(str(kind).lower()) != train.optim:
-        raise UserError(f"engine.deepspeed: optimizer.type is {kind!r} but train.optim is {train.optim!r}: remove it there")
+        raise UserError(f"engine.deepspeed: optimizer.type is {kind!r}, train.optim is {train.optim!r}: remove it")
     wanted = {
         "lr": (train.learning_rate, "train.learning_rate"),
         "betas": ([train.adam_beta1, train.adam_beta2], "train.adam_beta1 and train.adam_beta2"),
@@ -106,16 +124,12 @@ def _check_scheduler(scheduler: Mapping[str, Any], train: Train) -> None:
     kind = scheduler.get("type", AUTO)
     chosen = train.lr_scheduler_type
     if kind != AUTO and SCHEDULES.get(str(kind).lower()) != chosen:
-        raise UserError(f"engine.deepspeed: scheduler.type is {kind!r} but train.lr_scheduler_type is {chosen!r}: remove it")
+        raise UserError(
+            f"engine.deepspeed: scheduler.type is {kind!r}, train.lr_scheduler_type is {chosen!r}: remove it"
+        )
     for key, value in scheduler.get("params", {}).items():
         if value != AUTO:
             raise UserError(f"engine.deepspeed: scheduler.params.{key}: remove it and write train.warmup_ratio")
-
-
-def _same(given: Mapping[str, Any], key: str, wanted: Any, instead: str) -> None:
-    value = given.get(key, AUTO)
-    if value not in (AUTO, wanted):
-        raise UserError(f"engine.deepspeed: {key} is {value!r} but {instead} is {wanted!r}: remove it and write {instead}")
 
 
 def _named(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -137,17 +151,3 @@ def _without_auto(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_auto(inner) for key, inner in value.items() if inner != AUTO}
     return value
-
-
-OWNED = {
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "optimizer",
-    "scheduler",
-    "bf16",
-    "fp16",
-    "torch_autocast",
-}
-"""Keys that follow from `train`."""

@@ -1,7 +1,7 @@
 """Any number of processes and devices: DeepSpeed, ZeRO stages 0 to 3.
 
-Every process holds the same weights by name, but from stage 1 on whole tensors exist only when they are asked for. Asking is
-a collective operation: all processes read and write the same names in the same order.
+Every process knows the same weights by name, but from stage 1 on whole tensors exist only when they are asked for.
+Asking is a collective operation: all processes read and write the same names in the same order.
 """
 
 from __future__ import annotations

@@ -34,13 +34,13 @@ def number(record: Record, path: str) -> float:
 
 
 def flatten(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Nested mappings as one level; empty mappings vanish, lists become JSON text."""
+    """Nested mappings as one level; lists and empty mappings become JSON text."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= {f"{key}{separator}{k}": v for k, v in flatten(value, separator).items()}
         else:
-            flat[str(key)] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple)) else value
+            flat[str(key)] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value
     return flat
 
 
@@ -77,8 +77,8 @@ def is_control(record: Record) -> bool:
 
 
 def ordered(records: Sequence[Record]) -> list[Record]:
-    """Controls first, then methods by name, then the views that are not a method (joint and the like); within a method by
-    order and seed. So neither colours nor bytes depend on the order in which files were found."""
+    """Controls first, then methods by name, then the views that are not a method (joint and the like); within a method
+    by order and seed. So neither colours nor bytes depend on the order in which files were found."""
 
     def key(record: Record) -> tuple:
         seed = str(record.get("seed"))
@@ -100,8 +100,9 @@ def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
 def control_of(method: str, groups: Mapping[str, Sequence[Record]]) -> tuple[str | None, str]:
     """The control's name (None without one), and what about it is not as it should be ("" when all is).
 
-    It has no strategies and trains one task after the other, with the same objective and adapter life cycle; a bare method
-    with another objective is compared with supervised fine-tuning. Of several, the one with the fewest other settings.
+    It has no strategies and trains one task after the other, with the same objective and adapter life cycle; a bare
+    method with another objective is compared with supervised fine-tuning. Of several, the one with the fewest other
+    settings.
     """
     own = groups[method][0]
     wanted = "sft" if is_bare(own) else objective(own)
@@ -119,5 +120,5 @@ def control_of(method: str, groups: Mapping[str, Sequence[Record]]) -> tuple[str
 
     missing = [] if same_objective else ["objective"]
     missing += [] if matching or not same_objective else ["adapter life cycle"]
-    caveat = f"no control with the same {' and '.join(missing)} was run" if missing else ""
+    caveat = f"No control with the same {' and '.join(missing)} was run." if missing else ""
     return min(candidates, key=lambda name: (differing(name), name)), caveat

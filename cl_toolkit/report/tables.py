@@ -16,7 +16,7 @@ from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_
 class Metric:
     """A number of a run: where it stands in the record, what it means, who defined it.
 
-    higher_is_better: None where neither is. score: it is in the unit of the scores, so its direction follows the scorer.
+    higher_is_better: None where neither is. score: in the unit of the scores, so that its direction follows the scorer.
     ranked: a column of the ranking.
     """
 
@@ -42,20 +42,22 @@ METRICS: tuple[Metric, ...] = (
     Metric("learning_accuracy", "metrics.learning_accuracy", "Learning acc.",
            "Mean score of each task right after it was learned.", True, "Riemer et al. 2019; divided by T"),
     Metric("fwt", "metrics.fwt", "FWT",
-           "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all tasks "
-           "but the first.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
+           "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
+           "tasks but the first.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
     Metric("seconds", "cost.seconds.train", "Training s", "Seconds spent training, without evaluation.",
            False, "measured", score=False),
     Metric("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
            False, "measured", score=False),
     Metric("average_incremental_accuracy", "metrics.average_incremental_accuracy", "Avg. incremental",
-           "After each task the mean score over the tasks seen so far; mean of these.", True, "divided by T", ranked=False),
+           "After each task the mean score over the tasks seen so far; mean of these.",
+           True, "divided by T", ranked=False),
     Metric("bwt_gem", "metrics.bwt_gem", "BWT / T", "BWT as the GEM repository computes it.",
            True, "divided by T", ranked=False),
     Metric("fwt_gem", "metrics.fwt_gem", "FWT / T", "FWT as the GEM repository computes it.",
            True, "divided by T", ranked=False),
     Metric("forgetting_mammoth", "metrics.forgetting_mammoth", "Forgetting, Mammoth",
-           "Forgetting whose best score may be the final one, so never below 0.", False, "divided by T - 1", ranked=False),
+           "Forgetting whose best score may be the final one, so never below 0.",
+           False, "divided by T - 1", ranked=False),
     Metric("forgetting_avalanche", "metrics.forgetting_avalanche", "Forgetting, Avalanche",
            "First score after learning minus the last: -BWT.", False, "divided by T - 1", ranked=False),
 )  # fmt: skip
@@ -82,8 +84,8 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def ranking(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per method, best ACC first, methods without it last. Indexed by method; `runs`, and for each ranked metric
-    `<key>` (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it)."""
+    """A row per method, best ACC first, methods without it last. Indexed by method; `runs`, and for each metric `<key>`
+    (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it)."""
     rows = {}
     for method, runs in by_method(records).items():
         row: dict[str, float] = {"runs": len(runs)}
@@ -100,7 +102,7 @@ def ranking(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def ranking_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """The ranking for a terminal: headers with the direction (`ACC ^`), and rows such as `["replay", "3", "0.61 ± 0.03"]`.
+    """The ranking for a terminal: headers with the direction (`ACC ^`), rows such as `["replay", "3", "0.61 ± 0.03"]`.
 
     The second column is the number of runs; a cell that rests on fewer says so: `0.61 ± 0.03 (n=2)`.
     """
@@ -113,12 +115,15 @@ def ranking_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]
 
 def cell(row: pd.Series, metric: Metric) -> str:
     """One cell of the ranking: mean, spread where there are several runs, n where it is not that of the row."""
-    n = int(row[f"{metric.key}_n"])
+    n, mean, spread = int(row[f"{metric.key}_n"]), row[metric.key], row[f"{metric.key}_spread"]
     if not n:
         return "-"
-    form = decimals if metric.score else amount
-    spread = f" ± {form(row[f'{metric.key}_spread'])}" if n > 1 else ""
-    return form(row[metric.key]) + spread + (f" (n={n})" if n != row["runs"] else "")
+    if metric.score:
+        text = f"{mean:.2f} ± {spread:.2f}" if n > 1 else f"{mean:.2f}"
+    else:
+        places = max(0, min(2, 2 - len(f"{abs(mean):.0f}") + 1)) if mean % 1 else 0
+        text = f"{mean:,.{places}f} ± {spread:,.{places}f}" if n > 1 and spread else f"{mean:,.{places}f}"
+    return text + (f" (n={n})" if n != row["runs"] else "")
 
 
 def undefined(records: Sequence[Record]) -> list[tuple[str, str, str]]:
@@ -132,13 +137,6 @@ def undefined(records: Sequence[Record]) -> list[tuple[str, str, str]]:
                 if metric.label not in labels:
                     labels.append(metric.label)
     return [(method, ", ".join(labels), reason) for (method, reason), labels in notes.items()]
-
-
-def decimals(value: float) -> str:
-    """Two decimals, or one significant digit where these would hide that the value is not 0."""
-    if abs(value) < 1e-9:
-        return "0.00"
-    return f"{value:.2f}" if abs(value) >= 0.005 else f"{value:.1g}"
 
 
 def amount(value: float) -> str:

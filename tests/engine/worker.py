@@ -44,14 +44,16 @@ class Codec:
 class Watched(SFT):
     """SFT that remembers the sources of the examples that this process encoded."""
 
+    name = "sft"
+
     def encode(self, model, task, examples):
         self.shares.append([e.source for e in examples])
         return super().encode(model, task, examples)
 
 
 class Pull(Strategy):
-    """Uses every hook over weights and gradients: a quadratic pull to the old weights, and edits of the gradient with the
-    gradient on three old examples."""
+    """Uses every hook over weights and gradients: a quadratic pull to the old weights, and edits of the gradient with
+    the gradient on three old examples."""
 
     def __init__(self):
         super().__init__()
@@ -148,7 +150,10 @@ def make_train(micro=None, **changed):
 def state_of(model):
     """What a plain module must have as before: attributes, hooks, shapes."""
     return {
-        "weights": {n: [list(p.shape), sorted(vars(p)), type(p).__name__] for n, p in model.named_parameters()},
+        "weights": {
+            n: [list(p.shape), str(p.dtype), sorted(vars(p)), p.grad is None, p.requires_grad]
+            for n, p in model.named_parameters()
+        },
         "modules": {
             n: [
                 sorted(vars(m)),
@@ -188,7 +193,8 @@ def run(engine, frozen=False):
         model = learn(model, task, objective, strategy, engine, watch)
         plain.append(state_of(model) == before)
     weights = {n: float(p.detach().double().abs().sum()) for n, p in model.named_parameters()}
-    return {"steps": steps, "plain": plain, "weights": weights, "shares": objective.shares}
+    rounded = [n for n, p in model.named_parameters() if p.dim() == 2 and torch.equal(p.bfloat16().float(), p)]
+    return {"steps": steps, "plain": plain, "weights": weights, "shares": objective.shares, "rounded": rounded}
 
 
 def zero(stage):
@@ -196,12 +202,12 @@ def zero(stage):
 
 
 def reopen(processes, stage):
-    """Live tensors and resident MiB after each of ten openings."""
+    """Live tensors and resident MiB after each of six openings."""
     model, objective = make_model(), SFT()
     engine = DeepSpeedEngine(make_train(), CPU, processes, zero(stage))
     task = next(make_tasks(objective))
     tensors, memory = [], []
-    for _ in range(10):
+    for _ in range(6):
         learn(model, task.keep(task.examples[:5]), objective, Compose(), engine, lambda session: None)
         gc.collect()
         tensors.append(sum(torch.is_tensor(o) for o in gc.get_objects()))

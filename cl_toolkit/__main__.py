@@ -1,0 +1,3 @@
+from cl_toolkit.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""What `import cl_toolkit` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.registry import STRATEGIES
+
+if TYPE_CHECKING:
+    import pandas
+
+Source = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The records of a comparison, or of one run, and what follows from them. No model is loaded."""
+
+    folder: Path
+    records: list[dict[str, Any]]
+
+    @property
+    def metrics(self) -> pandas.DataFrame:
+        """A row per run: method, seed, order, every metric, every cost."""
+        from cl_toolkit.report import tables
+
+        return tables.summary(self.records)
+
+    def table(self) -> pandas.DataFrame:
+        """A row per method, best first: mean, spread and n of each metric."""
+        from cl_toolkit.report import tables
+
+        return tables.ranking(self.records)
+
+    def curves(self) -> pandas.DataFrame:
+        """The points of all forgetting curves: method, order, seed, scored, lag, value, ..."""
+        import pandas
+
+        keys = ("method", "order", "seed")
+        return pandas.DataFrame([{k: r[k] for k in keys} | row for r in self.records for row in r.get("curves", ())])
+
+
+def compare(
+    source: Source,
+    *,
+    methods: Sequence[str] | Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
+    out: str | Path | None = None,
+) -> Study:
+    """Compare methods on a stream; what is already there is not run again.
+
+    source: the name of a shipped config, a path, or a dict. methods: names to keep, or name -> differences; a strategy in
+    it may be a class or an object (with jobs = 1). overrides: `["train.learning_rate=1e-4"]`. Raises UserError for a config
+    that cannot work, and when a run failed (the others are finished and on disk).
+    """
+    from cl_toolkit import study as studies
+    from cl_toolkit.study_config import load_study
+
+    config = load_study(source, overrides, methods=methods, seeds=seeds)
+    folder = Path(out) if out is not None else Path("results") / config.name
+    records, failures = studies.compare(config, folder, jobs=jobs)
+    if failures:
+        raise UserError("; ".join(f"{f.run} failed: {f.error}" for f in failures))
+    return Study(folder, records)
+
+
+def run(
+    source: Source, *, method: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None
+) -> dict[str, Any]:
+    """One run; returns its record. An unfinished run in `out` goes on after its last finished task."""
+    from cl_toolkit.run import execute
+    from cl_toolkit.study_config import load_run
+
+    config = load_run(source, overrides, method)
+    return execute(config, Path(out) if out is not None else default_folder(config))
+
+
+def default_folder(config: Any) -> Path:
+    """Where `run` puts one run of a config: beside where a comparison would put it."""
+    from cl_toolkit.study import run_name
+
+    return Path("results") / config.name / "runs" / run_name(config)
+
+
+def load(folder: str | Path) -> Study:
+    """The records of a comparison's folder, or of one run's."""
+    from cl_toolkit.study import read_records
+
+    records = read_records(Path(folder))
+    if not records:
+        raise UserError(f"{folder}: no record.json here or under runs/")
+    return Study(Path(folder), records)
+
+
+def register(name: str, cls: type) -> type:
+    """Make a strategy known by name in this process. A name taken twice is an error."""
+    STRATEGIES.register(name, cls)
+    return cls

@@ -1,0 +1,264 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cl_toolkit.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compare continual-learning strategies for language models and read who forgets how much, at what cost.",
+    epilog="--debug, anywhere, shows the traceback of an error.",
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config by name (see `list`), or a path.")]
+Overrides = Annotated[
+    Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
+]
+Out = Annotated[Optional[Path], typer.Option(help="Folder of the results. Default: results/<name>")]
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that a comparison or a run wrote.")]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in split_names(text)]
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
+
+
+@app.command()
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    methods: Annotated[Optional[str], typer.Option(help="Only these, with commas between.")] = None,
+    add: Annotated[Optional[list[str]], typer.Option(help="name=file.py:Class adds a method with your strategy.")] = None,
+    seeds: Annotated[Optional[str], typer.Option(help="Instead of the file's: 0,1,2")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    out: Out = None,
+):
+    """Run methods x orders x seeds; what is already there is kept. Writes records, tables, figures and report.html."""
+    from cl_toolkit.study_config import load_study
+
+    study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
+    raise typer.Exit(run_comparison(study, out or Path("results") / study.name, jobs))
+
+
+def run_comparison(study, folder: Path, jobs: int) -> int:
+    """Run a comparison with live progress; print findings and the table; the exit code."""
+    from cl_toolkit import study as studies
+    from cl_toolkit.progress import Progress
+
+    with Progress([studies.run_name(run) for run in study.runs]) as progress:
+        records, failures = studies.compare(study, folder, jobs=jobs, update=progress)
+    print_results(records, folder)
+    for failure in failures:
+        typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
+        typer.echo(f"        traceback: {folder / 'runs' / failure.run / 'traceback.txt'}", err=True)
+    return 1 if failures else 0
+
+
+def print_results(records, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cl_toolkit.report import findings, tables
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print()
+    for finding in findings.findings(records):
+        console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
+    console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)
+    headers, rows = tables.ranking_rows(records)
+    table = Table(box=None, header_style="bold")
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    method: Annotated[Optional[str], typer.Option(help="One of the config's methods; default: the config itself.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the run.")] = None,
+):
+    """One run. In a folder with an unfinished run of the same config it goes on after the last finished task."""
+    from cl_toolkit.api import default_folder
+    from cl_toolkit.progress import Progress
+    from cl_toolkit.study import run_name
+    from cl_toolkit.study_config import load_run
+
+    settings = load_run(config, overrides or [], method)
+    folder = out or default_folder(settings)
+    first = os.environ.get("RANK", "0") == "0"
+    from cl_toolkit.run import execute
+
+    with Progress([run_name(settings)] if first else []) as progress:
+        name = run_name(settings)
+        record = execute(settings, folder, lambda row: progress(name, row.get("fraction", -1), row["event"]))
+    if first:
+        typer.echo(f"record: {folder / 'record.json'}")
+        shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
+        for key in ("acc", "bwt", "forgetting", "learning_accuracy", "fwt"):
+            typer.echo(f"{key:20} {shown[key]}")
+
+
+@app.command()
+def demo(out: Out = None):
+    """Two tasks, sequential against replay, and the answers before and after. Under a minute."""
+    from cl_toolkit.study_config import load_study
+
+    study = load_study("demo")
+    folder = out or Path("results") / "demo"
+    code = run_comparison(study, folder, 1)
+    if code == 0:
+        first = study.runs[0].plain["stream"]["tasks"][0]
+        typer.echo(f"\nWhat the model answers to `{first}`, before, after learning it, and after the task that came next:\n")
+        print_answers(folder, first, None, 3)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(results: Results):
+    """Rebuild tables, figures and report.html from the records alone."""
+    from cl_toolkit.api import load
+    from cl_toolkit.study import report as build
+
+    study = load(results)
+    build(results, study.records)
+    print_results(study.records, results)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="With all settings and defaults.")] = False):
+    """Strategies, objectives, streams, scorers and shipped configs."""
+    from cl_toolkit.show import catalogue
+
+    found = catalogue()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False, default=str))
+        return
+    for kind, rows in found.items():
+        typer.secho(kind, bold=True)
+        for row in rows:
+            paper = f"  [{row['paper']}]" if row.get("paper") not in (None, "ours", "standard") else ""
+            needs = "  stores examples" if row.get("needs_examples") else ""
+            typer.echo(f"  {row['name']:18} {row['summary']}{paper}{needs}")
+        typer.echo()
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None):
+    """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
+    from omegaconf import OmegaConf
+
+    from cl_toolkit import plan as plans
+    from cl_toolkit.engine.choose import pick_device
+    from cl_toolkit.streams import build_stream
+    from cl_toolkit.study_config import load_study
+
+    study = load_study(config, overrides or [])
+    typer.echo(OmegaConf.to_yaml(OmegaConf.create(study.plain)))
+    rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
+    total = 0.0
+    typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
+    for run_config in study.runs:
+        cost = plans.estimate(run_config, build_stream(run_config), plans.parameters(run_config), rate)
+        total += cost.seconds
+        typer.echo(
+            f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
+        )
+    typer.echo(f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;")
+    typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
+
+
+@app.command()
+def show(
+    config: Config,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
+):
+    """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
+    from cl_toolkit.codec import Codec
+    from cl_toolkit.models import load_tokenizer
+    from cl_toolkit.show import marked_example
+    from cl_toolkit.streams import build_stream
+    from cl_toolkit.study_config import load_run
+
+    settings = load_run(config, overrides or [])
+    stream = build_stream(settings)
+    codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
+    for task in stream.scored:
+        typer.secho(
+            f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}", bold=True
+        )
+        for example in task.train[:n]:
+            typer.echo("  " + marked_example(settings, example, codec).replace("\n", "\n  "))
+        typer.echo()
+
+
+@app.command()
+def answers(
+    results: Results,
+    task: Annotated[Optional[str], typer.Option(help="Only this task.")] = None,
+    method: Annotated[Optional[str], typer.Option(help="Only this method.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Questions per task and run.")] = 5,
+):
+    """What the model said: before training, after learning the task, and at the end."""
+    print_answers(results, task, method, n)
+
+
+def print_answers(results: Path, task: str | None, method: str | None, n: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cl_toolkit.show import answer_rows
+
+    rows = answer_rows(results, task, method, n)
+    table = Table(box=None, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        right = {"before", "learned", "end"}
+        cells = [Text(v, style=("green" if v.strip() == row["target"].strip() else "red") if k in right else "") for k, v in row.items()]
+        table.add_row(*cells)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def main() -> None:
+    """Run the command line: errors for people in one line with exit code 2; `--debug` shows the traceback."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    # launchers of distributed jobs put --local_rank=N in front; the same number is in the environment
+    arguments = [a for a in arguments if a != "--debug" and not a.startswith("--local_rank")]
+    try:
+        app(args=arguments, prog_name="cl-toolkit")
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; finished tasks and runs are kept, the same command goes on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        typer.echo(f"error: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", err=True)
+        sys.exit(1)

@@ -1,0 +1,267 @@
+"""The figures of a report. No global state: a figure is an object, and settings are active only while it is drawn."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from cl_toolkit.report.records import Record, by_method, lower_is_better, scores
+from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
+from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
+
+WIDTH = 10.0
+"""Inches of a figure, for all."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn figure: the name of its files, what to call it, how to read it, and its SVG for a page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
+    """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` into the folder, and return the plots.
+
+    Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
+    cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if OWN_FILES.fullmatch(path.name):
+            path.unlink()
+    plots = []
+    with warnings.catch_warnings(), matplotlib.rc_context(RC):
+        # a name in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        for name, title, caption, figure in _figures(records):
+            with matplotlib.rc_context({"svg.hashsalt": name}):
+                plots.append(Plot(name, title, caption, _save(figure, name, title, folder)))
+    return plots
+
+
+def _save(figure: Figure, name: str, title: str, folder: Path) -> str:
+    FigureCanvasAgg(figure)
+    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out now
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    (folder / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
+    svg = re.sub(r"^.*?(?=<svg )", "", text.getvalue(), flags=re.DOTALL)
+    # several figures share a page, and an id may stand there once only
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+
+def _figures(records: Sequence[Record]) -> Iterator[tuple[str, str, str, Figure]]:
+    groups = by_method(records)
+    look, lower = looks(groups), lower_is_better(records)
+    unit = "perplexity" if lower else "score"
+    orders = {str(r["order"]): list(r["tasks"]) for runs in groups.values() for r in runs}
+    for number, (order, tasks) in enumerate(sorted(orders.items()), 1):
+        chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
+        suffix, label = (f"-{number}", f", order {order}") if len(orders) > 1 else ("", "")
+        label = re.sub(r'[<>&"]', "", label)
+        curves = forgetting_curves(chosen, tasks, look, unit)
+        if curves:
+            yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, curves
+        caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
+        yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, matrices(chosen, tasks, lower)
+    if figure := learning_retention(groups, look, unit):
+        yield "retention", "Learning against retention", RETENTION + ("" if lower else " " + ISO), figure
+    if figure := cost_accuracy(groups, look, unit):
+        yield "cost", "Cost beside accuracy", COST, figure
+
+
+CURVES = (
+    "How well each task is still done while the next ones are trained. One panel per task; the x axis counts optimizer "
+    "steps since that task was learned, 0 being its own end (linear up to 1, then logarithmic). Lines are means over "
+    "runs; bands are ± one standard deviation, or minimum to maximum where there are two runs; one run has no band. "
+    "Grey dashed: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing. Upright lines: "
+    "the next task begins, where all methods take the same steps."
+)
+MATRIX = (
+    "Row: what had been trained so far. Column: the task that is scored. Framed cells were learned just then; below "
+    "them in a column is what became of it. Hatched cells were not evaluated. Means over runs."
+)
+RETENTION = (
+    "Small points are runs, large ones the mean of a method. Further right learned more, further up kept more. A "
+    "method far to the left cannot forget much, so compare points of similar learning accuracy."
+)
+ISO = "Along a slanted line the final accuracy ACC is the same."
+COST = (
+    "Seconds spent training, without evaluation, and the mean score over all tasks at the end. Small points are runs, "
+    "large ones the mean of a method."
+)
+OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg)")
+
+
+def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower: bool = False) -> Figure:
+    """A heat map per method: rows are what was trained, columns what is scored. The runs share one task order."""
+    means = {method: _mean_matrix(runs) for method, runs in groups.items()}
+    known = np.concatenate([m[~np.isnan(m)] for m in means.values()] or [[]])
+    low, high = (0.0, 1.0) if not known.size or (known.min() >= 0 and known.max() <= 1) else (known.min(), known.max())
+    columns = min(3, len(means))
+    rows = -(-len(means) // columns)
+    side = max(1.5, min(0.42 * len(tasks), 4.0)) + 0.8
+    figure = Figure(
+        figsize=(WIDTH * (1.0 if columns == 3 else 0.34 * columns + 0.1), rows * side), layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for i, axes in enumerate(panels.flat):
+        if i >= len(means):
+            axes.remove()
+            continue
+        method = list(means)[i]
+        mesh = _heat_map(axes, means[method], tasks, low, high, lower)
+        axes.set_title(f"{method}" + (f" (n = {len(groups[method])})" if len(groups[method]) > 1 else ""))
+        if i % columns == 0:
+            axes.set_yticks(np.arange(len(tasks) + 1) + 0.5, ["nothing yet", *tasks])
+            axes.set_ylabel("trained up to")
+        if i + columns >= len(means):
+            axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=35, ha="right", rotation_mode="anchor")
+    label = "perplexity" if lower else "score"
+    bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=label)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _mean_matrix(runs: Sequence[Record]) -> np.ndarray:
+    stack = np.stack([scores(r["matrix"]) for r in runs])
+    counts = (~np.isnan(stack)).sum(0)
+    return np.where(counts > 0, np.nansum(stack, 0) / np.maximum(counts, 1), np.nan)
+
+
+def _heat_map(axes, matrix: np.ndarray, tasks: Sequence[str], low: float, high: float, lower: bool):
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.add_patch(
+        Rectangle((0, 0), *matrix.shape[::-1], facecolor="#f4f6f8", hatch="////", edgecolor="#b6bec9", linewidth=0)
+    )
+    shades = matplotlib.colormaps["Blues_r" if lower else "Blues"]
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(matrix), cmap=shades, vmin=low, vmax=high, edgecolors="white", linewidth=1
+    )
+    learned = not np.isnan(np.diag(matrix[1:])).any()
+    for (row, column), value in np.ndenumerate(matrix):
+        if not np.isnan(value) and len(tasks) <= 10:
+            dark = (value - low) / ((high - low) or 1) > 0.55
+            ink = "white" if dark != lower else INK
+            axes.text(column + 0.5, row + 0.5, _short(value), ha="center", va="center", fontsize=8, color=ink)
+        if learned and row == column + 1:
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.2))
+    axes.set_xlim(0, matrix.shape[1])
+    axes.set_ylim(matrix.shape[0], 0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return mesh
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def forgetting_curves(
+    groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], look: Mapping[str, Look], unit: str
+) -> Figure | None:
+    """A panel per task that something was learned after; None where no run has such a curve. The runs share one task
+    order, so that a step means the same in each."""
+    curves = {m: {task: _curve(runs, task) for task in tasks} for m, runs in groups.items()}
+    panels = [task for task in tasks if any(len(c[task][0]) > 1 for c in curves.values())]
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH if columns == 3 else 4.4 * columns, 2.9 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    handles = {}
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, task in zip(grid.flat, panels, strict=False):
+        axes.set_title(task)
+        for method, by_task in curves.items():
+            lags, values = by_task[task]
+            if len(lags) > 1:
+                handles[method] = _line(axes, lags, values, look[method])
+            elif groups[method][0].get("view") == "joint":
+                end = _mean_matrix(groups[method])[-1, tasks.index(task)]
+                handles[method] = axes.axhline(
+                    end, color=look[method].color, linestyle=look[method].dash, linewidth=1.2
+                )
+        _decorate(axes, groups, task, tasks, max(c[task][0][-1] for c in curves.values() if len(c[task][0])))
+    for axes in grid[:, 0]:
+        axes.set_ylabel(unit)
+    figure.supxlabel("optimizer steps since the task was learned", fontsize=9, color=INK)
+    names = [m for m in groups if m in handles]
+    figure.legend([handles[m] for m in names], names, loc="outside upper left", ncols=min(6, len(names)))
+    return figure
+
+
+def _line(axes, lags: np.ndarray, values: np.ndarray, look: Look):
+    mean = np.nanmean(values, axis=0)
+    if len(values) == 2:
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    else:
+        spread = values.std(axis=0, ddof=1) if len(values) > 2 else np.zeros(len(lags))
+        low, high = mean - spread, mean + spread
+    if len(values) > 1:
+        axes.fill_between(lags, low, high, color=look.color, alpha=0.16, linewidth=0)
+    return axes.plot(lags, mean, color=look.color, linestyle=look.dash, marker=look.marker, markersize=3.5,
+                     markevery=max(1, len(lags) // 8))[0]  # fmt: skip
+
+
+def _curve(runs: Sequence[Record], task: str) -> tuple[np.ndarray, np.ndarray]:
+    """(lags, values (runs, lags)) of one task, at the lags that every run with a curve has."""
+    series = [
+        {c["lag"]: c["value"] for c in r.get("curves") or () if c["scored"] == task and _lag(c) >= 0} for r in runs
+    ]
+    series = [s for s in series if s]
+    lags = sorted(set.intersection(*(set(s) for s in series))) if series else []
+    return np.array(lags), np.array([[s[lag] for lag in lags] for s in series], dtype=float)
+
+
+def _lag(point: Mapping) -> float:
+    return -1 if point.get("lag") is None else point["lag"]
+
+
+def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Sequence[str], last: float) -> None:
+    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+    axes.set_xlim(-0.15, last * 1.15)
+    ticks = [0, *(10**k for k in range(int(np.log10(max(last, 1))) + 1))]
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.margins(y=0.08)
+    first = next(iter(groups.values()))[0]
+    if chance := (first.get("chance") or [0] * len(tasks))[tasks.index(task)]:
+        axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1)
+    starts = [s for runs in groups.values() for r in runs if (s := _next_tasks(r, task))]
+    if starts and all(s == starts[0] for s in starts):
+        for name, lag in list(starts[0].items())[1:]:
+            axes.axvline(lag, color=FAINT, linewidth=1.2, zorder=0)
+            axes.annotate(name, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
+                          textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+
+
+def _next_tasks(record: Record, task: str) -> dict[str, float]:
+    """Task trained later -> lag at which its training began: the last lag seen under the one before."""
+    ends: dict[str, float] = {}
+    for point in record.get("curves") or ():
+        if point["scored"] == task and _lag(point) >= 0:
+            ends[point["trained"]] = max(_lag(point), ends.get(point["trained"], 0))
+    names = sorted(ends, key=ends.__getitem__)
+    return {name: ends[before] for before, name in itertools.pairwise(names)}

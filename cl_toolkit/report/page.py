@@ -1,0 +1,177 @@
+"""The page: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cl_toolkit.report.estimate import decimals
+from cl_toolkit.report.figures import Plot
+from cl_toolkit.report.findings import cautions, findings, headline
+from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered
+from cl_toolkit.report.style import looks
+from cl_toolkit.report.tables import METRICS, RANKED, amount, cell, direction, ranking, undefined
+
+PROVENANCE = (
+    ("Code", "provenance.commit"),
+    ("Uncommitted changes", "provenance.dirty"),
+    ("Versions", "provenance.versions"),
+    ("Hardware", "provenance.hardware"),
+    ("Data hash", "provenance.data_hash"),
+    ("Model hash", "provenance.model_hash"),
+    ("Started", "provenance.started"),
+    ("Finished", "provenance.finished"),
+)
+VIEWS = {
+    "joint": "all tasks at once",
+    "cumulative": "all data so far, at each task",
+    "independent": "each task alone",
+    "start": "no training",
+}
+
+
+def render(records: Sequence[Record], plots: Sequence[Plot]) -> str:
+    """The page as text. Everything that comes from a record is escaped; only the plots' SVG goes in as it is."""
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["typeset"] = _typeset
+    return environment.get_template("page.html").render(_content(ordered(records), plots))
+
+
+def _typeset(text: str) -> str:
+    """A real minus sign before numbers, and no line break around ±."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+def _content(records: Sequence[Record], plots: Sequence[Plot]) -> dict[str, Any]:
+    groups, look = by_method(records), looks(by_method(records))
+    differing, common = _settings(groups)
+    return {
+        "title": str(next((r["name"] for r in records if r.get("name")), "comparison")),
+        "facts": _facts(records, groups),
+        "headline": headline(records),
+        "findings": findings(records),
+        "cautions": cautions(records),
+        "colors": {method: look[method].color for method in groups},
+        "headers": [(m.label, {True: "↑", False: "↓", None: ""}[direction(m, records)]) for m in RANKED],
+        "ranking": _ranking(records, groups),
+        "undefined": undefined(records),
+        "metrics": METRICS,
+        "other_metrics": _other_metrics(records),
+        "plots": [(plot, Markup(plot.svg)) for plot in plots],
+        "differing": differing,
+        "common": common,
+        "runs": _runs(groups),
+        "unfinished": [r for r in records if r.get("status") != "finished"],
+        "provenance": _provenance([r for runs in groups.values() for r in runs] or records),
+    }
+
+
+def _facts(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[tuple[str, str]]:
+    """What was compared, in a few words each."""
+    runs = [r for group in groups.values() for r in group]
+
+    def values(path: str) -> list[str]:
+        return list(dict.fromkeys(str(v) for r in runs if (v := lookup(r, path)) is not None))
+
+    orders = {str(r["order"]): " → ".join(r["tasks"]) for r in runs}
+    facts = [
+        ("Methods", str(len(groups))),
+        ("Runs", f"{len(runs)} finished of {len(records)}"),
+        ("Seeds", ", ".join(sorted(values("seed"), key=lambda s: (len(s), s)))),
+        ("Model", ", ".join(values("config.model.name"))),
+        ("Tasks" if len(orders) < 2 else "Task orders", "; ".join(orders[o] for o in sorted(orders))),
+    ]
+    chance = [c for r in runs[:1] for c in r.get("chance") or ()]
+    if chance and not lower_is_better(records):
+        facts.append(("Chance", decimals(sum(chance) / len(chance)) + " on average"))
+    sizes = sorted({n for r in runs for n in r.get("examples_scored") or () if n})
+    if sizes:
+        facts.append(
+            ("Scored on", f"{' to '.join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))} examples a task")
+        )
+    return [(name, text) for name, text in facts if text]
+
+
+def _ranking(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[dict[str, Any]]:
+    """Rows of the ranking; `bar` is the percentage that ACC fills, None where scores are not between 0 and 1."""
+    table = ranking(records)
+    between = bool(table["acc"].dropna().between(0, 1).all()) and not lower_is_better(records)
+    return [
+        {
+            "method": method,
+            "note": VIEWS.get(groups[method][0].get("view"), ""),
+            "n": int(row["runs"]),
+            "cells": [cell(row, m) for m in RANKED],
+            "bar": round(100 * row["acc"], 1) if between and not pd.isna(row["acc"]) else None,
+        }
+        for method, row in table.iterrows()
+    ]
+
+
+def _other_metrics(records: Sequence[Record]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Labels and rows of the metrics that are not in the ranking; those that no run has are left out."""
+    table = ranking(records)
+    shown = [m for m in METRICS if not m.ranked and table[f"{m.key}_n"].sum()]
+    return [m.label for m in shown], [(name, [cell(row, m) for m in shown]) for name, row in table.iterrows()]
+
+
+def _settings(groups: dict[str, list[Record]]) -> tuple[list[tuple[str, list[tuple[str, Any]]]], list[tuple[str, Any]]]:
+    """(per method the settings that are not the same for all methods, the settings that are). Settings that vary
+    within a method, such as the seed, are in neither."""
+    flat = {method: [flatten(r.get("config") or {}) for r in runs] for method, runs in groups.items()}
+    keys = dict.fromkeys(key for runs in flat.values() for run in runs for key in run)
+    fixed = [k for k in keys if all(len({str(run.get(k)) for run in runs}) == 1 for runs in flat.values())]
+    common = [k for k in fixed if len({str(runs[0].get(k)) for runs in flat.values()}) == 1] if len(flat) > 1 else fixed
+    differing = {
+        method: [(k, runs[0][k]) for k in fixed if k not in common and runs[0].get(k) is not None]
+        for method, runs in flat.items()
+    }
+    first = next(iter(flat.values()))[0] if flat else {}
+    return list(differing.items()), [(k, first[k]) for k in common if first.get(k) is not None]
+
+
+def _runs(groups: dict[str, list[Record]]) -> list[list[str]]:
+    """A row per finished run: method, order, seed, then the ranked metrics."""
+
+    def shown(run: Record, metric) -> str:
+        value = number(run, metric.path)
+        return "-" if pd.isna(value) else (decimals if metric.score else amount)(value)
+
+    return [
+        [method, str(run["order"]), str(run["seed"]), *(shown(run, m) for m in RANKED)]
+        for method, runs in groups.items()
+        for run in runs
+    ]
+
+
+def _provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Label and the distinct values over all runs; of times the first start and the last end."""
+    rows = []
+    for label, path in PROVENANCE:
+        found = [lookup(r, path) for r in records]
+        texts = [_text(v) for v in found if v is not None]
+        if path.endswith("started"):
+            texts = sorted(texts)[:1]
+        if path.endswith("finished"):
+            texts = sorted(texts)[-1:]
+        rows.append((label, list(dict.fromkeys(texts)) or ["not recorded"]))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in flatten(value).items() if v is not None)
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,213 @@
+"""From a file and a command line to the runs of a comparison."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.config import (
+    COMPARISON_KEYS,
+    RunConfig,
+    StudyConfig,
+    base_layer,
+    build_run,
+    find_config,
+    merge,
+    normalise,
+    parse_overrides,
+    read_layers,
+)
+from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.registry import canonical
+from cl_toolkit.strategy import Strategy
+
+Layer = tuple[str, dict[str, Any]]
+HERE = "@"  # stands for the file to blame, until it is known
+
+
+def load_layers(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[str, list[Layer]]:
+    """(name, layers from the most general to the command line) of a shipped config, a file, or a dict."""
+    base = base_layer()
+    if isinstance(source, Mapping):
+        name, layers = "study", [("the config", copy.deepcopy(dict(source)))]
+    else:
+        path = find_config(str(source))
+        name, layers = path.stem, read_layers(path)
+    layers.append(("command line", parse_overrides(list(overrides)) if overrides else {}))
+    layers = [(where, normalise(layer, where)) for where, layer in layers]
+    for where, layer in layers:
+        for key in layer:
+            if key not in base:
+                raise UserError(f"{where}: {key}: unknown key{did_you_mean(str(key), base)}")
+    return name, [("base.yaml", base), *layers]
+
+
+def load_study(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    methods: Sequence[str] | Mapping[str, Any] | None = None,
+    add: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+) -> StudyConfig:
+    """Every run of a comparison, checked. Raises UserError, before a model is loaded.
+
+    methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
+    `name=file.py:Class` adds a method with that strategy alone. seeds: instead of the file's.
+    """
+    name, layers = load_layers(source, overrides)
+    plain = flatten(layers)
+    plain["name"] = plain["name"] or name
+    chosen = dict(plain["methods"] or {"sequential": {}})
+    if not isinstance(plain["methods"], dict):
+        raise UserError(f"{layers[-2][0]}: methods: expected name: differences, got {plain['methods']!r}")
+    if isinstance(methods, Mapping):
+        chosen |= methods
+    elif methods is not None:
+        chosen = {find_name(m, chosen): chosen[find_name(m, chosen)] for m in methods}
+    for item in add:
+        label, separator, reference = item.partition("=")
+        if not separator or ":" not in reference:
+            raise UserError(f"--add {item}: expected name=file.py:Class or name=package.module:Class")
+        if label in chosen:
+            raise UserError(f"--add {item}: there is already a method {label!r}")
+        chosen[label] = {"strategies": {reference: {}}}
+    seeds = plain["seeds"] if seeds is None else list(seeds)
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) for s in seeds):
+        raise UserError(f"{layers[-2][0]}: seeds: expected a list of whole numbers, got {seeds!r}")
+    orders = plain["orders"] or [None]
+    check_strategy_overrides(layers[-1], plain, chosen)
+
+    runs, resolved = [], {}
+    for label, difference in chosen.items():
+        difference, instances = take_instances(normalise(difference or {}, f"{layers[-2][0]}: methods.{label}"))
+        resolved[label] = difference
+        for number, order in enumerate(orders):
+            for seed in seeds:
+                config = method_config(plain, difference, layers, order, seed)
+                order_name = "given" if order is None else f"order{number + 1}"
+                runs.append(checked(config, layers, label, order_name, instances))
+    shown = {**plain, "methods": resolved, "seeds": seeds}
+    return StudyConfig(
+        name=str(plain["name"]), runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown
+    )
+
+
+def load_run(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
+    """The one run of a config: what it says without `methods`, or one of its methods."""
+    name, layers = load_layers(source, overrides)
+    plain = flatten(layers)
+    plain["name"] = plain["name"] or name
+    difference: dict[str, Any] = {}
+    if method is not None:
+        method = find_name(method, plain["methods"])
+        difference = normalise(plain["methods"][method] or {}, f"{layers[-2][0]}: methods.{method}")
+    difference, instances = take_instances(difference)
+    config = method_config(plain, difference, layers, None, plain["seed"], add_strategies=method is None)
+    return checked(config, layers, method or "run", "given", instances)
+
+
+def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Layers, one over the other. Strategies of the command line are left to each method."""
+    base = layers[0][1]
+    plain = copy.deepcopy(base)
+    for where, layer in layers[1:]:
+        if where == "command line":
+            layer = {k: v for k, v in layer.items() if k != "strategies"}
+        for section in ("stream", "model", "objective", "train", "engine", "evaluate", "checkpoint", "prompt"):
+            if section in layer and not isinstance(layer[section], dict):
+                raise UserError(f"{where}: {section}: expected a mapping, got {layer[section]!r}")
+        methods = {**plain["methods"], **(layer.get("methods") or {})} if where == "command line" else layer.get("methods")
+        if where == "command line" and isinstance(layer.get("methods"), dict):
+            methods = merge(plain["methods"], layer["methods"])
+        plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)
+        if methods is not None:
+            plain["methods"] = methods
+    return plain
+
+
+def method_config(plain, difference, layers, order, seed, *, add_strategies: bool = False) -> dict[str, Any]:
+    """One run's plain config: the study, what the method changes, the command line over both."""
+    command_line = layers[-1][1]
+    config = {k: v for k, v in plain.items() if k not in COMPARISON_KEYS}
+    config = merge(config, difference, layers[0][1])
+    rest = {k: v for k, v in command_line.items() if k not in (*COMPARISON_KEYS, "strategies", "seed")}
+    config = merge(config, rest, layers[0][1])
+    for name, settings in (command_line.get("strategies") or {}).items():
+        if name in config["strategies"]:
+            config["strategies"] = merge(config["strategies"], {name: settings})
+        elif add_strategies:
+            config["strategies"] = {**config["strategies"], name: settings}
+    config = copy.deepcopy(config)
+    if order is not None:
+        config["stream"]["order"] = order
+    config["seed"] = seed
+    return config
+
+
+def check_strategy_overrides(command_line: Layer, plain: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+    """`strategies.reg_lora.weight=1000` goes to every method that has the strategy; one must."""
+    used = {canonical(n) for n in plain["strategies"]}
+    for difference in methods.values():
+        used |= set(normalise(difference or {}, "methods").get("strategies") or {})
+    for name in command_line[1].get("strategies") or {}:
+        if name not in used:
+            raise UserError(f"command line: strategies.{name}: no method uses it{did_you_mean(name, used)}")
+
+
+def take_instances(difference: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Strategy]]:
+    """Strategies that are objects or classes, apart; in the plain config stands what they are."""
+    instances: dict[str, Strategy] = {}
+    strategies = {}
+    for name, value in (difference.get("strategies") or {}).items():
+        if isinstance(value, type) and issubclass(value, Strategy):
+            value = value()
+        if isinstance(value, Strategy):
+            instances[name] = value
+            kind = f"{type(value).__module__}:{type(value).__qualname__}"
+            value = {"class": kind, **dataclasses.asdict(value.config)}
+        strategies[name] = value
+    return ({**difference, "strategies": strategies} if "strategies" in difference else dict(difference)), instances
+
+
+def find_name(name: str, methods: Mapping[str, Any]) -> str:
+    """A method by name; `-` and `_` are equal."""
+    for known in methods:
+        if canonical(known) == canonical(name):
+            return known
+    raise UserError(f"unknown method {name!r}{did_you_mean(name, methods)}")
+
+
+def checked(config: dict[str, Any], layers: Sequence[Layer], method: str, order: str, instances) -> RunConfig:
+    """The run, or a UserError that names the file in which the offending key stands."""
+    try:
+        return build_run(config, HERE, method=method, order=order, instances=instances)
+    except UserError as error:
+        text = str(error)
+        if text.startswith(f"{HERE}: "):
+            raise UserError(blame(text.removeprefix(f"{HERE}: "), layers, method)) from None
+        raise
+
+
+def blame(text: str, layers: Sequence[Layer], method: str) -> str:
+    """Put the file in front: the last layer that has the key, the method's own part first."""
+    path = text.split(":")[0].split("[")[0].split(".")
+    for where, layer in reversed(layers[1:]):
+        of_method = (layer.get("methods") or {}).get(method) if isinstance(layer.get("methods"), dict) else None
+        if isinstance(of_method, Mapping) and holds(normalise(of_method, where), path):
+            return f"{where}: methods.{method}.{text}"
+        if holds(layer, path):
+            return f"{where}: {text}"
+    return f"{layers[-2][0]}: {text}"
+
+
+def holds(layer: Any, path: Sequence[str]) -> bool:
+    """Whether a nested mapping has that key."""
+    for key in path:
+        if not isinstance(layer, Mapping) or key not in layer:
+            return False
+        layer = layer[key]
+    return True

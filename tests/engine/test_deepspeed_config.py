@@ -1,0 +1,117 @@
+"""A user's DeepSpeed config against `train`."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cl_toolkit.config import Train
+from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.errors import UserError
+
+TRAIN = Train(
+    num_train_epochs=1,
+    max_steps=-1,
+    global_batch_size=32,
+    per_device_train_batch_size=4,
+    learning_rate=3e-4,
+    optim="adamw_torch",
+    weight_decay=0.1,
+    adam_beta1=0.9,
+    adam_beta2=0.95,
+    adam_epsilon=1e-8,
+    max_grad_norm=1.0,
+    lr_scheduler_type="cosine",
+    warmup_ratio=0.0,
+    bf16=True,
+    logging_steps=10,
+    num_threads=1,
+)
+
+HUGGING_FACE = {
+    "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto", "offload_param": {"device": "cpu"}},
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": False, "loss_scale": 0},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.95], "weight_decay": 0.1}},
+    "scheduler": {"type": "WarmupCosineLR", "params": {"warmup_num_steps": "auto"}},
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": 4,
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": 1.0,
+    "wall_clock_breakdown": True,
+    "steps_per_print": "auto",
+}
+
+
+def test_the_rest_is_passed_through_and_auto_is_filled():
+    final = final_config(HUGGING_FACE, TRAIN)
+    assert final == {
+        "zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}},
+        "wall_clock_breakdown": True,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 1.0,
+        "torch_autocast": {"enabled": True, "dtype": "bfloat16"},
+    }
+    assert "auto" not in json.dumps(final).replace("torch_autocast", "")
+    assert HUGGING_FACE["zero_optimization"]["reduce_bucket_size"] == "auto"  # the user's dict is not changed
+
+
+def test_nothing_given_is_stage_2_and_a_config_without_zero_is_stage_0():
+    assert zero_stage(final_config(None, TRAIN)) == 2
+    assert zero_stage(final_config({}, TRAIN)) == 0
+
+
+def test_a_file_is_the_same_as_its_content(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(HUGGING_FACE))
+    assert final_config(str(path), TRAIN) == final_config(HUGGING_FACE, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "instead"),
+    [
+        ({"train_batch_size": 16}, "train_batch_size", "train.global_batch_size"),
+        ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu", "train.per_device_train_batch_size"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps", "train.per_device_train_batch_size"),
+        ({"gradient_clipping": 0.5}, "gradient_clipping", "train.max_grad_norm"),
+        ({"optimizer": {"type": "Lamb"}}, "optimizer.type", "train.optim"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}, "optimizer.params.lr", "train.learning_rate"),
+        ({"optimizer": {"params": {"betas": [0.9, 0.9]}}}, "optimizer.params.betas", "train.adam_beta2"),
+        ({"optimizer": {"params": {"momentum": 0.9}}}, "optimizer.params.momentum", "train.optim"),
+        ({"optimizer": "adam"}, "optimizer", "type and params"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type", "train.lr_scheduler_type"),
+        ({"scheduler": {"params": {"total_num_steps": 9}}}, "scheduler.params.total_num_steps", "train.warmup_ratio"),
+        ({"bf16": {"enabled": False}}, "bf16", "train.bf16: false"),
+        ({"torch_autocast": {"enabled": False}}, "torch_autocast", "train.bf16: false"),
+        ({"fp16": {"enabled": True}}, "fp16", "train.bf16"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage", "0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": "auto"}}, "zero_optimization.stage", "0, 1, 2 or 3"),
+    ],
+)
+def test_a_contradiction_is_refused_in_one_line(given, key, instead):
+    with pytest.raises(UserError) as caught:
+        final_config(given, TRAIN)
+    message = str(caught.value)
+    assert message.startswith("engine.deepspeed: ")
+    assert key in message
+    assert instead in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), ("{", "not valid JSON"), ("[]", "JSON object")])
+def test_a_bad_file_is_named(tmp_path, content, why):
+    path = tmp_path / "ds.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=why) as caught:
+        final_config(str(path), TRAIN)
+    assert str(path) in str(caught.value)
+
+
+def test_does_not_load_deepspeed_or_torch():
+    code = "import sys, cl_toolkit.engine.deepspeed_config; print({'torch', 'deepspeed'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

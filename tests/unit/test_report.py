@@ -1,0 +1,361 @@
+"""The report: known numbers in, exact words, tables and files out."""
+
+import copy
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.metrics import NOT_EVALUATED, explain
+from cl_toolkit.report import build
+from cl_toolkit.report.estimate import Estimate
+from cl_toolkit.report.figures import matrices
+from cl_toolkit.report.findings import cautions, findings, headline
+from cl_toolkit.report.records import by_method, control_of
+from cl_toolkit.report.style import looks
+from cl_toolkit.report.tables import METRICS, ranking, ranking_rows, summary, undefined
+
+TASKS = ("sort", "max", "shift")
+
+
+def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **changes):
+    """A finished run: each task is learned to `learned` and is at `kept` once another was trained."""
+    size = len(tasks)
+    matrix = [[0.1] * size]
+    matrix += [[learned if i == t else kept if i < t else 0.1 for i in range(size)] for t in range(size)]
+    curves = [
+        {"step": 10 * i + lag, "trained": tasks[k], "scored": name, "lag": lag, "examples_seen": lag, "n": 50,
+         "value": learned - (learned - kept) * lag / 20}
+        for i, name in enumerate(tasks)
+        for k in range(i, size)
+        for lag in ([0] if k == i else [10 * (k - i) - 9, 10 * (k - i)])
+    ]  # fmt: skip
+    config = {"strategies": {}, "objective": {"name": "sft"}, "train": {"learning_rate": 3e-4},
+              "model": {"name": "tiny-lm", "adapter": None}, "seed": seed}  # fmt: skip
+    whole = {
+        "schema_version": 1, "status": "finished", "error": None, "name": "study", "method": method, "order": "given",
+        "seed": seed, "view": "sequential", "config": config, "tasks": list(tasks), "chance": [0.1] * size,
+        "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
+        "scorers": ["exact_match"] * size, "examples_scored": [200] * size, "curves": curves, "losses": [],
+        "matrix": matrix, "cost": {"seconds": {"train": 10.0, "evaluate": 1.0}, "stored_examples": 0},
+    }  # fmt: skip
+    whole = copy.deepcopy(whole | changes)
+    whole["metrics"], whole["undefined"] = explain(whole["matrix"])
+    return whole
+
+
+def replay(seed=0, kept=0.6, learned=0.9, **changes):
+    made = record("replay", seed, kept, learned, **changes)
+    made["config"]["strategies"] = {"replay": {"replay_fraction": 0.5}}
+    made["cost"] |= {"seconds": {"train": 18.0, "evaluate": 1.0}, "stored_examples": 512}
+    return made
+
+
+def joint(seed=0):
+    empty = [NOT_EVALUATED] * 3
+    return record("joint", seed, view="joint", matrix=[[0.1] * 3, empty, empty, [0.8] * 3], curves=[])
+
+
+def rft(seed=0, **changes):
+    made = record("rft", seed, **changes)
+    made["config"]["objective"] = {"name": "rft"}
+    return made
+
+
+def failed(method="ewc", error="RuntimeError: out of memory"):
+    return {"schema_version": 1, "status": "failed", "error": error, "method": method, "order": "given", "seed": 0}
+
+
+def sentence(records, method):
+    return next(f for f in findings(records) if f.method == method)
+
+
+def study():
+    """Three seeds whose differences are not all the same: BWT differs by 0.4, 0.5 and 0.3."""
+    return [
+        run
+        for seed, kept in enumerate((0.6, 0.7, 0.5))
+        for run in (record(seed=seed), replay(seed, kept), rft(seed, kept=0.5, learned=0.6), joint(seed))
+    ]
+
+
+def test_ranking_has_mean_and_sample_deviation_best_first():
+    table = ranking(study())
+    assert list(table.index) == ["joint", "replay", "rft", "sequential"]
+    assert table.loc["replay", "bwt"] == pytest.approx(-0.3)
+    assert table.loc["replay", "bwt_spread"] == pytest.approx(0.1)
+    assert table.loc["replay", ["runs", "bwt_n", "stored_examples"]].tolist() == [3, 3, 512]
+    assert np.isnan(table.loc["joint", "bwt"])
+    assert table.loc["joint", "bwt_n"] == 0
+
+
+def test_ranking_rows_are_for_reading():
+    headers, rows = ranking_rows(study())
+    assert headers[:5] == ["Method", "n", "ACC ^", "BWT ^", "Forgetting v"]
+    assert rows[1] == [
+        "replay",
+        "3",
+        "0.70 ± 0.07",
+        "-0.30 ± 0.10",
+        "0.30 ± 0.10",
+        "0.90 ± 0.00",
+        "0.00 ± 0.00",
+        "18",
+        "512",
+    ]
+    assert rows[0][2:4] == ["0.80 ± 0.00", "-"]
+
+
+def test_a_cell_says_when_it_rests_on_fewer_runs():
+    runs = [record(seed=0), record(seed=1)]
+    runs[1]["metrics"]["fwt"] = None
+    assert ranking_rows(runs)[1][0][6] == "0.00 (n=1)"
+
+
+def test_perplexity_is_better_when_lower():
+    runs = [
+        m | {"scorers": ["perplexity"] * 3} for m in (record(kept=40.0, learned=20.0), replay(kept=25.0, learned=20.0))
+    ]
+    assert list(ranking(runs).index) == ["replay", "sequential"]
+    assert ranking_rows(runs)[0][2:5] == ["ACC v", "BWT v", "Forgetting"]
+    assert "final perplexity" in headline(runs)
+    two = runs + [dict(r, seed=1) for r in runs]
+    assert sentence(two, "replay").text.startswith("replay forgets less than sequential: BWT differs by -15.00")
+    assert "loses 20.00 of that" in sentence(two, "sequential").text
+
+
+def test_the_sentence_of_a_method_against_its_control():
+    # mean 0.4, deviation 0.1, t(2) = 4.3027: half width 0.2484; accuracy differs by two thirds of it
+    assert sentence(study(), "replay").text == (
+        "replay forgets less than sequential: BWT differs by +0.40 (95% interval +0.15 to +0.65, n=3), final accuracy by "
+        "+0.27 (+0.10 to +0.43); training takes 1.8 times as long and it stores 512 examples."
+    )
+    assert sentence(study(), "replay").warning == ""
+
+
+def test_the_sentence_of_the_control_and_of_joint():
+    assert sentence(study(), "sequential").text == (
+        "sequential, the control, learns each task to 0.90 and loses 0.70 of that on the earlier tasks by the end: "
+        "BWT -0.70 (95% interval -0.70 to -0.70, n=3); final accuracy 0.43."
+    )
+    assert sentence(study(), "joint").text == (
+        "joint sees all tasks at once and cannot forget, so only its end is compared: "
+        "final accuracy differs from sequential's by +0.37 (95% interval +0.37 to +0.37, n=3)."
+    )
+    assert headline(study()) == (
+        "Of the methods that learn one task after the other, replay ends best: mean final accuracy 0.70 ± 0.07, against "
+        "0.43 ± 0.00 for sequential; joint, which sees all tasks at once, reaches 0.80 ± 0.00."
+    )
+
+
+def test_an_interval_that_includes_zero_is_not_distinguishable():
+    runs = [record(), record(seed=1), replay(0, 0.6), replay(1, 0.25)]
+    text = sentence(runs, "replay").text
+    assert text.startswith(
+        "replay is not distinguishable from sequential in forgetting: BWT differs by +0.22 (95% interval -2"
+    )
+    assert "the difference in final accuracy, +0.15 (-1.3" in text
+
+
+def test_one_run_claims_nothing():
+    runs = [record(), replay()]
+    assert sentence(runs, "replay").text.startswith(
+        "replay in one run, no spread: BWT differs from sequential's by +0.40 and final accuracy by +0.27;"
+    )
+    assert "(one run, no spread)" in sentence(runs, "sequential").text
+    assert cautions(runs)[0].startswith("One run per method")
+    assert Estimate.of([0.4]).clear is False
+
+
+def test_only_runs_with_the_same_order_and_seed_are_paired():
+    runs = [record(seed=0), record(seed=1), replay(seed=1), replay(seed=2)]
+    assert "in one run" in sentence(runs, "replay").text
+    assert "no run shares" in sentence([record(seed=0), replay(seed=5)], "replay").text
+
+
+def test_a_method_that_learned_less_is_warned_about():
+    finding = sentence(study(), "rft")
+    assert "forgets less than sequential" in finding.text
+    assert finding.warning == "It learned less, 0.60 against 0.90: a model that learned less cannot forget as much."
+
+
+def test_the_control_has_the_same_objective_and_adapter_life_cycle():
+    def adapter(run, between):
+        run["config"]["model"]["adapter"] = {"r": 8, "between_tasks": between}
+        return run
+
+    lora, merged = adapter(record("lora"), "merge"), adapter(replay(), "merge")
+    groups = by_method([record(), lora, merged, rft()])
+    assert control_of("replay", groups) == ("lora", "")
+    assert control_of("rft", groups) == ("sequential", "")
+    assert control_of("replay", by_method([record(), adapter(replay(), "stack")])) == (
+        "sequential", "No control with the same adapter life cycle was run."
+    )  # fmt: skip
+    both = replay()
+    both["config"]["objective"] = {"name": "rft"}
+    assert control_of("replay", by_method([record(), rft(), both])) == ("rft", "")
+    assert control_of("replay", by_method([replay()])) == (None, "")
+    assert sentence([replay()], "replay").warning == "No control was run, so its effect is unknown."
+
+
+def test_independent_and_start_are_described_as_what_they_are():
+    n = NOT_EVALUATED
+    alone = record("independent", view="independent", matrix=[[0.1] * 3, [1.0, n, n], [n, 1.0, n], [n, n, 1.0]])
+    start = record("start", view="start", matrix=[[0.1] * 3] * 4)
+    runs = [record(), alone, start]
+    assert sentence(runs, "independent").text == (
+        "independent trains each task alone from the start model, a ceiling per task, and reaches 1.00 on average: "
+        "in one run, no spread, learning accuracy differs from sequential's by +0.10."
+    )
+    assert sentence(runs, "start").text == "start is the model before any training: accuracy 0.10."
+
+
+def test_undefined_metrics_are_explained_and_never_zero():
+    assert undefined([record(), joint()]) == [
+        ("joint", "BWT, Forgetting, Learning acc.", "task 1 was not evaluated after task 1"),
+        ("joint", "FWT", "task 2 was not evaluated after task 1"),
+    ]
+
+
+def test_summary_has_every_run_metric_and_cost():
+    table = summary([*study(), failed()])
+    assert len(table) == 13
+    assert {m.key for m in METRICS if m.path.startswith("metrics")} <= set(table.columns)
+    assert {"seconds_train", "seconds_evaluate", "stored_examples", "status", "error"} <= set(table.columns)
+    assert table.set_index("method").loc["ewc", "status"] == "failed"
+
+
+def test_colours_stay_when_the_records_come_in_another_order():
+    runs = study()
+    assert looks(by_method(runs)) == looks(by_method(runs[::-1]))
+    assert looks(by_method(runs))["sequential"].color == "#1b2330"
+    many = [record(), *(replay() | {"method": f"m{i:02}"} for i in range(14))]
+    assert len(set(looks(by_method(many)).values())) == 15
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of the whole study and a failed run."""
+    return build([*study(), failed()], tmp_path_factory.mktemp("study") / "new" / "results")
+
+
+def test_build_writes_everything(page):
+    assert page.parts[-3:] == ("new", "results", "report.html")
+    assert (page.parent / "summary.csv").read_text().count("\n") == 14
+    names = {p.name for p in (page.parent / "plots").iterdir()}
+    assert names == {f"{n}.{e}" for n in ("curves", "matrix", "retention", "cost") for e in ("png", "svg")}
+    text = page.read_text()
+    assert "RuntimeError: out of memory" in text
+    assert text.count("<svg ") == 4
+
+
+def test_the_page_needs_nothing_else(page):
+    text = page.read_text()
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?\s*(https?:)?//""", text)
+    assert not re.search(r"<(script|link|iframe|img|object)\b|@import", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', text)) <= set(ids)
+
+
+def test_everything_from_a_record_is_escaped(tmp_path):
+    evil = "<b>x</b>$\\frac"
+    runs = [record(), replay() | {"method": evil, "name": "<i>"}, failed(evil, "<script>alert(1)</script>")]
+    runs[1]["tasks"] = runs[0]["tasks"] = ["<u>", "a&b", "$_"]
+    runs[0]["order"] = runs[1]["order"] = '"><img>'
+    runs[0]["curves"] = runs[1]["curves"] = []
+    runs.append(record(seed=1))
+    text = build(runs, tmp_path).read_text()
+    assert "&lt;b&gt;x&lt;/b&gt;" in text
+    assert not re.search(r"<b>x|<i>(?!<|\s*$)[a-z]|<script|<u>|<img", text)
+
+
+def test_the_same_records_give_the_same_bytes(page, tmp_path):
+    runs = [failed(), *study()[::-1]]
+    before = copy.deepcopy(runs)
+    again = build(runs, tmp_path)
+    for path in sorted(p for p in page.parent.rglob("*") if p.is_file()):
+        assert path.read_bytes() == (again.parent / path.relative_to(page.parent)).read_bytes(), path.name
+    assert runs == before
+
+
+def test_several_orders_have_figures_of_their_own_and_old_ones_go(tmp_path):
+    build([record(), replay()], tmp_path)
+    (tmp_path / "plots" / "mine.png").touch()
+    reverse = [r | {"order": "reversed"} for r in (record(tasks=TASKS[::-1]), replay(tasks=TASKS[::-1]))]
+    text = build([record(), replay(), *reverse], tmp_path).read_text()
+    names = {p.name for p in (tmp_path / "plots").glob("*.png")}
+    assert names == {
+        "curves-1.png",
+        "curves-2.png",
+        "matrix-1.png",
+        "matrix-2.png",
+        "retention.png",
+        "cost.png",
+        "mine.png",
+    }
+    assert "order reversed" in text
+    assert "sort → max → shift; shift → max → sort" in text
+
+
+def test_cells_that_were_not_evaluated_stay_empty():
+    figure = matrices({"joint": [joint(0), joint(1)]}, TASKS)
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert texts == ["0.10"] * 3 + ["0.80"] * 3
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [failed()],
+        [failed(error=None) | {"status": "running"}],
+        [record()],
+        [record(tasks=("only",)), replay(tasks=("only",))],
+        [record(curves=[]), record(seed=1, curves=[])],
+        [joint()],
+        [replay()],
+        [rft(), joint(), failed()],
+        [
+            {
+                k: v
+                for k, v in record().items()
+                if k not in ("chance", "scorers", "examples_scored", "provenance", "cost")
+            }
+        ],
+        [record() | {"metrics": {}, "undefined": {}}, replay() | {"metrics": dict.fromkeys(record()["metrics"])}],
+        [record("旅行"), replay()],
+    ],
+    ids=[
+        "failed",
+        "running",
+        "one",
+        "one-task",
+        "no-curves",
+        "joint",
+        "no-control",
+        "no-sft",
+        "sparse",
+        "no-metrics",
+        "script",
+    ],
+)
+def test_less_than_a_study_is_reported_too(runs, tmp_path):
+    text = build(runs, tmp_path).read_text()
+    assert "</html>" in text
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+
+
+def test_no_records_is_an_error_for_people(tmp_path):
+    with pytest.raises(UserError, match="no run records"):
+        build([], tmp_path)
+
+
+def test_no_model_library_is_loaded():
+    code = (
+        "import sys, cl_toolkit.report, cl_toolkit.report.page, cl_toolkit.report.tables;"
+        "assert not {'torch', 'transformers', 'peft', 'deepspeed', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
