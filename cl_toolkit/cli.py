@@ -78,6 +78,7 @@ def print_results(records, folder: Path) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print()
+    console.print(findings.headline(records), markup=False, highlight=False)
     for finding in findings.findings(records):
         console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
     console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)

@@ -149,7 +149,6 @@ class DeepSpeedSession(Session):
         self.model.module_forward_post_hook.remove()
         nn.functional.linear = self._linear
         for weight in self.plain.parameters():
-            vars(weight).pop("comm_dtype", None)  # else gathered in bfloat16
             weight.grad = None
             if self.engine.stage > 0:  # a shard, or a view of a buffer of all weights
                 with deepspeed.zero.GatheredParameters([weight], enabled=self.engine.stage == 3):

@@ -133,7 +133,8 @@ def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower
             axes.set_yticks(np.arange(len(tasks) + 1) + 0.5, ["nothing yet", *tasks])
             axes.set_ylabel("trained up to")
         if i + columns >= len(means):
-            axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, rotation=35, ha="right", rotation_mode="anchor")
+            turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(tasks) <= 8 else {"rotation": 90}
+            axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, **turned)
     label = "perplexity" if lower else "score"
     bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=label)
     bar.outline.set_visible(False)
@@ -251,10 +252,13 @@ def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Se
         axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1)
     starts = [s for runs in groups.values() for r in runs if (s := _next_tasks(r, task))]
     if starts and all(s == starts[0] for s in starts):
+        labelled = 0.0
         for name, lag in list(starts[0].items())[1:]:
             axes.axvline(lag, color=FAINT, linewidth=1.2, zorder=0)
-            axes.annotate(name, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
-                          textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+            if lag > 1.35 * labelled:  # the names of nearer ones would overlap on a logarithmic axis
+                axes.annotate(name, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
+                              textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
+                labelled = lag
 
 
 def _next_tasks(record: Record, task: str) -> dict[str, float]:

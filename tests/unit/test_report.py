@@ -130,8 +130,8 @@ def test_perplexity_is_better_when_lower():
 def test_the_sentence_of_a_method_against_its_control():
     # mean 0.4, deviation 0.1, t(2) = 4.3027: half width 0.2484; accuracy differs by two thirds of it
     assert sentence(study(), "replay").text == (
-        "replay forgets less than sequential: BWT differs by +0.40 (95% interval +0.15 to +0.65, n=3), final accuracy by "
-        "+0.27 (+0.10 to +0.43); training takes 1.8 times as long and it stores 512 examples."
+        "replay forgets less than sequential: BWT differs by +0.40 (95% interval +0.15 to +0.65, n=3), final accuracy "
+        "by +0.27 (+0.10 to +0.43); training takes 1.8 times as long and it stores 512 examples."
     )
     assert sentence(study(), "replay").warning == ""
 
@@ -146,8 +146,8 @@ def test_the_sentence_of_the_control_and_of_joint():
         "final accuracy differs from sequential's by +0.37 (95% interval +0.37 to +0.37, n=3)."
     )
     assert headline(study()) == (
-        "Of the methods that learn one task after the other, replay ends best: mean final accuracy 0.70 ± 0.07, against "
-        "0.43 ± 0.00 for sequential; joint, which sees all tasks at once, reaches 0.80 ± 0.00."
+        "Of the methods that learn one task after the other, replay ends best: mean final accuracy 0.70 ± 0.07, "
+        "against 0.43 ± 0.00 for sequential; joint, which sees all tasks at once, reaches 0.80 ± 0.00."
     )
 
 

@@ -1,0 +1,140 @@
+"""What the page costs over a bare PyTorch loop. Ratios of medians from one run, interleaved, one thread.
+
+Run with `make speed`; the suite leaves these out, since a busy machine would make them fail for no reason of ours.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cl_toolkit.config import Train, base_layer
+from cl_toolkit.engine.torch_engine import TorchEngine
+from cl_toolkit.learn import learn
+from cl_toolkit.objective import Objective
+from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategy import Compose
+from cl_toolkit.task_view import TaskView
+from cl_toolkit.typed import typed
+from cl_toolkit.types import IGNORE, Batch, Example, Outputs
+
+pytestmark = pytest.mark.speed
+REPEATS = 9
+
+
+def engine() -> TorchEngine:
+    plain = {**base_layer()["train"], "max_grad_norm": 1.0}
+    return TorchEngine(typed(Train, plain, "train", "test"), torch.device("cpu"))
+
+
+def ratio(ours, bare) -> float:
+    """Median of ours over median of bare, taken in turns after one warm-up each."""
+    times = {ours: [], bare: []}
+    for repeat in range(REPEATS + 1):
+        for run in (ours, bare):
+            started = time.perf_counter()
+            run()
+            if repeat:
+                times[run].append(time.perf_counter() - started)
+    medians = [statistics.median(times[run]) for run in (ours, bare)]
+    print(f"\nours {medians[0] * 1e3:.1f} ms, bare {medians[1] * 1e3:.1f} ms, ratio {medians[0] / medians[1]:.3f}, "
+          f"n = {REPEATS}")  # fmt: skip
+    return medians[0] / medians[1]
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 5, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=259, tie_word_embeddings=True, **shape))
+
+
+class Rows:
+    """Stands for a codec: examples that are rows of tokens already, 64 of prompt and 64 of answer."""
+
+    def batch(self, examples):
+        ids = torch.tensor([e.x for e in examples])
+        labels = ids.clone()
+        labels[:, :64] = IGNORE
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples))
+
+
+def test_a_step_of_a_tiny_llama_costs_at_most_a_twentieth_more():
+    torch.set_num_threads(1)
+    steps, generator = 6, torch.Generator().manual_seed(0)
+    rows = torch.randint(256, (steps * 16, 128), generator=generator)
+    examples = [Example(id=str(i), x=row.tolist()) for i, row in enumerate(rows)]
+    ours_model, bare_model = llama(), llama()
+    assert 0.9e6 < sum(p.numel() for p in ours_model.parameters()) < 1.2e6
+
+    def ours():
+        objective = SFT()
+        task = TaskView(name="t", index=0, examples=examples, objective=objective, codec=Rows(), batch_size=16)
+        learn(ours_model, task, objective, Compose(), engine(), lambda session: None)
+
+    def bare():
+        optimizer = torch.optim.AdamW(bare_model.parameters(), lr=3e-4, weight_decay=0.0)
+        order = torch.randperm(len(rows))
+        for step in range(steps):
+            ids = rows[order[step * 16 : (step + 1) * 16]]
+            mask = torch.ones_like(ids)
+            labels = ids.clone()
+            labels[:, :64] = IGNORE
+            logits = bare_model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            loss = nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
+            )
+            loss.backward()
+            nn.utils.clip_grad_norm_(bare_model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    assert ratio(ours, bare) <= 1.05
+
+
+class Classify(Objective):
+    """Cross-entropy on arrays."""
+
+    def encode(self, model, task, examples):
+        inputs = {"input": torch.stack([e.x for e in examples])}
+        return Batch(inputs, torch.tensor([e.y for e in examples]), tuple(examples))
+
+    def forward(self, model, part):
+        logits = model(**part.inputs)
+        loss = nn.functional.cross_entropy(logits, part.labels, reduction="sum")
+        return Outputs(loss / part.total["sequences"], logits)
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def test_a_step_of_a_small_mlp_costs_at_most_half_more():
+    torch.set_num_threads(1)
+    steps, size = 200, 32
+    x = torch.randn(steps * size, 64, generator=torch.Generator().manual_seed(0))
+    y = torch.randint(10, (steps * size,), generator=torch.Generator().manual_seed(1))
+    examples = [Example(id=str(i), x=x[i], y=int(y[i])) for i in range(len(x))]
+    ours_model, bare_model = mlp(), mlp()
+
+    def ours():
+        objective = Classify()
+        task = TaskView(name="t", index=0, examples=examples, objective=objective, batch_size=size)
+        learn(ours_model, task, objective, Compose(), engine(), lambda session: None)
+
+    def bare():
+        optimizer = torch.optim.AdamW(bare_model.parameters(), lr=3e-4, weight_decay=0.0)
+        order = torch.randperm(len(x))
+        for step in range(steps):
+            rows = order[step * size : (step + 1) * size]
+            nn.functional.cross_entropy(bare_model(x[rows]), y[rows]).backward()
+            nn.utils.clip_grad_norm_(bare_model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    assert ratio(ours, bare) <= 1.5
