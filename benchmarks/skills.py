@@ -26,8 +26,7 @@ def _text(alphabet: str) -> Callable[[random.Random, int], str]:
 
 
 def _two_numbers(rng: random.Random, n: int) -> str:
-    digits = max(1, (n - 1) // 2)
-    return "+".join(str(rng.randrange(10**digits)).zfill(digits) for _ in range(2))
+    return "+".join("".join(rng.choice(DIGITS) for _ in range(size)) for size in (-(-n // 2), max(1, n // 2)))
 
 
 SKILLS: dict[str, tuple[Callable[[random.Random, int], str], Callable[[str], str]]] = {
@@ -62,7 +61,7 @@ class Skills:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """length: characters of an input, the difficulty. *_size: examples per task. seed: of the data itself, not of a
+        """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. seed: of the data itself, not of a
         run."""
 
         length: int = 5
