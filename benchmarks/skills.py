@@ -61,8 +61,8 @@ class Skills:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. seed: of the data itself, not of a
-        run."""
+        """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. seed: of the data
+        itself, not of a run."""
 
         length: int = 5
         train_size: int = 1000

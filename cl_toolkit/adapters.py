@@ -31,7 +31,9 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
         r=adapter.r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
-        target_modules=adapter.target_modules if isinstance(adapter.target_modules, str) else list(adapter.target_modules),
+        target_modules=adapter.target_modules
+        if isinstance(adapter.target_modules, str)
+        else list(adapter.target_modules),
         use_rslora=adapter.use_rslora,
         task_type="CAUSAL_LM",
     )

@@ -92,7 +92,9 @@ def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a whole checkpoint: {error}; delete it to start anew") from error
     if damaged:
-        raise UserError(f"{folder}: {', '.join(damaged)} is damaged (checksum differs); delete the folder to start anew")
+        raise UserError(
+            f"{folder}: {', '.join(damaged)} is damaged (checksum differs); delete the folder to start anew"
+        )
     plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return from_plain(plain, load_file(folder / "state.safetensors")), load_file(folder / "model.safetensors")
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,9 @@ app = typer.Typer(
 
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config by name (see `list`), or a path.")]
 Overrides = Annotated[
-    Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
 ]
-Out = Annotated[Optional[Path], typer.Option(help="Folder of the results. Default: results/<name>")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<name>")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that a comparison or a run wrote.")]
 
 
@@ -43,9 +43,11 @@ def split_seeds(text: str | None) -> list[int] | None:
 def compare(
     config: Config,
     overrides: Overrides = None,
-    methods: Annotated[Optional[str], typer.Option(help="Only these, with commas between.")] = None,
-    add: Annotated[Optional[list[str]], typer.Option(help="name=file.py:Class adds a method with your strategy.")] = None,
-    seeds: Annotated[Optional[str], typer.Option(help="Instead of the file's: 0,1,2")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(help="name=file.py:Class adds a method with your strategy.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the file's: 0,1,2")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     out: Out = None,
 ):
@@ -95,8 +97,10 @@ def print_results(records, folder: Path) -> None:
 def run(
     config: Config,
     overrides: Overrides = None,
-    method: Annotated[Optional[str], typer.Option(help="One of the config's methods; default: the config itself.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the run.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="One of the config's methods; default: the config itself.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
 ):
     """One run. In a folder with an unfinished run of the same config it goes on after the last finished task."""
     from cl_toolkit.api import default_folder
@@ -129,7 +133,9 @@ def demo(out: Out = None):
     code = run_comparison(study, folder, 1)
     if code == 0:
         first = study.runs[0].plain["stream"]["tasks"][0]
-        typer.echo(f"\nWhat the model answers to `{first}`, before, after learning it, and after the task that came next:\n")
+        typer.echo(
+            f"\nWhat the model answers to `{first}`, before, after learning it, and after the task that came next:\n"
+        )
         print_answers(folder, first, None, 3)
     raise typer.Exit(code)
 
@@ -184,7 +190,9 @@ def plan(config: Config, overrides: Overrides = None):
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
         )
-    typer.echo(f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;")
+    typer.echo(
+        f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;"
+    )
     typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
 
 
@@ -206,7 +214,8 @@ def show(
     codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
     for task in stream.scored:
         typer.secho(
-            f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}", bold=True
+            f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}",
+            bold=True,
         )
         for example in task.train[:n]:
             typer.echo("  " + marked_example(settings, example, codec).replace("\n", "\n  "))
@@ -216,8 +225,8 @@ def show(
 @app.command()
 def answers(
     results: Results,
-    task: Annotated[Optional[str], typer.Option(help="Only this task.")] = None,
-    method: Annotated[Optional[str], typer.Option(help="Only this method.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Questions per task and run.")] = 5,
 ):
     """What the model said: before training, after learning the task, and at the end."""
@@ -237,7 +246,10 @@ def print_answers(results: Path, task: str | None, method: str | None, n: int) -
         table.add_column(column)
     for row in rows:
         right = {"before", "learned", "end"}
-        cells = [Text(v, style=("green" if v.strip() == row["target"].strip() else "red") if k in right else "") for k, v in row.items()]
+        cells = [
+            Text(v, style=("green" if v.strip() == row["target"].strip() else "red") if k in right else "")
+            for k, v in row.items()
+        ]
         table.add_row(*cells)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
@@ -261,5 +273,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        typer.echo(f"error: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", err=True)
+        typer.echo(
+            f"error: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", err=True
+        )
         sys.exit(1)

@@ -271,7 +271,9 @@ def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {k: v for k, v in data.items() if k in names}, {k: v for k, v in data.items() if k not in names}
 
 
-def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None) -> RunConfig:
+def build_run(
+    plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
+) -> RunConfig:
     """A resolved plain config -> RunConfig; refuses what cannot work, before any model is loaded."""
     from cl_toolkit import refusals
     from cl_toolkit.models import model_config
@@ -308,9 +310,7 @@ def build_run(plain: dict[str, Any], where: str, *, method: str = "run", order: 
         cls = STRATEGIES.get(name, f"{where}: strategies")
         if not isinstance(settings, dict):
             raise UserError(f"{where}: strategies.{name}: expected settings, got {settings!r}")
-        strategies.append(
-            Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where))
-        )
+        strategies.append(Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where)))
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed

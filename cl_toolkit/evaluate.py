@@ -37,7 +37,9 @@ class Evaluator:
     Examples of all tasks are sorted by length and batched together; with several processes each takes every n-th batch.
     """
 
-    def __init__(self, codec: Codec, *, split: str, batch_size: int, max_new_tokens: int, processes: Processes | None = None):
+    def __init__(
+        self, codec: Codec, *, split: str, batch_size: int, max_new_tokens: int, processes: Processes | None = None
+    ):
         self.codec, self.split = codec, split
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.processes = processes or Processes()
@@ -101,5 +103,3 @@ class Evaluator:
 def mean_score(scored: Sequence[Scored]) -> float:
     """Mean score of a task."""
     return fmean(s.score for s in scored)
-
-

@@ -78,7 +78,9 @@ class ExampleStore:
     def nbytes(self) -> int:
         """Bytes of stored text, UTF-8, without overhead."""
         return sum(
-            len(text.encode()) for _, e in self.items for text in (*(m.content for m in e.messages), e.target, e.text or "")
+            len(text.encode())
+            for _, e in self.items
+            for text in (*(m.content for m in e.messages), e.target, e.text or "")
         )
 
     def state(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class _Scores:
     def __call__(self, t: int, i: int) -> float:
         cell = self._matrix[t][i - 1]
         if cell == NOT_EVALUATED:
-            raise Undefined(f"task {i} was not evaluated after task {t}" if t else f"task {i} was not evaluated before training")
+            raise Undefined(
+                f"task {i} was not evaluated after task {t}" if t else f"task {i} was not evaluated before training"
+            )
         return float(cell)
 
     def earlier(self) -> range:

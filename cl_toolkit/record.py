@@ -45,7 +45,9 @@ def git_state(folder: Path) -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     try:
         commit, status = (
-            subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            subprocess.run(
+                ["git", "-C", folder, *command], capture_output=True, text=True, check=True, timeout=10
+            ).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.SubprocessError):

@@ -72,7 +72,9 @@ def check_stream(config: RunConfig, where: str) -> None:
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
     if both := set(section.anchors) & set(section.tasks or names):
-        raise UserError(f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained")
+        raise UserError(
+            f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained"
+        )
     scorer = getattr(config.stream_settings, "scorer", None)
     for name in scorer.values() if isinstance(scorer, dict) else [scorer] if scorer else []:
         SCORERS.get(name, f"{where}: stream.scorer")

@@ -42,7 +42,9 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     stored = stored_record(folder)
     if stored is not None:
         if difference := differs(stored["config"], config.plain):
-            raise UserError(f"{folder}: holds a run of another config ({difference}); choose another --out or move it away")
+            raise UserError(
+                f"{folder}: holds a run of another config ({difference}); choose another --out or move it away"
+            )
         if stored["status"] == "finished":
             return stored
     return Run(config, folder, listener).execute()

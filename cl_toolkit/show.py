@@ -78,7 +78,9 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
 
     rows = []
     for record in load(folder).records:
-        if record["status"] != "finished" or (method is not None and record["method"].replace("-", "_") != method.replace("-", "_")):
+        if record["status"] != "finished" or (
+            method is not None and record["method"].replace("-", "_") != method.replace("-", "_")
+        ):
             continue
         place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / _run_folder(record)
         names = record["tasks"]
@@ -86,7 +88,9 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
             raise UserError(f"{folder}: no task {task!r}{did_you_mean(task, names)}")
         for name in [task] if task else names:
             moments = {"before": 0, "learned": names.index(name) + 1, "end": len(names)}
-            said = {moment: read_answers(place / "answers" / f"row-{row}.jsonl", name) for moment, row in moments.items()}
+            said = {
+                moment: read_answers(place / "answers" / f"row-{row}.jsonl", name) for moment, row in moments.items()
+            }
             for i, last in enumerate(said["end"][:n] or said["learned"][:n]):
                 row = {"method": record["method"], "seed": str(record["seed"]), "task": name}
                 row |= {"question": last["question"], "target": last["target"]}

@@ -140,7 +140,7 @@ class Composed(Strategy):
             part.load_state(state[part.name])
 
 
-def Compose(*parts: Strategy) -> Strategy:  # noqa: N802 - reads as the constructor that it is
+def Compose(*parts: Strategy) -> Strategy:
     """One strategy from any number: none is sequential training, one is itself. Refuses impossible pairs by name."""
     names = [part.name for part in parts]
     if doubled := {name for name in names if names.count(name) > 1}:

@@ -104,7 +104,9 @@ def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) 
     """`jobs` runs at a time. When a process dies (out of memory, say) and takes the pool with it, the runs that were under
     way are tried again one at a time, so that the guilty one is found."""
     if any(isinstance(c.settings, Strategy) for config, _ in todo for c in config.strategies):
-        raise UserError("a strategy that is an object, not a name, works with jobs = 1 only; put it into a file for more")
+        raise UserError(
+            "a strategy that is an object, not a name, works with jobs = 1 only; put it into a file for more"
+        )
     suspects = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -130,7 +132,9 @@ def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) 
                     yield Failure(run_name(config), error)
 
 
-def finished(futures: dict[Future, tuple[RunConfig, Path]], update: Update) -> Iterator[tuple[Future, tuple[RunConfig, Path]]]:
+def finished(
+    futures: dict[Future, tuple[RunConfig, Path]], update: Update
+) -> Iterator[tuple[Future, tuple[RunConfig, Path]]]:
     """Futures as they finish; meanwhile progress is read from the runs' own events."""
     waiting = set(futures)
     while waiting:
@@ -157,7 +161,9 @@ def execute_run(config: RunConfig, place: Path, listener: Callable | None = None
         raise
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        write_failure(config, place, reason.strip().splitlines()[0] if reason.strip() else reason, traceback.format_exc())
+        write_failure(
+            config, place, reason.strip().splitlines()[0] if reason.strip() else reason, traceback.format_exc()
+        )
         return reason
     return None
 
@@ -198,4 +204,3 @@ def report(folder: Path, records: list[dict[str, Any]]) -> Path:
     from cl_toolkit.report import build
 
     return build(records, folder)
-

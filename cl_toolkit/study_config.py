@@ -96,7 +96,9 @@ def load_study(
     )
 
 
-def load_run(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
+def load_run(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), method: str | None = None
+) -> RunConfig:
     """The one run of a config: what it says without `methods`, or one of its methods."""
     name, layers = load_layers(source, overrides)
     plain = flatten(layers)
@@ -120,7 +122,9 @@ def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
         for section in ("stream", "model", "objective", "train", "engine", "evaluate", "checkpoint", "prompt"):
             if section in layer and not isinstance(layer[section], dict):
                 raise UserError(f"{where}: {section}: expected a mapping, got {layer[section]!r}")
-        methods = {**plain["methods"], **(layer.get("methods") or {})} if where == "command line" else layer.get("methods")
+        methods = (
+            {**plain["methods"], **(layer.get("methods") or {})} if where == "command line" else layer.get("methods")
+        )
         if where == "command line" and isinstance(layer.get("methods"), dict):
             methods = merge(plain["methods"], layer["methods"])
         plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)

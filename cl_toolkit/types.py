@@ -140,10 +140,7 @@ class Batch:
             filler = tuple(replace(e, source="filler") for e in part.examples)
             return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), examples=filler)
         mask = self.inputs.get("attention_mask")
-        if mask is None:
-            width = None
-        else:
-            width = int(mask[start:stop].sum(1).max())
+        width = None if mask is None else int(mask[start:stop].sum(1).max())
 
         def cut(tensor: Tensor) -> Tensor:
             tensor = tensor[start:stop]

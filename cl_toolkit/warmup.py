@@ -39,7 +39,9 @@ def mixture(settings: TinyLM) -> list:
     warmup = settings.warmup
     skills = warmup.skills or skill_names()
     each = -(-warmup.steps * warmup.batch_size // len(skills))
-    stream = Skills(Skills.Config(length=warmup.length, train_size=each, valid_size=0, test_size=0, seed=warmup.seed + 1000))
+    stream = Skills(
+        Skills.Config(length=warmup.length, train_size=each, valid_size=0, test_size=0, seed=warmup.seed + 1000)
+    )
     return [example for task in stream.tasks(list(skills), repeat=True) for example in task.train]
 
 

@@ -173,7 +173,9 @@ class PowerLaw(Replay):
             if self.offset <= 0:
                 raise ValueError(f"offset: expected a number above 0, got {self.offset}")
             if self.schedule == "exponential" and self.exponent <= 0:
-                raise ValueError(f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}")
+                raise ValueError(
+                    f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"
+                )
 
     tags = Tags(
         paper="Gandhi et al. 2024, arXiv 2401.10393",
@@ -188,7 +190,10 @@ class PowerLaw(Replay):
     def plan(self, sizes, new):
         if not self.config.unrestricted:
             return super().plan(sizes, new)
-        return {age: min(size, round(new * w)) for (age, size), w in zip(sizes.items(), self.weights(list(sizes)), strict=True)}
+        return {
+            age: min(size, round(new * w))
+            for (age, size), w in zip(sizes.items(), self.weights(list(sizes)), strict=True)
+        }
 
 
 def check_common(config: Replay.Config | PowerLaw.Config) -> None:

@@ -48,7 +48,11 @@ class ForgettingCurves:
     def watch(self, session: Session, trained: str, past: list[Task], step: int, examples_seen: int) -> None:
         """Called after every optimizer step; `step` counts over the whole run."""
         settings = self.settings
-        due = [t for t in past if t.name in self.ends and is_due(step - self.ends[t.name], settings.schedule, settings.every)]
+        due = [
+            t
+            for t in past
+            if t.name in self.ends and is_due(step - self.ends[t.name], settings.schedule, settings.every)
+        ]
         if not due:
             return
         forwards = session.forwards

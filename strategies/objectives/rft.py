@@ -120,7 +120,9 @@ class RFT(Objective):
             some = examples[start : start + 64]
             uniforms = torch.stack(
                 [
-                    torch.rand(length, generator=generator_from(task.seeds["rollout"], label, task.index, step, e.id, i))
+                    torch.rand(
+                        length, generator=generator_from(task.seeds["rollout"], label, task.index, step, e.id, i)
+                    )
                     for e in some
                     for i in range(n)
                 ]
@@ -132,7 +134,9 @@ class RFT(Objective):
 
     def score(self, task, examples, rollouts):
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
-        accuracy = [[task.score(e, task.codec.decode(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
+        accuracy = [
+            [task.score(e, task.codec.decode(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)
+        ]
         shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
         return torch.tensor(accuracy), torch.tensor(shaped)
 

@@ -13,7 +13,6 @@ from cl_toolkit.run import Run
 from cl_toolkit.study_config import load_run
 
 
-
 class EasySkills(Skills):
     """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ."""
 
@@ -35,7 +34,8 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
         "name": "tiny",
         "stream": {"name": f"{__file__}:EasySkills", "tasks": ["max", "last"], "length": 3,
                    "train_size": 12, "valid_size": 4, "test_size": 6},
-        "model": {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "model": {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32,
+                  "num_hidden_layers": 1, "num_attention_heads": 2},
         "objective": {"name": "sft"},
         "strategies": {},
         "train": {"max_steps": 4, "global_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1},
