@@ -6,6 +6,7 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
         task_type="CAUSAL_LM",
     )
     name = f"task{index}"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 reads a deprecated attribute of transformers 5 here; no user can do anything about it
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(seed_from(seed, "adapter", index))
         if adapter.between_tasks != "stack" or index == 0:
             return get_peft_model(model, config, adapter_name=name)

@@ -74,7 +74,7 @@ def run(
     source: Source, *, method: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None
 ) -> dict[str, Any]:
     """One run; returns its record. An unfinished run in `out` goes on after its last finished task."""
-    from cl_toolkit.run import execute
+    from cl_toolkit.runner import execute
     from cl_toolkit.study_config import load_run
 
     config = load_run(source, overrides, method)

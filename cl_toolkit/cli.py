@@ -54,6 +54,11 @@ def compare(
     """Run methods x orders x seeds; what is already there is kept. Writes records, tables, figures and report.html."""
     from cl_toolkit.study_config import load_study
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "compare: runs in one process; under a launcher use `run CONFIG --method NAME seed=0` for each run, "
+            "then `report results/<name>`"
+        )
     study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
     raise typer.Exit(run_comparison(study, out or Path("results") / study.name, jobs))
 
@@ -111,7 +116,7 @@ def run(
     settings = load_run(config, overrides or [], method)
     folder = out or default_folder(settings)
     first = os.environ.get("RANK", "0") == "0"
-    from cl_toolkit.run import execute
+    from cl_toolkit.runner import execute
 
     with Progress([run_name(settings)] if first else []) as progress:
         name = run_name(settings)

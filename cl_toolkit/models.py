@@ -151,6 +151,9 @@ def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] |
     """`cls.from_pretrained`, with what goes wrong in one line."""
     if (name.startswith((".", "/")) or "\\" in name) and not Path(name).is_dir():
         raise UserError(f"model.name: {name}: no such folder")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     common = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     try:
         return cls.from_pretrained(name, **common, **(options or {}))

@@ -153,7 +153,7 @@ def finished(
 
 def execute_run(config: RunConfig, place: Path, listener: Callable | None = None) -> str | None:
     """One run; the reason in one line if it failed, which its record then also says."""
-    from cl_toolkit.run import execute
+    from cl_toolkit.runner import execute
 
     try:
         execute(config, place, listener)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from cl_toolkit.config import RunConfig
@@ -17,6 +19,8 @@ def pick_device(name: str) -> torch.device:
     here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
     if not here[name.split(":")[0]]():
         raise UserError(f"engine.device: {name}: there is no such device here; use auto or cpu")
+    if name == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # peft imports deepspeed too, which else complains of no GPU
     return torch.device(name)
 
 

@@ -202,12 +202,12 @@ def zero(stage):
 
 
 def reopen(processes, stage):
-    """Live tensors and resident MiB after each of six openings."""
+    """Live tensors and resident MiB after each of four openings."""
     model, objective = make_model(), SFT()
     engine = DeepSpeedEngine(make_train(), CPU, processes, zero(stage))
     task = next(make_tasks(objective))
     tensors, memory = [], []
-    for _ in range(6):
+    for _ in range(4):
         learn(model, task.keep(task.examples[:5]), objective, Compose(), engine, lambda session: None)
         gc.collect()
         tensors.append(sum(torch.is_tensor(o) for o in gc.get_objects()))

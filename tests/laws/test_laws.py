@@ -7,11 +7,11 @@ import torch
 from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Compose, Strategy, UserError
-from cl_toolkit import run as run_module
+from cl_toolkit import runner as run_module
 from cl_toolkit.checkpoint import from_plain, to_plain
 from cl_toolkit.record import comparable
 from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.run import Run
+from cl_toolkit.runner import Run
 from cl_toolkit.strategy import Composed
 from cl_toolkit.study_config import load_run
 from cl_toolkit.types import Task

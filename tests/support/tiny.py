@@ -9,7 +9,7 @@ from typing import Any
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.config import RunConfig
 from cl_toolkit.models import fingerprint
-from cl_toolkit.run import Run
+from cl_toolkit.runner import Run
 from cl_toolkit.study_config import load_run
 
 
