@@ -37,5 +37,5 @@ def learn(
                     terms = strategy.loss(session.model, part, out)
                     session.backward(merge_terms({objective.name: out.loss}, terms))
                 session.step(strategy)  # penalties once, before_step, clip, update
-            watch(session)  # progress, log, curves
+                watch(session)  # progress, log, curves
     return strategy.after_task(model, task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,10 @@ def load_study(
     orders = plain["orders"] or [None]
     check_strategy_overrides(layers[-1], plain, chosen)
 
+    check_folder_name(str(plain["name"]), f"{layers[-2][0]}: name")
     runs, resolved = [], {}
     for label, difference in chosen.items():
+        check_folder_name(label, f"{layers[-2][0]}: methods")
         difference, instances = take_instances(normalise(difference or {}, f"{layers[-2][0]}: methods.{label}"))
         resolved[label] = difference
         for number, order in enumerate(orders):
@@ -175,6 +178,12 @@ def take_instances(difference: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
             value = {"class": kind, **dataclasses.asdict(value.config)}
         strategies[name] = value
     return ({**difference, "strategies": strategies} if "strategies" in difference else dict(difference)), instances
+
+
+def check_folder_name(name: str, where: str) -> None:
+    """Studies and methods name folders, also on systems that are particular about them."""
+    if not re.fullmatch(r"[\w.+-]*[\w+-]", name):
+        raise UserError(f"{where}: {name!r}: expected letters, digits and . _ + - (it names a folder)")
 
 
 def find_name(name: str, methods: Mapping[str, Any]) -> str:

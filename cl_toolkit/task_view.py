@@ -74,11 +74,11 @@ class TaskView:
         return self.objective.forward(model, batch)
 
     def batches(self) -> Batches:
-        """Shuffled anew each epoch, last batch kept. `max_steps` above 0 overrides `epochs`; both are steps and epochs
-        of this task."""
+        """Shuffled anew each epoch, last batch kept. `max_steps` above 0 overrides `epochs`; both are optimizer steps and
+        epochs of this task, so an objective that takes several updates per batch gets fewer batches out of `max_steps`."""
         n, size = len(self.examples), self.batch_size
         per_epoch = -(-n // size)
-        steps = self.max_steps if self.max_steps > 0 else round(per_epoch * self.epochs)
+        steps = self.max_steps // self.objective.updates if self.max_steps > 0 else round(per_epoch * self.epochs)
         orders: dict[int, list[int]] = {}
 
         def get(index: int) -> list[Example]:

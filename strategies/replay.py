@@ -40,7 +40,8 @@ def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> lis
     counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
     while left and open_:
         total = sum(weights[i] for i in open_)
-        exact = {i: left * weights[i] / total for i in open_}
+        # weights that are too small for a number: nothing tells these tasks apart
+        exact = {i: left * weights[i] / total if total else left / len(open_) for i in open_}
         given = {i: math.floor(exact[i]) for i in open_}
         by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
         for i in by_remainder[: left - sum(given.values())]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
 from cl_toolkit.report.findings import cautions, findings, headline
-from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered
+from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, scores
 from cl_toolkit.report.style import looks
 from cl_toolkit.report.tables import METRICS, RANKED, amount, cell, direction, ranking, undefined
 
@@ -70,6 +70,7 @@ def _content(records: Sequence[Record], plots: Sequence[Plot]) -> dict[str, Any]
         "undefined": undefined(records),
         "metrics": METRICS,
         "other_metrics": _other_metrics(records),
+        "anchors": _anchors(groups),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,
         "common": common,
@@ -126,6 +127,17 @@ def _other_metrics(records: Sequence[Record]) -> tuple[list[str], list[tuple[str
     table = ranking(records)
     shown = [m for m in METRICS if not m.ranked and table[f"{m.key}_n"].sum()]
     return [m.label for m in shown], [(name, [cell(row, m) for m in shown]) for name, row in table.iterrows()]
+
+
+def _anchors(groups: dict[str, list[Record]]) -> list[tuple[str, str, str, str]]:
+    """(method, anchor, score before training, at the end), means over runs."""
+    rows = []
+    for method, runs in groups.items():
+        matrices = [scores(r["anchor_matrix"]) for r in runs if r.get("anchors")]
+        for i, name in enumerate(runs[0].get("anchors") or ()):
+            before, end = (sum(m[row][i] for m in matrices) / len(matrices) for row in (0, -1))
+            rows.append((method, name, decimals(before), decimals(end)))
+    return rows
 
 
 def _settings(groups: dict[str, list[Record]]) -> tuple[list[tuple[str, list[tuple[str, Any]]]], list[tuple[str, Any]]]:

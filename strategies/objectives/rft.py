@@ -23,11 +23,12 @@ def advantages(rewards, algorithm: str):
 
     grpo: (r - mean) / (std + 1e-6) with the n-1 estimate of std. rloo: r minus the mean of the other n-1.
     """
-    mean = rewards.mean(1, keepdim=True)
+    # equal rewards say exactly nothing; their rounded mean may differ from them
+    equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    centred = torch.where(equal, 0.0, rewards - rewards.mean(1, keepdim=True))
     if algorithm == "rloo":
         n = rewards.shape[1]
-        return (rewards - mean) * n / (n - 1)
-    centred = torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), 0.0, rewards - mean)
+        return centred * n / (n - 1)
     return centred / (rewards.std(1, keepdim=True) + 1e-6)
 
 
@@ -40,11 +41,11 @@ def low_variance_kl(reference, logp):
 def informative(accuracy, rule: str):
     """Which prompts to keep, by their rollouts' accuracy (B, n) -> (B,) bool.
 
-    incompetent: drop those without a right rollout. zero_variance: drop those whose rollouts are all right or all wrong.
-    Both readings of the paper's filter are in circulation; both look at accuracy, since the format alone varies.
+    incompetent: drop those without a right rollout. zero_variance: drop those whose rollouts are all equally good (all
+    right or all wrong). Both readings of the paper's filter are in circulation; both look at accuracy, since the format
+    alone varies.
     """
-    right = accuracy.sum(1)
-    return right > 0 if rule == "incompetent" else (right > 0) & (right < accuracy.shape[1])
+    return accuracy.any(1) if rule == "incompetent" else (accuracy != accuracy[:, :1]).any(1)
 
 
 class RFT(Objective):

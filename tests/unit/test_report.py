@@ -359,3 +359,11 @@ def test_no_model_library_is_loaded():
         "assert not {'torch', 'transformers', 'peft', 'deepspeed', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_anchors_are_shown_before_and_at_the_end(tmp_path):
+    runs = [record(anchors=["talk"], anchor_matrix=[[0.8], [0.6], [0.5], [0.4], [0.25]]), record(seed=1)]
+    runs[1] |= {"anchors": ["talk"], "anchor_matrix": [[0.8], [0.6], [0.5], [0.4], [0.35]]}
+    html = build(runs, tmp_path).read_text(encoding="utf-8")
+    row = re.search(r"<td>talk</td>(.*?)</tr>", html).group(1)
+    assert re.findall(r">([\d.]+)<", row) == ["0.80", "0.30"]

@@ -1,0 +1,277 @@
+"""RFT against numbers worked by hand (research/methods.md 5.4)."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
+
+from cl_toolkit import adapters
+from cl_toolkit.config import Adapter
+from cl_toolkit.generate import UniformSampling, token_logprobs
+from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
+from cl_toolkit.types import IGNORE
+
+QUESTIONS = [ask(q, q[:1]) for q in ("ab", "abcdef", "c", "défg", "hij klm", "n", "op", "qrstuvw")]
+
+
+def rft(**config):
+    return RFT(RFT.Config(**{"num_generations": 4, "max_completion_length": 5, **config}))
+
+
+def even(example, answer):
+    return float(sum(answer.encode()) % 2 == 0)
+
+
+def view(objective, examples=QUESTIONS, **changes):
+    return task_view(examples, objective, **{"score": even, "seeds": {"data": 0, "memory": 0, "rollout": 3}, **changes})
+
+
+# advantages, KL, rewards ------------------------------------------------------------------------------------------
+
+
+def test_advantages_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    assert advantages(rewards, "grpo")[0].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
+    assert advantages(rewards, "rloo")[0].tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_advantages_of_a_group_sum_to_zero_and_a_constant_does_not_matter(algorithm):
+    rewards = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
+    found = advantages(rewards, algorithm)
+    assert found.sum(1).abs().max() < 1e-5
+    assert torch.allclose(advantages(rewards + 0.7, algorithm), found, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 8, 11])
+@pytest.mark.parametrize("reward", [0.0, 0.1, 0.9, 1.0, 0.3])
+def test_equal_rewards_have_no_advantage_at_all(algorithm, n, reward):
+    assert not advantages(torch.full((3, n), reward), algorithm).any()
+
+
+def test_low_variance_kl():
+    d = torch.tensor([0.0, math.log(2), -math.log(2), 3.0, -3.0], dtype=torch.float64)
+    found = low_variance_kl(d, torch.zeros(5, dtype=torch.float64)).tolist()
+    assert found[:2] == pytest.approx([0.0, 0.306853], abs=1e-6)
+    assert found[2] == pytest.approx(0.5 + math.log(2) - 1)
+    assert min(found) == 0.0
+
+
+def test_the_reward_of_right_and_of_formatted():
+    objective, codec = rft(), byte_codec()
+    task = task_view([ask("q", "ab")], objective, codec=codec, score=lambda e, a: float(a == e.target))
+    ended, cut, wrong, blank = codec.answer_ids("ab"), codec.answer_ids("ab")[:-1], codec.answer_ids("x"), [codec.eos]
+    accuracy, shaped = objective.score(task, task.examples, [[ended, cut, wrong, blank]])
+    a, b = objective.config.reward_weights
+    assert (a * accuracy + b * shaped)[0].tolist() == pytest.approx([1.0, 0.9, 0.1, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("p", "zero_variance", "incompetent"), [(0.5, 0.99219, 0.99609), (0.1, 0.56953, 0.56953), (0.9, 0.56953, 1.0)]
+)
+def test_how_often_the_filters_keep_a_prompt(p, zero_variance, incompetent):
+    right = (torch.rand(40_000, 8, generator=torch.Generator().manual_seed(1)) < p).float()
+    assert informative(right, "zero_variance").float().mean().item() == pytest.approx(zero_variance, abs=0.01)
+    assert informative(right, "incompetent").float().mean().item() == pytest.approx(incompetent, abs=0.01)
+
+
+def test_the_filters_on_scores_between_right_and_wrong():
+    """A scorer such as token_f1 gives parts of a point; equal parts say as little as equal points."""
+    scores = torch.tensor([[0.5, 0.5], [0.5, 0.7], [0.0, 0.0], [1.0, 1.0], [0.0, 0.2]])
+    assert informative(scores, "zero_variance").tolist() == [False, True, False, False, True]
+    assert informative(scores, "incompetent").tolist() == [True, True, False, True, True]
+
+
+def test_the_filter_drops_examples_before_the_task():
+    objective, model = rft(instance_filter="zero_variance"), tiny_model()
+    task = view(objective, score=lambda e, a: 1.0 if e.id == "c" else even(e, a))
+    kept = objective.start(model, task)
+    assert 0 < len(kept.examples) < len(task.examples)
+    assert "c" not in {e.id for e in kept.examples}
+    nothing = rft(instance_filter="incompetent")
+    hopeless = view(nothing, score=lambda e, a: 0.0)
+    assert nothing.start(model, hopeless).examples == hopeless.examples
+
+
+# updates ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("n", [3, 4])
+def test_equal_rewards_change_nothing(algorithm, n):
+    """Everything right and nothing formatted: all rewards are 0.9."""
+    objective = rft(algorithm=algorithm, num_generations=n, beta=0.0, format_pattern="never")
+    model = tiny_model()
+    before = weights_of(model)
+    view_ = view(objective, score=lambda e, a: 1.0)
+    train(model, view_, optim="sgd", learning_rate=1.0)
+    assert equal(weights_of(model), before)
+    train(model, view(objective), optim="sgd", learning_rate=1.0)
+    assert not equal(weights_of(model), before), "unequal rewards must change something"
+
+
+def test_the_gradient_is_the_policy_gradient():
+    """One update per rollout: the loss has the gradient of -A log p, averaged over the tokens of the step."""
+    objective, model = rft(beta=0.0), tiny_model()
+    task = view(objective)
+    batch = task.encode(task.examples, model)
+    loss = objective.forward(model, batch).loss
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    logp = token_logprobs(model(**batch.inputs).logits, batch.labels)
+    by_hand = -(batch.extra["advantages"][:, None] * logp).sum() / (batch.labels != IGNORE).sum()
+    for a, b in zip(found, torch.autograd.grad(by_hand, list(model.parameters())), strict=True):
+        assert torch.allclose(a, b, atol=1e-5 * max(1.0, float(b.abs().max())))
+
+
+def test_the_clipped_ratio_by_hand():
+    """With stored log-probabilities that make the ratio 2 or 1/2, only what is not clipped has a gradient."""
+    objective, model = rft(beta=0.0, num_iterations=2, epsilon=0.2), tiny_model()
+    task = view(objective, QUESTIONS[:1])
+    batch = task.encode(task.examples, model)
+    now = torch.nn.functional.pad(token_logprobs(model(**batch.inputs).logits, batch.labels), (1, 0)).detach()
+    assert torch.allclose(batch.extra["old"], now, atol=1e-5)
+    signs = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    ratios = torch.tensor([2.0, 0.5, 2.0, 0.5])
+    batch.extra = {"advantages": signs, "old": now - ratios.log()[:, None]}
+    targets = (batch.labels != IGNORE).sum(1)
+    # min(ratio A, clip(ratio) A): 1.2, 0.5, -2.0, -0.8
+    wanted = -(torch.tensor([1.2, 0.5, -2.0, -0.8]) * targets).sum() / targets.sum()
+    assert objective.forward(model, batch).loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for row, moves in enumerate([False, True, True, False]):
+        alone = batch.rows(row, row + 1)
+        gradients = torch.autograd.grad(objective.forward(model, alone).loss, list(model.parameters()))
+        assert any(g.any() for g in gradients) == moves
+
+
+def test_two_updates_per_rollout_take_two_steps_and_count_examples_once():
+    seen = []
+    for iterations in (1, 2):
+        objective, model = rft(num_iterations=iterations), tiny_model()
+        train(model, view(objective), watch=lambda s: seen.append((s.step_number, s.examples_seen)))  # 2 batches
+    assert seen == [(1, 16), (2, 32), (1, 16), (2, 16), (3, 32), (4, 32)]
+
+
+# rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def test_rollouts_depend_on_neither_the_other_rows_nor_the_batch_size():
+    model = tiny_model()
+
+    def sampled(groups):
+        found = {}
+        for group in groups:
+            objective = rft()
+            task = view(objective)
+            found.update(zip([e.id for e in group], objective.sample(model, task, group), strict=True))
+        return found
+
+    whole = sampled([QUESTIONS])
+    assert len({tuple(a) for rows in whole.values() for a in rows}) > len(QUESTIONS)
+    assert sampled([QUESTIONS[:3], QUESTIONS[3:]]) == whole
+    assert sampled([[e] for e in reversed(QUESTIONS)]) == whole
+
+
+def test_another_step_task_or_seed_samples_anew_and_the_same_again():
+    model, objective = tiny_model(), rft()
+    first = objective.sample(model, view(objective), QUESTIONS)
+    assert objective.sample(model, view(objective), QUESTIONS) != first  # the next step
+    again = rft()
+    assert again.sample(model, view(again), QUESTIONS) == first
+    for changes in ({"index": 1}, {"seeds": {"rollout": 4}}):
+        other = rft()
+        assert other.sample(model, view(other, **changes), QUESTIONS) != first
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampled_frequencies_follow_the_softmax(temperature):
+    logits, rows = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]), 40_000
+    uniforms = torch.rand(rows, 1, generator=torch.Generator().manual_seed(5))
+    chosen = UniformSampling(uniforms, temperature)(None, logits.expand(rows, -1)).argmax(1)
+    expected = torch.softmax(logits / temperature, 0) * rows
+    counts = torch.bincount(chosen, minlength=5).float()
+    assert counts[3] == 0
+    possible = expected > 0
+    chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    assert chi_square < 16.3  # 0.999 quantile at three degrees of freedom
+    wrong = torch.softmax(logits / (temperature * 1.1), 0) * rows
+    assert ((counts - wrong)[possible] ** 2 / wrong[possible]).sum() > 16.3, "the test can tell temperatures apart"
+
+
+def test_sampling_through_the_model_follows_its_softmax_too():
+    model, codec = tiny_model(), byte_codec()
+    objective = rft(num_generations=8000, max_completion_length=1)
+    task = view(objective, codec=codec)
+    counts = Counter(a[0] for a in objective.sample(model, task, QUESTIONS[:1])[0])
+    prompt = torch.tensor([codec.ids(QUESTIONS[0])[0]])
+    with torch.no_grad():
+        p = torch.softmax(model(input_ids=prompt).logits[0, -1], 0)
+    distance = sum(abs(counts[token] / 8000 - p[token].item()) for token in range(len(p))) / 2
+    even_odds = sum(abs(counts[token] / 8000 - 1 / len(p)) for token in range(len(p))) / 2
+    assert distance < 0.1 < even_odds
+
+
+# the reference ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("life", [None, "continue", "merge", "stack"])
+def test_the_reference_by_switching_off_and_by_a_copy(life):
+    """A fresh adapter is switched off; full weights, a trained adapter and a stack are copied. The KL starts at 0."""
+    adapter = None if life is None else Adapter(r=2, between_tasks=life)
+    model = tiny_model()
+    for index in range(2):
+        model = adapters.begin_task(model, adapter, index, seed=0)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        objective = rft(beta=1.0, num_iterations=1)
+        task = view(objective, index=index)
+        objective.start(model, task)
+        fresh = life == "merge" or (life is not None and index == 0)
+        assert objective.extra_parameters == (0 if fresh else size)
+        before = weights_of(model)
+        batch = task.encode(task.examples, model)
+        assert equal(weights_of(model), before)
+        batch.extra["advantages"].zero_()
+        assert objective.forward(model, batch).loss.item() == pytest.approx(0.0, abs=1e-6)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05)
+        moved = objective.forward(model, batch).loss.item()
+        assert moved > 1e-4
+        again = task.encode(task.examples, model)  # the reference is still the model of the start
+        with torch.no_grad():
+            assert not torch.allclose(again.extra["reference"][:, 1:], token_logprobs(
+                model(**again.inputs).logits, again.labels), atol=1e-3)  # fmt: skip
+        assert {n for n, p in model.named_parameters() if p.requires_grad} == trained
+        model = adapters.end_task(model, adapter)
+
+
+def test_both_kinds_of_reference_give_the_same_kl():
+    model = adapters.begin_task(tiny_model(), Adapter(r=2), 0, seed=0)
+    off, copy = adapters.Reference(model), adapters.Reference(model)
+    copy._copy = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for parameter in adapters.weights(model).values():
+            parameter.add_(0.1)
+    batch = byte_codec().batch(QUESTIONS)
+    found = []
+    for reference in (off, copy):
+        with reference.restored(model):
+            found.append(token_logprobs(model(**batch.inputs).logits, batch.labels))
+    assert off.parameters == 0
+    assert torch.allclose(*found, atol=1e-5)
+    assert not torch.allclose(found[0], token_logprobs(model(**batch.inputs).logits, batch.labels), atol=1e-2)
+
+
+def test_settings_without_meaning_are_refused():
+    for config, message in (
+        ({"num_generations": 1}, "num_generations: expected 2 or more"),
+        ({"temperature": 0.0}, "temperature: expected a number above 0"),
+        ({"num_iterations": 0}, "num_iterations: expected 1 or more"),
+        ({"format_pattern": "("}, "format_pattern: not a regular expression"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RFT.Config(**config)

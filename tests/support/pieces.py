@@ -1,0 +1,69 @@
+"""Single parts of a run, small, for tests that look at one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cl_toolkit import models
+from cl_toolkit.codec import Codec
+from cl_toolkit.config import Prompt, Train, base_layer
+from cl_toolkit.engine.torch_engine import TorchEngine
+from cl_toolkit.learn import learn
+from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategy import Compose
+from cl_toolkit.task_view import TaskView
+from cl_toolkit.typed import typed
+from cl_toolkit.types import Example, Message
+
+
+def tiny_model(seed: int = 0, hidden_size: int = 16):
+    """A one-layer byte model from random weights that are large enough for answers to differ."""
+    settings = models.TinyLM(
+        hidden_size=hidden_size, intermediate_size=2 * hidden_size, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = models.build_tiny(settings, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(12)
+    return model.eval()
+
+
+def byte_codec(**prompt: Any) -> Codec:
+    """The byte tokenizer with base.yaml's prompt settings, changed by keyword."""
+    return Codec(models.byte_tokenizer(), typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
+
+
+def ask(question: str, target: str = "", identity: str | None = None, **fields: Any) -> Example:
+    """An example with one user turn."""
+    return Example(id=identity or question, messages=(Message(role="user", content=question),), target=target, **fields)
+
+
+def train_settings(**changes: Any) -> Train:
+    """base.yaml's training settings, changed by keyword."""
+    return replace(typed(Train, base_layer()["train"], "train", "test"), **changes)
+
+
+def task_view(examples, objective=None, **changes: Any) -> TaskView:
+    """A task as it is trained."""
+    settings = {"name": "task", "index": 0, "codec": byte_codec(), "batch_size": 4, **changes}
+    return TaskView(examples=examples, objective=objective or SFT(), **settings)
+
+
+def train(model, view: TaskView, strategy=None, watch=lambda session: None, **settings: Any):
+    """Learn one task with the torch engine on CPU."""
+    engine = TorchEngine(train_settings(**settings), torch.device("cpu"))
+    return learn(model, view, view.objective, strategy or Compose(), engine, watch)
+
+
+def weights_of(model) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Bit equality of two sets of weights."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

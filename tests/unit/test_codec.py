@@ -1,0 +1,161 @@
+"""Text to tokens and back: bytes, chat templates, truncation, labels."""
+
+import pytest
+import torch
+from pieces import ask, byte_codec
+
+from cl_toolkit import models
+from cl_toolkit.codec import Codec
+from cl_toolkit.config import Prompt, base_layer
+from cl_toolkit.typed import typed
+from cl_toolkit.types import IGNORE, Example, Message
+
+TEXTS = ["", " ", "a", "Größe, Straße – Übermaß!", "🎈👩‍👩‍👧 🇩🇪", "日本語", "tab\tand\nline\r\n", "<s>", "a </s> b", "\x00\x7f"]
+CHATML = (
+    "{% if tools %}<|tools|>{{ tools | tojson }}\n{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# an answer that is written differently in context than after the generation prompt
+THINKING = CHATML.replace("<|assistant|>{% endif %}", "<|assistant|><think></think>{% endif %}")
+NO_END = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+
+
+def templated(template, **prompt):
+    tokenizer = models.byte_tokenizer()
+    tokenizer.chat_template = template
+    return Codec(tokenizer, typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
+
+
+def turns(*pairs, target="the answer", **fields):
+    return Example(id="e", messages=tuple(Message(role=r, content=c) for r, c in pairs), target=target, **fields)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_bytes_go_round(text):
+    tokenizer = models.byte_tokenizer()
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if "<s>" not in text and "</s>" not in text:
+        assert ids == list(text.encode("utf-8"))
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_every_byte_has_its_own_token():
+    tokenizer = models.byte_tokenizer()
+    assert len(tokenizer) == models.VOCABULARY
+    assert sorted({*range(256), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == [*range(259)]
+
+
+@pytest.mark.parametrize("text", [t for t in TEXTS if "<" not in t])
+def test_an_answer_is_read_back_as_it_was_written(text):
+    codec = byte_codec()
+    ids = codec.answer_ids(text)
+    assert ids[-1] == codec.eos
+    assert codec.decode(ids) == text
+    assert codec.decode([*ids, *b"what comes after", codec.eos]) == text
+
+
+def test_without_a_template_the_turns_are_lines():
+    codec = byte_codec(system="Be kind.", suffix="\n> ")
+    prompt, answer = codec.ids(turns(("user", "eins"), ("assistant", "one"), ("user", "zwei"), target="two"))
+    assert prompt[0] == codec.bos
+    assert codec.tokenizer.decode(prompt[1:]) == "Be kind.\neins\none\nzwei\n> "
+    assert answer == [*b"two", codec.eos]
+
+
+def text_of(codec, ids):
+    return codec.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_a_chat_template_writes_prompt_and_answer():
+    codec = templated(CHATML)
+    prompt, answer = codec.ids(turns(("user", "eins"), ("assistant", "one"), ("user", "zwei")))
+    assert text_of(codec, prompt) == "<|user|>eins</s>\n<|assistant|>one</s>\n<|user|>zwei</s>\n<|assistant|>"
+    assert text_of(codec, answer) == "the answer</s>"  # the new line after the end mark is never generated
+    assert answer.count(codec.eos) == 1
+    assert codec.decode(answer) == "the answer"
+
+
+def test_a_template_that_writes_its_answers_otherwise_still_trains_the_answer_after_the_prompt():
+    prompt, answer = (codec := templated(THINKING)).ids(turns(("user", "q")))
+    assert text_of(codec, prompt).endswith("<|assistant|><think></think>")
+    assert text_of(codec, answer) == "the answer</s>"
+
+
+def test_a_template_without_an_end_mark_gets_one():
+    codec = templated(NO_END)
+    prompt, answer = codec.ids(turns(("user", "q")))
+    assert text_of(codec, prompt) == "[user]q[assistant]"
+    assert answer == codec.answer_ids("the answer")
+
+
+def test_the_system_turn_comes_first_and_only_once():
+    codec = templated(CHATML, system="Be kind.")
+    prompt, _ = codec.ids(turns(("user", "q")))
+    assert text_of(codec, prompt).startswith("<|system|>Be kind.</s>\n<|user|>q")
+    prompt, _ = codec.ids(turns(("system", "own"), ("user", "q")))
+    assert text_of(codec, prompt).startswith("<|system|>own</s>\n<|user|>q")
+
+
+def test_a_template_can_be_switched_off():
+    assert templated(CHATML, chat_template="off").ids(ask("q", "a")) == byte_codec().ids(ask("q", "a"))
+
+
+def test_tools_are_part_of_the_prompt():
+    codec = templated(CHATML)
+    plain, one, two = (
+        codec.ids(turns(("user", "q"), tools=tools))[0] for tools in ((), ({"name": "f"},), ({"name": "g"},))
+    )
+    assert text_of(codec, one).startswith('<|tools|>[{"name": "f"}]')
+    assert text_of(codec, two).startswith('<|tools|>[{"name": "g"}]')
+    assert text_of(codec, plain).startswith("<|user|>")
+
+
+@pytest.mark.parametrize("codec", [byte_codec(max_length=20), templated(CHATML, max_length=20)])
+def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(codec):
+    prompt, answer = codec.ids(ask("x" * 50 + "the end", "12345"))
+    assert len(prompt) + len(answer) == 20
+    assert answer[:5] == list(b"12345")
+    assert answer[-1] == codec.eos
+    assert prompt == Codec(codec.tokenizer, byte_codec().prompt).ids(ask("x" * 50 + "the end", "12345"))[0][-14:]
+    assert codec.truncated == 1
+    codec.ids(ask("x" * 50 + "the end", "12345"))
+    assert codec.truncated == 1
+    codec.ids(ask("short", "1"))
+    assert codec.truncated == 1
+    codec.ids(ask("y" * 50, "1"))
+    assert codec.truncated == 2
+
+
+def test_a_prompt_that_just_fits_is_whole():
+    whole = byte_codec().ids(ask("12345", "1"))
+    for length, cut in ((9, 0), (8, 1)):  # <s> 12345 \n | 1 </s>
+        codec = byte_codec(max_length=length)
+        assert (codec.ids(ask("12345", "1")) == whole) == (not cut)
+        assert codec.truncated == cut
+
+
+@pytest.mark.parametrize("codec", [byte_codec(), templated(CHATML), templated(THINKING), templated(NO_END)])
+def test_labels_mark_exactly_the_answer(codec):
+    examples = [ask("a", "bcd"), ask("längere Frage", "ü"), ask("q", "x" * 30)]
+    batch = codec.batch(examples)
+    for row, example in enumerate(examples):
+        target = batch.labels[row] != IGNORE
+        labels = batch.labels[row][target]
+        assert torch.equal(batch.inputs["input_ids"][row][target], labels)
+        assert codec.decode(labels.tolist()) == example.target
+        assert labels[-1] == codec.eos
+        positions = target.nonzero().flatten().tolist()
+        assert positions == list(range(positions[0], positions[-1] + 1))
+        mask = batch.inputs["attention_mask"][row]
+        assert positions[-1] + 1 == mask.sum()  # the answer is the end of the row
+        assert mask[: mask.sum()].all()
+        assert (batch.inputs["input_ids"][row][mask == 0] == codec.pad).all()
+        assert batch.inputs["input_ids"][row][: positions[0]].tolist() == codec.ids(example)[0]
+
+
+def test_filler_has_no_labels_and_other_answers_can_be_put_in():
+    codec = byte_codec()
+    batch = codec.batch([ask("q", "a"), ask("q", "a", source="filler")], [codec.answer_ids("xyz"), codec.answer_ids("z")])
+    assert codec.decode([t for t in batch.labels[0].tolist() if t != IGNORE]) == "xyz"
+    assert (batch.labels[1] == IGNORE).all()
