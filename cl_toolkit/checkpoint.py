@@ -40,8 +40,10 @@ def write_json(path: Path, data: Any) -> None:
 def to_plain(state: Any, tensors: dict[str, torch.Tensor], path: str = "state") -> Any:
     """State as JSON data, its tensors moved into `tensors`. Raises TypeError for anything that is not plain data."""
     if isinstance(state, torch.Tensor):
-        tensors[path] = state.detach().cpu().contiguous()
-        return {TENSOR: path}
+        name = path if path not in tensors else f"{path}#{len(tensors)}"  # {"a": {"b": ...}, "a.b": ...}
+        # safetensors takes no two tensors with common memory
+        tensors[name] = state.detach().to("cpu", copy=True).contiguous()
+        return {TENSOR: name}
     if state is None or isinstance(state, (bool, int, float, str)):
         return state
     if isinstance(state, (list, tuple)):
@@ -89,7 +91,7 @@ def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     try:
         sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
         damaged = [name for name, wanted in sums.items() if _checksum(folder / name) != wanted]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not a whole checkpoint: {error}; delete it to start anew") from error
     if damaged:
         raise UserError(

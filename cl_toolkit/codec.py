@@ -31,21 +31,21 @@ class Codec:
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos
         self.bos = tokenizer.bos_token_id
         self.templated = prompt.chat_template == "auto" and bool(tokenizer.chat_template)
-        self._truncated: set[str] = set()
+        self.truncated_ids: set[str] = set()
         self._cache: dict[tuple, tuple[list[int], list[int]]] = {}
 
     @property
     def truncated(self) -> int:
-        return len(self._truncated)
+        return len(self.truncated_ids)
 
     def ids(self, example: Example) -> tuple[list[int], list[int]]:
         """(prompt, answer) as token ids; the answer ends with the end-of-sequence token."""
-        key = (example.messages, example.target)
+        key = (example.messages, example.target, repr(example.tools))
         if key not in self._cache:
             prompt, answer = self._template(example) if self.templated else self._plain(example)
             room = max(1, self.prompt.max_length - len(answer))
             if len(prompt) > room:
-                self._truncated.add(example.id)
+                self.truncated_ids.add(example.id)
                 prompt = prompt[-room:]
             self._cache[key] = prompt, answer
         return self._cache[key]

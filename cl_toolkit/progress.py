@@ -12,6 +12,7 @@ class Progress:
 
     def __init__(self, runs: Sequence[str]):
         self.fractions = dict.fromkeys(runs, 0.0)
+        self.kept: set[str] = set()  # runs of an earlier call, which say nothing about the time left
         self.live = sys.stderr.isatty()
         self.started = time.monotonic()
         self._last_line: dict[str, float] = {}
@@ -44,6 +45,8 @@ class Progress:
             return
         if fraction >= 0:
             self.fractions[run] = fraction
+        if what == "already there":
+            self.kept.add(run)
         if self.live:
             over = fraction >= 1
             self._bars.update(self._tasks[run], completed=self.fractions[run], visible=not over, description=run)
@@ -59,7 +62,8 @@ class Progress:
             if self._last_line.get(run) == 1.0:
                 return
             self._last_line[run] = 1.0 if fraction >= 1 else quarter
-            done = sum(self.fractions.values()) / len(self.fractions)
+            now = [f for name, f in self.fractions.items() if name not in self.kept]
+            done = sum(now) / max(1, len(now))
             elapsed = time.monotonic() - self.started
             left = f", about {elapsed * (1 - done) / done:.0f} s left" if 0 < done < 1 else ""
             state = what if fraction >= 1 else f"{fraction:.0%}"

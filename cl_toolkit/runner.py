@@ -299,6 +299,7 @@ class Run:
                 "done": self.done,
                 "record": self.record,
                 "curves": {"rows": self.curves.rows, "ends": self.curves.ends},
+                "truncated": sorted(self.codec.truncated_ids),
                 "strategy": self.strategy.state(),
             }
             checkpoint.save(folder / f"task-{k + 1}", state, self.saved_weights(self.model))
@@ -323,6 +324,7 @@ class Run:
         self.record = record
         self.done = state["done"]
         self.curves.rows, self.curves.ends = state["curves"]["rows"], state["curves"]["ends"]
+        self.codec.truncated_ids |= set(state["truncated"])
         self.strategy.load_state(state["strategy"])
         adapter = self.config.model.adapter
         if adapter is not None and adapter.between_tasks != "merge" and not self.stream.restart:

@@ -1,0 +1,222 @@
+"""Streams: every answer of `skills` solved a second time, JSONL in both formats, views."""
+
+import json
+
+import pytest
+from pieces import ask
+from tiny import tiny_run_config
+
+from cl_toolkit import UserError
+from cl_toolkit.benchmarks import views
+from cl_toolkit.benchmarks.jsonl import Jsonl, read_file
+from cl_toolkit.benchmarks.skills import Skills, skill_names, split_of
+from cl_toolkit.config import Prompt, base_layer
+from cl_toolkit.streams import build_stream, data_hash
+from cl_toolkit.typed import typed
+from cl_toolkit.types import Stream, Task
+
+PROMPT = typed(Prompt, base_layer()["prompt"], "prompt", "test")
+SPLITS = ("train", "valid", "test")
+
+
+def solve(name, x):
+    """The skills once more, without looking at the other solutions."""
+    if name == "sort":
+        return "".join(d * x.count(d) for d in "0123456789")
+    if name == "max":
+        return next(d for d in "9876543210" if d in x)
+    if name == "reverse":
+        return "".join(x[i] for i in range(len(x) - 1, -1, -1))
+    if name == "shift":
+        return x.translate(str.maketrans("abcdefghijklmnopqrstuvwxyz", "bcdefghijklmnopqrstuvwxyza"))
+    if name == "add":
+        left, right = x.split("+")
+        return f"{int(left) + int(right)}"
+    if name == "vowels":
+        return str(len([c for c in x if c in "aeiou"]))
+    if name == "double":
+        return "".join(f"{c}{c}" for c in x)
+    if name == "swap":
+        letters = list(x)
+        letters[0], letters[-1] = letters[-1], letters[0]
+        return "".join(letters)
+    if name == "parity":
+        return "".join("e" if d in "02468" else "o" for d in x)
+    if name == "complement":
+        return x.translate(str.maketrans("0123456789", "9876543210"))
+    if name == "last":
+        return x[len(x) - 1 :]
+    if name == "rotate":
+        return (x + x)[1 : len(x) + 1]
+    raise AssertionError(f"the skill {name} has no second solution here")
+
+
+def skills(**config):
+    settings = {"train_size": 60, "valid_size": 20, "test_size": 30, **config}
+    return Skills(Skills.Config(**settings)).tasks(skill_names())
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_answer_is_right(length, seed):
+    for task in skills(length=length, seed=seed):
+        for example in (*task.train, *task.valid, *task.test):
+            name, text = example.question.split(" ")
+            assert name == task.name
+            assert example.target == solve(name, text)
+            # of `add` both numbers together have so many digits
+            assert len(text.replace("+", "")) == (2 if name == "add" and length == 1 else length)
+
+
+def test_there_are_eight_skills_and_more_and_sizes_are_kept():
+    tasks = skills()
+    assert len(tasks) >= 8
+    assert len({t.name for t in tasks}) == len(tasks)
+    for task in tasks:
+        assert [len(task.train), len(task.valid), len(task.test)] == [60, 20, 30]
+        questions = [e.question for split in SPLITS for e in getattr(task, split)]
+        assert len(set(questions)) == len(questions)
+        assert len({e.id for split in SPLITS for e in getattr(task, split)}) == len(questions)
+
+
+def test_splits_are_disjoint_across_seeds():
+    found = {split: set() for split in SPLITS}
+    for seed in range(4):
+        for task in skills(seed=seed, length=3):
+            for split in SPLITS:
+                found[split] |= {e.question for e in getattr(task, split)}
+    assert not found["train"] & found["test"]
+    assert not found["train"] & found["valid"]
+    assert not found["valid"] & found["test"]
+
+
+def test_about_a_tenth_is_valid_and_two_tenths_test():
+    shares = [split_of(f"sort {i}") for i in range(20_000)]
+    assert shares.count("valid") / 20_000 == pytest.approx(0.1, abs=0.01)
+    assert shares.count("test") / 20_000 == pytest.approx(0.2, abs=0.01)
+
+
+def test_the_seed_of_the_data_decides_and_a_task_does_not_depend_on_the_others():
+    assert skills() == skills()
+    assert skills() != skills(seed=1)
+    builder = Skills(Skills.Config(train_size=5))
+    assert builder.tasks(["max", "sort"]) == builder.tasks(["sort", "max"])[::-1]
+
+
+def test_short_inputs_run_out_and_the_warm_up_may_repeat():
+    (digits,) = Skills(Skills.Config(length=1, train_size=50)).tasks(["parity"])
+    assert len(digits.train) + len(digits.valid) + len(digits.test) <= 10
+    (again,) = Skills(Skills.Config(length=1, train_size=50, valid_size=0, test_size=0)).tasks(["parity"], repeat=True)
+    assert len(again.train) == 50
+    assert {split_of(e.question) for e in again.train} == {"train"}
+
+
+# jsonl ------------------------------------------------------------------------------------------------------------
+
+
+def write(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows) + "\n", encoding="utf-8")
+
+
+def read(tmp_path, row, prompt=PROMPT):
+    write(tmp_path / "f.jsonl", row)
+    return list(read_file(tmp_path / "f.jsonl", "f", prompt))
+
+
+def test_five_fields(tmp_path):
+    row = {"task": "t", "instruction": "Größer?", "input": "1 2", "target": "ja", "choices": ["ja", "nein"]}
+    (example,) = read(tmp_path, row)
+    assert example.question == "Größer?\n1 2"
+    assert (example.target, example.choices, example.id) == ("ja", ("ja", "nein"), "f/1")
+    (listed,) = read(tmp_path, row, typed(Prompt, {**base_layer()["prompt"], "template": "{task}: {input} ({choices})"},
+                                          "prompt", "test"))  # fmt: skip
+    assert listed.question == "t: 1 2 (ja, nein)"
+    (bare,) = read(tmp_path, {"input": "1 2", "target": "ja", "instruction": None, "choices": None})
+    assert (bare.question, bare.choices) == ("1 2", None)
+
+
+def test_a_conversation_is_the_same_thing(tmp_path):
+    turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    row = {"messages": [{"role": r, "content": c} for r, c in turns], "tools": [{"name": "f"}], "choices": ["d", "e"]}
+    (example,) = read(tmp_path, row)
+    assert [(m.role, m.content) for m in example.messages] == turns[:-1]
+    assert (example.target, example.question, example.choices) == ("d", "c", ("d", "e"))
+    assert example.tools == ({"name": "f"},)
+    (simple,) = read(tmp_path, {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
+    assert simple == read(tmp_path, {"input": "q", "target": "a"})[0]
+
+
+def test_odd_characters_do_not_cut_lines(tmp_path):
+    target = "a\u2028b\x85c\u2029d"
+    (example,) = read(tmp_path, json.dumps({"input": "q\r\nx", "target": target}, ensure_ascii=False))
+    assert example.target == target
+    (tmp_path / "crlf.jsonl").write_bytes(b'{"input": "a", "target": "b"}\r\n\r\n{"input": "c", "target": "d"}\r\n')
+    assert [e.id for e in read_file(tmp_path / "crlf.jsonl", "f", PROMPT)] == ["f/1", "f/3"]
+
+
+def test_tasks_of_a_folder(tmp_path):
+    for name in ("b", "a"):
+        for split, n in (("train", 3), ("test", 2)):
+            rows = [{"input": f"{i}", "target": "x", "choices": ["x", "y"]} for i in range(n)]
+            write(tmp_path / name / f"{split}.jsonl", *rows)
+    (tmp_path / "no task").mkdir()
+    builder = Jsonl(Jsonl.Config(path=str(tmp_path), scorer={"a": "choices"}))
+    assert builder.names() == ["a", "b"]
+    b, a = builder.tasks(["b", "a"], PROMPT)
+    assert (a.scorer, b.scorer, a.chance) == ("choices", "exact_match", 0.5)
+    assert [len(a.train), len(a.valid), len(a.test)] == [3, 0, 2]
+
+
+# views ------------------------------------------------------------------------------------------------------------
+
+TASKS = [Task(name=n, train=tuple(ask(f"{n}{i}") for i in range(4)), test=(ask(n),)) for n in "abc"]
+STREAM = Stream.of("s", TASKS, [Task(name="anchor", train=(), test=(ask("x"),))])
+
+
+def ids(task):
+    return [e.id for e in task.train]
+
+
+def test_joint_trains_once_on_the_union_and_fills_the_last_row():
+    joint = views.joint(STREAM)
+    assert [ids(t) for t in joint.tasks] == [[f"{n}{i}" for n in "abc" for i in range(4)]]
+    assert (joint.row_of, joint.scored, joint.anchors) == ((3,), STREAM.scored, STREAM.anchors)
+
+
+def test_cumulative_grows():
+    cumulative = views.cumulative(STREAM)
+    assert [len(t.train) for t in cumulative.tasks] == [4, 8, 12]
+    assert ids(cumulative.tasks[1]) == ids(TASKS[0]) + ids(TASKS[1])
+    assert [len(t.train) for t in cumulative.scored] == [4, 4, 4]
+    assert cumulative.row_of == (1, 2, 3)
+
+
+def test_independent_starts_anew_and_start_never_trains():
+    assert views.independent(STREAM).restart
+    assert views.start(STREAM).tasks == ()
+    assert views.start(STREAM).scored == STREAM.scored
+
+
+def test_order_and_limit():
+    assert [t.name for t in views.order(STREAM, ["c", "a", "b"]).scored] == ["c", "a", "b"]
+    for names, message in (("ab", "expected each of a, b, c once"), ("abd", "unknown task 'd'"), ("abb", "once")):
+        with pytest.raises(UserError, match=f"stream.order: .*{message}"):
+            views.order(STREAM, list(names))
+    limited = views.limit(STREAM, train=2, test=0)
+    assert [ids(t) for t in limited.tasks] == [["a0", "a1"], ["b0", "b1"], ["c0", "c1"]]
+    assert limited.tasks[0].test == ()
+    assert views.limit(STREAM) == STREAM
+
+
+@pytest.mark.parametrize("view", views.VIEWS)
+def test_a_view_of_a_config_is_that_view(view):
+    stream = build_stream(tiny_run_config(stream={"view": view, "order": ["last", "max"]}))
+    assert stream.view == view
+    assert [t.name for t in stream.scored] == ["last", "max"]
+
+
+def test_the_hash_of_the_data_changes_with_the_data():
+    assert data_hash(STREAM) == data_hash(Stream.of("other name", TASKS, STREAM.anchors))
+    assert data_hash(STREAM) != data_hash(views.limit(STREAM, train=3))
+    assert data_hash(STREAM) != data_hash(views.order(STREAM, ["c", "a", "b"]))
