@@ -7,12 +7,14 @@ then file, then what it `extends`, then base.yaml; nothing else sets values.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS, canonical
+from cl_toolkit.strategy import Strategy
 from cl_toolkit.typed import typed
 
 
@@ -233,12 +235,14 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
 def normalise(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Accept the shorthands: a list of strategies, a bare name for a section, `-` for `_` in names."""
     layer = dict(layer)
-    strategies = layer.get("strategies")
+    strategies = layer.get("strategies", ())
+    if strategies is None:  # the key with nothing behind it
+        strategies = []
     if isinstance(strategies, str):
         strategies = [strategies]
     if isinstance(strategies, (list, tuple)):
         strategies = {str(name): {} for name in strategies}
-    if strategies is not None:
+    if "strategies" in layer:
         if not isinstance(strategies, dict):
             raise UserError(f"{where}: strategies: expected names or name: settings, got {strategies!r}")
         layer["strategies"] = {name.replace("-", "_") if ":" not in name else name: value if value is not None else {}
@@ -257,7 +261,7 @@ def merge(below: dict[str, Any], above: Mapping[str, Any], common: Mapping[str, 
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
             named = common is not None and key in ("stream", "model", "objective")
-            if named and value.get("name", old.get("name")) != old.get("name"):
+            if named and canonical(str(value.get("name", old.get("name")))) != canonical(str(old.get("name"))):
                 old = {k: v for k, v in old.items() if k in common[key]}
             merged[key] = merge(old, value)
         else:
@@ -271,13 +275,21 @@ def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {k: v for k, v in data.items() if k in names}, {k: v for k, v in data.items() if k not in names}
 
 
+def unfilled(plain: Any, path: str = "") -> Iterator[str]:
+    """Paths of the keys that a shipped config leaves to its user (`???`)."""
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from unfilled(value, f"{path}.{key}".strip("."))
+    elif plain == "???":
+        yield path
+
+
 def build_run(
     plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
 ) -> RunConfig:
     """A resolved plain config -> RunConfig; refuses what cannot work, before any model is loaded."""
     from cl_toolkit import refusals
     from cl_toolkit.models import model_config
-    from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 
     instances = instances or {}
     known = base_layer()
@@ -287,6 +299,9 @@ def build_run(
     for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
         if not isinstance(plain[key], dict):
             raise UserError(f"{where}: {key}: expected a mapping, got {plain[key]!r}")
+
+    for path in unfilled(plain):
+        raise UserError(f"{where}: {path}: must be given; add {path}=... to the command or write it into a config")
 
     common, settings = split_section(StreamSection, plain["stream"])
     stream = typed(StreamSection, common, "stream", where)
@@ -305,9 +320,14 @@ def build_run(
     strategies = []
     for name, settings in plain["strategies"].items():
         if name in instances:
+            own = dataclasses.asdict(instances[name].config)
+            if {k: v for k, v in settings.items() if k != "class"} != own:
+                raise UserError(f"{where}: strategies.{name}: is an object, which brings its settings itself: {own}")
             strategies.append(Component(name=name, settings=instances[name]))
             continue
         cls = STRATEGIES.get(name, f"{where}: strategies")
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
         if not isinstance(settings, dict):
             raise UserError(f"{where}: strategies.{name}: expected settings, got {settings!r}")
         strategies.append(Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where)))

@@ -69,6 +69,14 @@ def check_stream(config: RunConfig, where: str) -> None:
                 raise UserError(f"{where}: stream.{key}: unknown task {name!r}{did_you_mean(name, names)}")
         if len(set(wanted)) < len(wanted):
             raise UserError(f"{where}: stream.{key}: a task is named twice: {', '.join(wanted)}")
+    tasks = section.tasks or tuple(names)
+    for name in section.order or ():
+        if name not in tasks:
+            raise UserError(f"{where}: stream.order: unknown task {name!r}{did_you_mean(name, tasks)}")
+    if section.order is not None and sorted(section.order) != sorted(tasks):
+        raise UserError(
+            f"{where}: stream.order: expected each of {', '.join(tasks)} once, got {', '.join(section.order)}"
+        )
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
     if both := set(section.anchors) & set(section.tasks or names):

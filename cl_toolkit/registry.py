@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -101,7 +102,8 @@ def load_reference(reference: str, where: str) -> Any:
 def _load_file(path: Path, where: str) -> Any:
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file")
-    name = "cl_toolkit_guest_" + "".join(c if c.isalnum() else "_" for c in str(path.resolve()))
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # my-file.py and my_file.py are two
+    name = f"cl_toolkit_guest_{''.join(c if c.isalnum() else '_' for c in path.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

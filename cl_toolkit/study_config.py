@@ -63,8 +63,6 @@ def load_study(
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
     chosen = dict(plain["methods"] or {"sequential": {}})
-    if not isinstance(plain["methods"], dict):
-        raise UserError(f"{layers[-2][0]}: methods: expected name: differences, got {plain['methods']!r}")
     if isinstance(methods, Mapping):
         chosen |= methods
     elif methods is not None:
@@ -80,6 +78,12 @@ def load_study(
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) for s in seeds):
         raise UserError(f"{layers[-2][0]}: seeds: expected a list of whole numbers, got {seeds!r}")
     orders = plain["orders"] or [None]
+    if not isinstance(orders, list) or not all(o is None or isinstance(o, (list, tuple)) for o in orders):
+        raise UserError(f"{layers[-2][0]}: orders: expected lists of task names, got {plain['orders']!r}")
+    if "seed" in layers[-1][1]:
+        raise UserError("command line: seed: is of one run; a comparison takes seeds=[0,1] or --seeds 0,1")
+    for label, difference in chosen.items():
+        check_difference(difference, f"{layers[-2][0]}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen)
 
     check_folder_name(str(plain["name"]), f"{layers[-2][0]}: name")
@@ -109,10 +113,20 @@ def load_run(
     difference: dict[str, Any] = {}
     if method is not None:
         method = find_name(method, plain["methods"])
+        check_difference(plain["methods"][method], f"{layers[-2][0]}: methods.{method}")
         difference = normalise(plain["methods"][method] or {}, f"{layers[-2][0]}: methods.{method}")
     difference, instances = take_instances(difference)
     config = method_config(plain, difference, layers, None, plain["seed"], add_strategies=method is None)
     return checked(config, layers, method or "run", "given", instances)
+
+
+def check_difference(difference: Any, where: str) -> None:
+    """What a method states must be sections of a run."""
+    if difference is not None and not isinstance(difference, Mapping):
+        raise UserError(f"{where}: expected what differs from the rest, got {difference!r}")
+    for key in (*COMPARISON_KEYS, "seed"):
+        if key in (difference or {}):
+            raise UserError(f"{where}.{key}: belongs to the comparison, not to a method")
 
 
 def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
@@ -125,14 +139,12 @@ def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
         for section in ("stream", "model", "objective", "train", "engine", "evaluate", "checkpoint", "prompt"):
             if section in layer and not isinstance(layer[section], dict):
                 raise UserError(f"{where}: {section}: expected a mapping, got {layer[section]!r}")
-        methods = (
-            {**plain["methods"], **(layer.get("methods") or {})} if where == "command line" else layer.get("methods")
-        )
-        if where == "command line" and isinstance(layer.get("methods"), dict):
-            methods = merge(plain["methods"], layer["methods"])
+        methods = layer.get("methods")
+        if methods is not None and not isinstance(methods, dict):
+            raise UserError(f"{where}: methods: expected name: differences, got {methods!r}")
         plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)
         if methods is not None:
-            plain["methods"] = methods
+            plain["methods"] = merge(plain["methods"], methods) if where == "command line" else methods
     return plain
 
 

@@ -104,7 +104,13 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
 
 def test_tensors_that_share_memory_or_look_alike_by_name_are_kept_apart(tmp_path):
     whole = torch.arange(6.0)
-    state = {"a": {"b": whole}, "a.b": torch.ones(1), "same": whole, "slice": whole[2:4], "column": whole.view(2, 3)[:, 1]}
+    state = {
+        "a": {"b": whole},
+        "a.b": torch.ones(1),
+        "same": whole,
+        "slice": whole[2:4],
+        "column": whole.view(2, 3)[:, 1],
+    }
     save(tmp_path / "task-1", state, {})
     assert same(load(tmp_path / "task-1")[0], state)
 

@@ -10,7 +10,18 @@ from cl_toolkit.config import Prompt, base_layer
 from cl_toolkit.typed import typed
 from cl_toolkit.types import IGNORE, Example, Message
 
-TEXTS = ["", " ", "a", "Größe, Straße – Übermaß!", "🎈👩‍👩‍👧 🇩🇪", "日本語", "tab\tand\nline\r\n", "<s>", "a </s> b", "\x00\x7f"]
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "Größe, Straße – Übermaß!",
+    "🎈👩‍👩‍👧 🇩🇪",
+    "日本語",
+    "tab\tand\nline\r\n",
+    "<s>",
+    "a </s> b",
+    "\x00\x7f",
+]
 CHATML = (
     "{% if tools %}<|tools|>{{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>\n{% endfor %}"
@@ -43,7 +54,9 @@ def test_bytes_go_round(text):
 def test_every_byte_has_its_own_token():
     tokenizer = models.byte_tokenizer()
     assert len(tokenizer) == models.VOCABULARY
-    assert sorted({*range(256), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == [*range(259)]
+    assert sorted({*range(256), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == [
+        *range(259)
+    ]
 
 
 @pytest.mark.parametrize("text", [t for t in TEXTS if "<" not in t])
@@ -156,6 +169,8 @@ def test_labels_mark_exactly_the_answer(codec):
 
 def test_filler_has_no_labels_and_other_answers_can_be_put_in():
     codec = byte_codec()
-    batch = codec.batch([ask("q", "a"), ask("q", "a", source="filler")], [codec.answer_ids("xyz"), codec.answer_ids("z")])
+    batch = codec.batch(
+        [ask("q", "a"), ask("q", "a", source="filler")], [codec.answer_ids("xyz"), codec.answer_ids("z")]
+    )
     assert codec.decode([t for t in batch.labels[0].tolist() if t != IGNORE]) == "xyz"
     assert (batch.labels[1] == IGNORE).all()

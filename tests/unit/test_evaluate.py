@@ -15,7 +15,9 @@ from cl_toolkit.types import Task
 
 QUESTIONS = ["a", "bc", "def, ghi", "jklm nopq rst", "Ü", "", "v" * 40, "wxyz!", "0123456789"]
 EXAMPLES = tuple(ask(q, q[:2] or "x", identity=str(i)) for i, q in enumerate(QUESTIONS))
-CHOICES = tuple(replace(e, target="b", choices=("aaa", "b", "cc", "dddddd")[: 2 + i % 3]) for i, e in enumerate(EXAMPLES))
+CHOICES = tuple(
+    replace(e, target="b", choices=("aaa", "b", "cc", "dddddd")[: 2 + i % 3]) for i, e in enumerate(EXAMPLES)
+)
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])

@@ -75,7 +75,16 @@ def test_the_longest_common_subsequence_by_brute_force():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("a 5", 5), ("5 a 6", 6), ("+7.25", 7.25), ("x-1", -1), ("3.", 3), ("", None), ("--", None), ("12,345,678", 12345678)],
+    [
+        ("a 5", 5),
+        ("5 a 6", 6),
+        ("+7.25", 7.25),
+        ("x-1", -1),
+        ("3.", 3),
+        ("", None),
+        ("--", None),
+        ("12,345,678", 12345678),
+    ],
 )
 def test_last_number(text, number):
     assert last_number(text) == number
