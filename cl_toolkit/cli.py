@@ -44,9 +44,7 @@ def compare(
     config: Config,
     overrides: Overrides = None,
     methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
-    add: Annotated[
-        list[str] | None, typer.Option(help="name=file.py:Class adds a method with your strategy.")
-    ] = None,
+    add: Annotated[list[str] | None, typer.Option(help="name=file.py:Class adds a method with your strategy.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Instead of the file's: 0,1,2")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     out: Out = None,
@@ -102,9 +100,7 @@ def print_results(records, folder: Path) -> None:
 def run(
     config: Config,
     overrides: Overrides = None,
-    method: Annotated[
-        str | None, typer.Option(help="One of the config's methods; default: the config itself.")
-    ] = None,
+    method: Annotated[str | None, typer.Option(help="One of the config's methods; default: the config itself.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
 ):
     """One run. In a folder with an unfinished run of the same config it goes on after the last finished task."""
@@ -225,6 +221,50 @@ def show(
         for example in task.train[:n]:
             typer.echo("  " + marked_example(settings, example, codec).replace("\n", "\n  "))
         typer.echo()
+
+
+@app.command()
+def check(
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="A registered name, file.py:Class or module:Class.")],
+    law: Annotated[list[int] | None, typer.Option(help="Only this law; may be given several times.")] = None,
+):
+    """Check a strategy or an objective against the laws: is it what it says, resumable, deterministic, fair?"""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cl_toolkit.check import check as check_all
+
+    results = check_all(reference, law)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("law", "", "passed", "what was seen"):
+        table.add_column(column, overflow="fold")
+    for result in results:
+        mark = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–", "dim")}[result.passed]
+        seen = Text(result.seen)
+        if result.passed is False:
+            seen.append(f"\nWhy it matters: {result.law.why}.", "dim")
+        table.add_row(str(result.law.number), result.law.title, mark, seen)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    broken = [str(r.law.number) for r in results if r.passed is False]
+    typer.echo(f"\n{reference}: " + (f"breaks law {', '.join(broken)}" if broken else "keeps every law that applies"))
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="strategy", help="What to begin: strategy.")],
+    name: Annotated[str, typer.Argument(help="In small letters: my_strategy")],
+    folder: Annotated[Path, typer.Option(help="Where to.")] = Path(),
+):
+    """Write a strategy that already keeps the laws, and its test."""
+    from cl_toolkit.scaffold import new_strategy
+
+    if kind != "strategy":
+        raise UserError(f"new {kind}: expected `new strategy NAME`")
+    source, test = new_strategy(name, folder)
+    cls = "".join(part.capitalize() for part in source.stem.split("_"))
+    typer.echo(f"{source}\n{test}\n\ncl-toolkit check {source}:{cls}")
 
 
 @app.command()

@@ -1,0 +1,362 @@
+"""The laws, each a function that says what was seen, or raises Broken."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from unittest import mock
+
+import numpy as np
+import torch
+
+from cl_toolkit import adapters, runner
+from cl_toolkit.check.runs import TASKS, Subject, Trajectory, find_subject
+from cl_toolkit.checkpoint import from_plain, to_plain
+from cl_toolkit.engine.torch_engine import trainable
+from cl_toolkit.errors import UserError
+from cl_toolkit.record import comparable
+from cl_toolkit.strategy import Strategy, overrides
+from cl_toolkit.types import Stream, Task
+
+
+class Broken(Exception):
+    """A law does not hold; the message is what was seen."""
+
+
+class NotApplicable(Exception):
+    """A law that says nothing about this subject; the message is why."""
+
+
+@dataclass(frozen=True)
+class Law:
+    number: int
+    title: str
+    why: str
+    test: Callable[[Subject], str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One law against one subject. passed: None where the law does not apply or is excepted by the subject's tags."""
+
+    law: Law
+    passed: bool | None
+    seen: str
+
+
+LAWS: dict[int, Law] = {}
+
+
+def law(number: int, title: str, why: str):
+    """Register a law."""
+
+    def register(test: Callable[[Subject], str]) -> Callable[[Subject], str]:
+        LAWS[number] = Law(number, title, why, test)
+        return test
+
+    return register
+
+
+def check(reference: str, numbers: Sequence[int] | None = None) -> list[Result]:
+    """Check a strategy or an objective; the laws in their order. Raises UserError where there is no such class or law."""
+    for number in numbers or ():
+        if number not in LAWS:
+            raise UserError(f"check: there is no law {number}; known: {', '.join(map(str, LAWS))}")
+    subject = find_subject(reference)
+    try:
+        return [judge(LAWS[number], subject) for number in sorted(numbers or LAWS)]
+    finally:
+        subject.close()
+
+
+def judge(tested: Law, subject: Subject) -> Result:
+    """One law against one subject."""
+    excepted = subject.cls.tags.exceptions.get(tested.number) if subject.is_strategy else None
+    if excepted:
+        return Result(tested, None, f"excepted: {excepted}")
+    try:
+        return Result(tested, True, tested.test(subject))
+    except NotApplicable as reason:
+        return Result(tested, None, f"does not apply: {reason}")
+    except Broken as seen:
+        return Result(tested, False, str(seen))
+    except Exception as error:
+        return Result(tested, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def same(mine: Trajectory, other: Trajectory, what: str) -> str:
+    """`what`, if two trajectories agree bit for bit."""
+    if mine != other:
+        raise Broken(mine.first_difference(other))
+    return f"{what}: {len(mine.losses)} losses and the final weights are bit-equal"
+
+
+def needs_strategy(subject: Subject) -> None:
+    if not subject.is_strategy:
+        raise NotApplicable("it is an objective")
+
+
+@law(1, "without past tasks it is sequential training", "a method that changes the first task is compared unfairly")
+def first_task(subject: Subject) -> str:
+    needs_strategy(subject)
+    stream = {"tasks": TASKS[:1]}
+    return same(subject.trajectory(stream=stream), subject.trajectory(absent=True, stream=stream), "first task")
+
+
+@law(2, "switched off it is sequential training", "a term that is off must be absent, not multiplied by zero")
+def switched_off(subject: Subject) -> str:
+    needs_strategy(subject)
+    off = dict(subject.cls.tags.off)
+    if not off:
+        raise NotApplicable("its tags name no setting that switches it off")
+    same(subject.trajectory(settings=off), subject.trajectory(absent=True), "off")
+    mine = subject.trajectory(settings=off, beside=True)
+    if mine != subject.trajectory(absent=True, beside=True) or drawn(mine) != drawn(
+        subject.trajectory(absent=True, beside=True)
+    ):
+        raise Broken("while off it draws from another strategy's generator")
+    return f"with {off} two tasks are bit-equal, and a neighbour's draws are untouched"
+
+
+def drawn(trajectory: Trajectory) -> list[float]:
+    """What the neighbour drew."""
+    strategy = trajectory.run.strategy
+    return next(p.drawn for p in getattr(strategy, "parts", (strategy,)) if hasattr(p, "drawn"))
+
+
+@law(
+    3,
+    "at a task boundary each penalty is zero, and positive away from it",
+    "a penalty keeps what was learned; it has no wishes of its own",
+)
+def boundary(subject: Subject) -> str:
+    needs_strategy(subject)
+    run = subject.prepare()
+    if not overrides(run.strategy, "penalty"):
+        raise NotApplicable("it has no penalty on weights")
+    Trajectory(run)
+    run.model = adapters.begin_task(run.model, run.config.model.adapter, len(run.stream.tasks), 0)
+    view = run.view(run.stream.tasks[0], len(run.stream.tasks))
+    run.model = run.strategy.before_task(run.model, view)
+    weights = trainable(run.model)
+    terms = run.strategy.penalty(weights)
+    if not terms:
+        raise Broken("after two tasks there is no penalty")
+    for name, value in terms.items():
+        grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True, retain_graph=True)
+        slope = max((float(g.abs().max()) for g in grads if g is not None), default=0.0)
+        if float(value) != 0.0 or slope != 0.0:
+            raise Broken(f"{name} is {float(value):.3g} with a gradient of up to {slope:.3g} at the boundary")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in weights.values():
+            weight += 0.05 * torch.randn(weight.shape, generator=generator)
+    shifted = {name: float(value) for name, value in run.strategy.penalty(weights).items()}
+    if min(shifted.values()) <= 0:
+        raise Broken(f"after shifting the weights it is {shifted}")
+    return f"0 with zero gradient; after a shift of 0.05: {', '.join(f'{v:.3g}' for v in shifted.values())}"
+
+
+class Guarded(Task):
+    """A task that may only be looked at when its turn has come."""
+
+    now: int | None = None
+    seen: str | None = None
+
+    def __getattribute__(self, name: str):
+        if Guarded.now is not None and name in ("train", "valid", "test"):
+            index = TASKS.index(object.__getattribute__(self, "name"))
+            if name != "train" or index > Guarded.now:
+                Guarded.seen = f"looked at {name} of task {index + 1} while task {Guarded.now + 1} was trained"
+        return object.__getattribute__(self, name)
+
+
+@law(
+    4,
+    "it sees the current training examples only",
+    "a look at a test split or at the future makes every number worthless",
+)
+def look_ahead(subject: Subject) -> str:
+    run = subject.prepare(stream={"tasks": TASKS})
+    tasks = [Guarded(name=t.name, train=t.train, valid=t.valid, test=t.test, scorer=t.scorer) for t in run.stream.tasks]
+    run.stream = Stream.of("guarded", tasks)
+    original = runner.learn
+
+    def guarded(model, task, *rest):
+        Guarded.now = task.index
+        try:
+            return original(model, task, *rest)
+        finally:
+            Guarded.now = None
+
+    Guarded.seen = None
+    with mock.patch.object(runner, "learn", guarded):
+        run.execute()
+    if Guarded.seen:
+        raise Broken(Guarded.seen)
+    return "three tasks under guard; no other split and no later task was touched"
+
+
+@law(5, "watching leaves no trace", "a measurement that changes the training measures itself")
+def watching(subject: Subject) -> str:
+    curve = {"schedule": "linear", "every": 1, "examples": 4}
+    watched = subject.trajectory(evaluate={"forgetting_curve": curve})
+    return same(watched, subject.trajectory(), f"with {len(watched.record['curves'])} points watched")
+
+
+class Stop(Exception):
+    """The interruption."""
+
+
+@law(
+    6,
+    "stopped at a task boundary it goes on as if nothing had happened",
+    "machines stop; a resumed run must be the same run",
+)
+def resumed(subject: Subject) -> str:
+    whole = subject.trajectory(stream={"tasks": TASKS})
+    run = subject.prepare(stream={"tasks": TASKS})
+    save = run.save
+
+    def save_then_stop(k: int) -> None:
+        save(k)
+        if k == 1:
+            raise Stop
+
+    run.save = save_then_stop
+    try:
+        run.execute()
+    except Stop:
+        pass
+    again = Trajectory(runner.Run(run.config, run.folder, None))
+    if again != whole:
+        raise Broken(f"after a stop behind task 2: {again.first_difference(whole)}; is all of its state declared?")
+    if comparable(again.record) != comparable(whole.record):
+        raise Broken("the record differs from the one of the uninterrupted run")
+    return "stopped after task 2 of 3 and resumed: the record is bit-equal"
+
+
+@law(
+    7,
+    "the seed decides, and every part draws for itself",
+    "otherwise no run can be repeated, and adding a part changes the others",
+)
+def seeds(subject: Subject) -> str:
+    states = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    first, again, other = (Trajectory(subject.prepare(seed=s)) for s in (1, 1, 2))
+    after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    for name, before_state, after_state in zip(("torch", "random", "numpy"), states, after, strict=True):
+        if not (torch.equal(before_state, after_state) if name == "torch" else before_state == after_state):
+            raise Broken(f"it draws from the global generator of {name}; use task.generator(self.name)")
+    if first != again:
+        raise Broken(f"the same seed twice: {first.first_difference(again)}")
+    if first == other:
+        raise Broken("another seed gives the same trajectory")
+    if drawn(subject.trajectory(beside=True)) != drawn(subject.trajectory(absent=True, beside=True)):
+        raise Broken("it draws from another strategy's generator")
+    return "equal with the same seed, different with another; no global generator and no neighbour's was touched"
+
+
+@law(8, "it composes", "whoever stands beside it must not change what it does")
+def composes(subject: Subject) -> str:
+    return same(subject.trajectory(beside=True), subject.trajectory(), "beside a strategy that does nothing")
+
+
+@law(9, "how a batch is cut does not matter", "otherwise the number of devices becomes a setting of the method")
+def micro_batches(subject: Subject) -> str:
+    if not subject.is_strategy and not subject.cls.divisible:
+        raise NotApplicable("the objective says that it cannot be cut")
+    whole, worst = subject.trajectory(), 0.0
+    for size in (1, 3):
+        cut = subject.trajectory(train={"per_device_train_batch_size": size})
+        for mine, theirs in zip(whole.losses, cut.losses, strict=True):
+            if set(mine) != set(theirs):
+                raise Broken(f"in parts of {size} the terms are {sorted(theirs)} instead of {sorted(mine)}")
+            worst = max(worst, *(abs(mine[name] - theirs[name]) for name in mine))
+    if worst > 1e-4:
+        raise Broken(f"losses differ by {worst:.2g}; divide sums by part.total, the counts of the whole step")
+    return f"micro-batches of 1 and 3 follow the whole batch, largest difference {worst:.1e}"
+
+
+@law(10, "its state is plain data", "a checkpoint must be readable without running anybody's code")
+def plain_state(subject: Subject) -> str:
+    needs_strategy(subject)
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        strategy = subject.trajectory().run.strategy
+        plain = to_plain(strategy.state(), tensors)
+    except TypeError as error:
+        raise Broken(str(error)) from error
+    fresh = type(strategy)(strategy.config)
+    fresh.name = strategy.name
+    fresh.load_state(from_plain(plain, tensors))
+    again: dict[str, torch.Tensor] = {}
+    if to_plain(fresh.state(), again) != plain or any(not torch.equal(tensors[k], again[k]) for k in tensors):
+        raise Broken("state -> load_state -> state is not the same")
+    return f"{len(tensors)} tensors and plain data, the same after a round trip"
+
+
+@law(
+    11,
+    "no hook owns backward, step or zero_grad",
+    "a hook that steps breaks accumulation, sharding and every other strategy",
+)
+def ownership(subject: Subject) -> str:
+    needs_strategy(subject)
+    run = subject.prepare()
+    inside: list[str] = []
+    touched: list[str] = []
+
+    def watched(name: str, original: Callable) -> Callable:
+        def hook(*args, **kwargs):
+            inside.append(name)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                inside.pop()
+
+        return hook
+
+    for name in ("batches", "loss", "penalty", "before_step"):
+        if getattr(type(run.strategy), name) is not getattr(Strategy, name):
+            setattr(run.strategy, name, watched(name, getattr(run.strategy, name)))
+
+    def noted(what: str, original: Callable) -> Callable:
+        def call(*args, **kwargs):
+            if inside:
+                touched.append(f"{inside[-1]} calls {what}")
+            return original(*args, **kwargs)
+
+        return call
+
+    optimizer = torch.optim.Optimizer
+    with (
+        mock.patch.object(torch.Tensor, "backward", noted("backward", torch.Tensor.backward)),
+        mock.patch.object(optimizer, "zero_grad", noted("zero_grad", optimizer.zero_grad)),
+        mock.patch.object(torch.optim.AdamW, "step", noted("step", torch.optim.AdamW.step)),
+    ):
+        run.execute()
+    if touched:
+        raise Broken(touched[0])
+    return "watched over two tasks"
+
+
+@law(12, "what is frozen stays", "an adapter method that moves the base model is another method")
+def frozen(subject: Subject) -> str:
+    adapter = subject.adapter or {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}
+    run = subject.prepare(model={"adapter": adapter})
+    original, moved = runner.learn, []
+
+    def compare(model, *rest):
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+        model = original(model, *rest)
+        after = dict(model.named_parameters())
+        moved.extend(n for n, value in before.items() if n in after and not torch.equal(after[n], value))
+        return model
+
+    with mock.patch.object(runner, "learn", compare):
+        run.execute()
+    if moved:
+        raise Broken(f"{moved[0]} is frozen and has moved")
+    return "with an adapter, every frozen weight is bit-equal after two tasks"

@@ -1,0 +1,51 @@
+"""The contract suite catches those who cheat, by the law that they break, and lets the honest pass."""
+
+from pathlib import Path
+
+import pytest
+from cheats import CAUGHT_BY
+
+from cl_toolkit.check import LAWS, check
+from cl_toolkit.errors import UserError
+from cl_toolkit.scaffold import new_strategy
+
+CHEATS = Path(__file__).resolve().parents[1] / "support" / "cheats.py"
+
+
+@pytest.mark.parametrize(("name", "number"), CAUGHT_BY.items())
+def test_a_cheat_is_caught_by_the_law_that_it_breaks(name, number):
+    (result,) = check(f"{CHEATS}:{name}", [number])
+    assert result.passed is False, result.seen
+    assert not result.seen.startswith(("AttributeError", "TypeError", "KeyError", "UserError")), result.seen
+
+
+def test_every_law_has_somebody_to_catch():
+    assert set(CAUGHT_BY.values()) >= set(LAWS) - {5, 8}
+
+
+def test_the_honest_strategy_of_the_readme_passes(tmp_path):
+    readme = (CHEATS.parents[2] / "README.md").read_text(encoding="utf-8")
+    block = next(b.split("```")[0] for b in readme.split("```python\n")[1:] if "class MyFirst" in b)
+    path = tmp_path / "my_first.py"
+    path.write_text(block, encoding="utf-8")
+    results = check(f"{path}:MyFirst")
+    assert [r.seen for r in results if r.passed is False] == []
+    assert sum(r.passed is True for r in results) >= 10
+
+
+def test_what_is_not_a_strategy_is_refused():
+    with pytest.raises(UserError, match="expected a class derived from"):
+        check("json:JSONDecoder")
+    with pytest.raises(UserError, match="there is no law 99"):
+        check("replay", [99])
+
+
+def test_a_new_strategy_keeps_every_law_from_the_start(tmp_path):
+    source, test = new_strategy("my-pull", tmp_path)
+    results = check(f"{source}:MyPull")
+    assert [(r.law.number, r.seen) for r in results if r.passed is not True] == []
+    compile(test.read_text(encoding="utf-8"), str(test), "exec")
+    with pytest.raises(UserError, match="is there already"):
+        new_strategy("my_pull", tmp_path)
+    with pytest.raises(UserError, match="small letters"):
+        new_strategy("1st", tmp_path)

@@ -1,0 +1,132 @@
+"""Strategies that cheat or blunder, each in one way. The comment names the law that must catch it."""
+
+import gc
+import inspect
+import random
+from dataclasses import dataclass
+
+import torch
+
+from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.types import Batches, Stream
+
+
+def stream_in_training():
+    """The stream, dug out of the callers' variables."""
+    for frame in inspect.stack():
+        run = frame.frame.f_locals.get("self")
+        if isinstance(getattr(run, "stream", None), Stream):
+            return run.stream
+    return next(o for o in gc.get_objects() if isinstance(o, Stream))
+
+
+class PeeksAtTheNextTask(Strategy):  # 4
+    def batches(self, model, task, batches):
+        stream = stream_in_training()
+        if task.index + 1 < len(stream.tasks):
+            self.stolen = stream.tasks[task.index + 1].train[:2]
+        return batches
+
+
+class PeeksAtTheTestSplit(Strategy):  # 4
+    def after_task(self, model, task):
+        self.stolen = stream_in_training().tasks[task.index].test[:2]
+        return model
+
+
+class CallsBackward(Strategy):  # 11
+    def loss(self, model, part, out):
+        (0.1 * out.loss).backward(retain_graph=True)
+        return {}
+
+
+class ForgetsItsStateOnResume(Strategy):  # 6
+    tasks_done = 0
+
+    def penalty(self, weights):
+        if not self.tasks_done:
+            return {}
+        return {"decay": 0.01 * self.tasks_done * sum((w**2).sum() for w in weights.values())}
+
+    def after_task(self, model, task):
+        self.tasks_done += 1
+        return model
+
+
+class UsesTheGlobalGenerator(Strategy):  # 7
+    def batches(self, model, task, batches):
+        return Batches(len(batches), lambda i: [batches[i][j] for j in torch.randperm(len(batches[i]))])
+
+
+class UsesPythonsGlobalGenerator(Strategy):  # 7
+    def after_task(self, model, task):
+        random.random()
+        return model
+
+
+class MovesFrozenWeights(Strategy):  # 12
+    def before_step(self, model, step):
+        with torch.no_grad():
+            for weight in model.parameters():
+                if not weight.requires_grad:
+                    weight.mul_(1.0001)
+
+
+class DrawsWhenOff(Strategy):  # 2
+    tags = Tags(off={"weight": 0.0})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        weight: float = 1.0
+
+    def batches(self, model, task, batches):
+        torch.rand(1, generator=task.generator("Neighbour"))
+        return batches
+
+
+class MultipliesByZero(Strategy):  # 2
+    tags = Tags(off={"weight": 0.0})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        weight: float = 1.0
+
+    def penalty(self, weights):
+        return {"decay": self.config.weight * sum((w**2).sum() for w in weights.values())}
+
+
+class KeepsAnObject(Strategy):  # 10
+    def state(self):
+        return {"seen": {1, 2}}
+
+
+class PullsAtTheBoundary(Strategy):  # 3
+    def penalty(self, weights):
+        return {"decay": 0.01 * sum((w**2).sum() for w in weights.values())}
+
+
+class TakesTheMeanOfItsPart(Strategy):  # 9
+    def loss(self, model, part, out):
+        return {"small": 0.1 * (out.logits**2).mean()}
+
+
+class ChangesTheFirstTask(Strategy):  # 1
+    def batches(self, model, task, batches):
+        return Batches(len(batches), lambda i: batches[i][:-1])
+
+
+CAUGHT_BY = {
+    "PeeksAtTheNextTask": 4,
+    "PeeksAtTheTestSplit": 4,
+    "CallsBackward": 11,
+    "ForgetsItsStateOnResume": 6,
+    "UsesTheGlobalGenerator": 7,
+    "UsesPythonsGlobalGenerator": 7,
+    "MovesFrozenWeights": 12,
+    "DrawsWhenOff": 2,
+    "MultipliesByZero": 2,
+    "KeepsAnObject": 10,
+    "PullsAtTheBoundary": 3,
+    "TakesTheMeanOfItsPart": 9,
+    "ChangesTheFirstTask": 1,
+}
