@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from unittest import mock
 
@@ -225,10 +226,8 @@ def resumed(subject: Subject) -> str:
             raise Stop
 
     run.save = save_then_stop
-    try:
+    with suppress(Stop):
         run.execute()
-    except Stop:
-        pass
     again = Trajectory(runner.Run(run.config, run.folder, None))
     if again != whole:
         raise Broken(f"after a stop behind task 2: {again.first_difference(whole)}; is all of its state declared?")

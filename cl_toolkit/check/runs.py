@@ -116,6 +116,7 @@ class Subject:
     kind: str
     cls: type
     workplace: Path
+    objective: dict[str, Any] = field(default_factory=lambda: {"name": "sft"})
     runs: dict[str, Trajectory] = field(default_factory=dict)
     made: int = 0
 
@@ -135,6 +136,7 @@ class Subject:
         """A tiny run with the subject (`absent`: without it; `beside`: with a neighbour)."""
         plain = {"model": {"adapter": self.adapter}, **changes}
         if self.is_strategy:
+            plain.setdefault("objective", self.objective)
             mine = {} if absent else {self.reference: settings or {}}
             plain["strategies"] = {**({NEIGHBOUR: {}} if beside else {}), **mine}
         else:

@@ -1,28 +1,23 @@
-"""The laws of the house, for every registered strategy. Sequential training is the measure of all of them."""
+"""The laws of the house for every registered strategy and objective, and what the contract suite does not ask of guests."""
 
 from itertools import combinations
 
 import pytest
-import torch
 from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Compose, Strategy, UserError
-from cl_toolkit import runner as run_module
-from cl_toolkit.checkpoint import from_plain, to_plain
+from cl_toolkit.check import LAWS
+from cl_toolkit.check.laws import judge
+from cl_toolkit.check.runs import find_subject
+from cl_toolkit.checkpoint import to_plain
 from cl_toolkit.record import comparable
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runner import Run
 from cl_toolkit.strategy import Composed
 from cl_toolkit.study_config import load_run
-from cl_toolkit.types import Task
 
 NAMES = list(STRATEGIES)
-OBJECTIVES = [{"name": "sft"}, RFT]
 ADAPTERS = [None, *({"r": 2, "lora_alpha": 4, "between_tasks": b} for b in ("continue", "merge", "stack"))]
-
-
-def ids(value):
-    return "full" if value is None else value.get("between_tasks") or value["name"]
 
 
 def needed_adapter(name):
@@ -34,82 +29,38 @@ def model_of(adapter):
     return {**tiny_config()["model"], "adapter": adapter}
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=ids)
+@pytest.fixture(scope="module", params=[*NAMES, *OBJECTIVES])
+def subject(request):
+    found = find_subject(request.param)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("number", LAWS)
+def test_law(subject, number):
+    result = judge(LAWS[number], subject)
+    assert result.passed is not False, result.seen
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def rewarded(request):
+    found = find_subject(request.param)
+    found.objective = RFT
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 6, 8])
+def test_law_when_the_task_is_learned_from_rewards(rewarded, number):
+    result = judge(LAWS[number], rewarded)
+    assert result.passed is not False, result.seen
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_law_1_without_past_tasks_it_is_sequential_training(name, objective, tmp_path):
-    common = {"stream": {"tasks": ["max"]}, "objective": objective, "model": model_of(needed_adapter(name))}
+def test_switched_on_it_does_something(name, tmp_path):
+    common = {"model": model_of(needed_adapter(name))}
     plain = trajectory(tmp_path / "a", **common)
-    other = trajectory(tmp_path / "b", strategies={name: {}}, **common)
-    assert other.losses == plain.losses
-    assert other.weights == plain.weights
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=ids)
-@pytest.mark.parametrize("name", NAMES)
-def test_law_2_switched_off_it_is_sequential_training(name, objective, tmp_path):
-    off = dict(STRATEGIES.get(name, "test").tags.off)
-    common = {"objective": objective, "model": model_of(needed_adapter(name))}
-    plain = trajectory(tmp_path / "a", **common)
-    other = trajectory(tmp_path / "b", strategies={name: off}, **common)
-    assert other.losses == plain.losses
-    assert other.weights == plain.weights
-    on = trajectory(tmp_path / "c", strategies={name: {}}, **common)
-    assert on.weights != plain.weights, "the strategy does nothing even when it is on"
-
-
-class Guarded(Task):
-    """A task that may only be looked at when its turn has come."""
-
-    now = None  # index of the task in training
-
-    def __getattribute__(self, name):
-        if Guarded.now is not None and name in ("train", "valid", "test"):
-            index = ["max", "last", "sort"].index(object.__getattribute__(self, "name"))
-            if name != "train" or index > Guarded.now:
-                raise AssertionError(f"looked at {name} of task {index} while task {Guarded.now} was trained")
-        return object.__getattribute__(self, name)
-
-
-@pytest.mark.parametrize("name", [None, *NAMES])
-def test_law_4_nothing_but_the_current_training_examples_is_seen(name, tmp_path, monkeypatch):
-    config = tiny_run_config(stream={"tasks": ["max", "last", "sort"]}, strategies={name: {}} if name else {})
-    run = Run(config, tmp_path, None)
-    tasks = tuple(Guarded(name=t.name, train=t.train, valid=t.valid, test=t.test) for t in run.stream.tasks)
-    run.stream = type(run.stream).of("guarded", tasks)
-    original = run_module.learn
-
-    def guarded_learn(model, task, *rest):
-        Guarded.now = task.index
-        try:
-            for attribute in ("valid", "test", "stream", "tasks"):
-                assert not hasattr(task, attribute)
-            if task.index == 0:
-                with pytest.raises(AssertionError, match="looked at train of task 1"):
-                    _ = tasks[1].train  # the guard itself works
-            return original(model, task, *rest)
-        finally:
-            Guarded.now = None
-
-    monkeypatch.setattr(run_module, "learn", guarded_learn)
-    assert run.execute()["status"] == "finished"
-
-
-@pytest.mark.parametrize("name", [None, *NAMES])
-def test_law_5_watching_leaves_no_trace(name, tmp_path):
-    common = {"stream": {"tasks": ["max", "last", "sort"]}, "strategies": {name: {}} if name else {}}
-    blind = trajectory(tmp_path / "a", evaluate={"forgetting_curve": {"schedule": "off"}, "limit": 1}, **common)
-    curve = {"schedule": "linear", "every": 1, "examples": 4}
-    watched = trajectory(tmp_path / "b", evaluate={"forgetting_curve": curve}, **common)
-    assert len(watched.record["curves"]) == 3 + 4 + 8  # own ends; task 1 during tasks 2 and 3, task 2 during 3
-    assert watched.losses == blind.losses
-    assert watched.weights == blind.weights
-
-
-def test_law_5_the_global_generator_is_not_drawn_from(tmp_path):
-    torch.manual_seed(3)
-    before = torch.random.get_rng_state()
-    trajectory(tmp_path, strategies={"replay": {"buffer_size": 5}}, objective=RFT)
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert trajectory(tmp_path / "b", strategies={name: {}}, **common) != plain
 
 
 class Stop(Exception):
@@ -131,7 +82,6 @@ def stop_after(run: Run, tasks: int) -> None:
 
 
 RESUMED = [
-    *((name, {"name": "sft"}, needed_adapter(name)) for name in NAMES),
     (None, {"name": "sft"}, None),
     ("replay", RFT, None),
     *(("replay", {"name": "sft"}, adapter) for adapter in ADAPTERS[1:]),
@@ -158,18 +108,6 @@ def test_law_6_stopped_at_a_task_boundary_it_goes_on_as_if_nothing_had_happened(
     assert resumed.weights == whole.weights
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=ids)
-@pytest.mark.parametrize("name", [None, *NAMES])
-def test_law_7_the_seed_decides(name, objective, tmp_path):
-    changes = {"strategies": {name: {}} if name else {}, "objective": objective}
-    first = trajectory(tmp_path / "a", **changes, seed=1)
-    again = trajectory(tmp_path / "b", **changes, seed=1)
-    other = trajectory(tmp_path / "c", **changes, seed=2)
-    assert comparable(first.record) == comparable(again.record)
-    assert first.weights == again.weights
-    assert first.weights != other.weights
-
-
 @pytest.mark.parametrize("part", ["data", "init", "memory", "rollout"])
 def test_law_7_each_part_of_the_seed_moves_its_own_draws(part, tmp_path):
     seed = {"data": 1, "init": 1, "memory": 1, "rollout": 1}
@@ -181,29 +119,6 @@ def test_law_7_each_part_of_the_seed_moves_its_own_draws(part, tmp_path):
         assert [r for r in first.record["losses"] if r["task"] == "max"] == [
             r for r in other.record["losses"] if r["task"] == "max"
         ]
-
-
-class Draws(Strategy):
-    """Draws from its own generator and does nothing with it."""
-
-    def batches(self, model, task, batches):
-        torch.rand(7, generator=task.generator(self.name))
-        return batches
-
-    def after_task(self, model, task):
-        torch.rand(5, generator=task.generator(self.name))
-        return model
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_law_7_another_part_does_not_change_the_draws(name, tmp_path):
-    settings = {"buffer_size": 5} if STRATEGIES.get(name, "test").tags.needs_examples else {}
-    alone = trajectory(tmp_path / "a", strategies={name: settings})
-    config = tiny_config(strategies={name: settings})
-    config["methods"] = {"m": {"strategies": {"draws": Draws()}}}
-    beside = Trajectory(Run(load_run(config, method="m"), tmp_path / "b", None))
-    assert beside.losses == alone.losses
-    assert beside.weights == alone.weights
 
 
 class Pull(Strategy):
@@ -255,17 +170,6 @@ def test_law_8_a_pair_works_or_is_refused_by_name(a, b, tmp_path):
             tiny_run_config(**config)
     else:
         assert trajectory(tmp_path, **config).record["status"] == "finished"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_law_10_state_is_plain_data(name, tmp_path):
-    strategy = trajectory(tmp_path, strategies={name: {}}).run.strategy
-    tensors = {}
-    plain = to_plain(strategy.state(), tensors)
-    fresh = type(strategy)(strategy.config)
-    fresh.load_state(from_plain(plain, tensors))
-    assert to_plain(fresh.state(), {}) == plain
-    assert plain != to_plain(type(strategy)(strategy.config).state(), {}), "the state says nothing"
 
 
 def test_law_10_what_is_not_plain_is_refused():
