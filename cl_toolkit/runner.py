@@ -159,8 +159,7 @@ class Run:
         position = 0 if self.stream.restart else k
         self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
         self.model.to(self.engine.device)
-        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        parameters = sum(p.numel() for p in self.model.parameters())
+        counted: dict[str, int] = {}
         past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
         past = past if self.stream.view in ("sequential", "cumulative") else []
         curve_seconds = cost["seconds"]["curves"]
@@ -176,6 +175,8 @@ class Run:
             with self.clock("curves"):
                 self.curves.watch(session, task.name, past, cost["steps"], cost["examples"] + session.examples_seen)
             if session.step_number == session.steps:
+                counted["trained_parameters"] = session.trained_parameters
+                counted["all_parameters"] = session.all_parameters
                 cost["examples"] += session.examples_seen
                 cost["tokens"] += session.tokens_seen
                 cost["extra_forwards"] += session.forwards - session.backwards
@@ -185,8 +186,8 @@ class Run:
             self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
             self.model = adapters.end_task(self.model, adapter)
         cost["seconds"]["train"] -= cost["seconds"]["curves"] - curve_seconds
-        cost["trainable_parameters"] = max(cost["trainable_parameters"], trainable)
-        extra = parameters - self.start_parameters + self.objective.extra_parameters
+        cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
+        extra = counted["all_parameters"] - self.start_parameters + self.objective.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
         self.record["adapters"].append(
             {
@@ -195,8 +196,7 @@ class Run:
                 "afterwards": None if adapter is None else {"continue": "kept", "merge": "merged", "stack": "frozen"}[
                     adapter.between_tasks
                 ],
-                "trained_parameters": trainable,
-                "all_parameters": parameters,
+                **counted,
                 "steps": cost["steps"] - start_step,
             }
         )  # fmt: skip

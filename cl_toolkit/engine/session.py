@@ -61,6 +61,9 @@ class Session:
     def __enter__(self) -> Session:
         self._hook = self.plain.register_forward_hook(self._count_forward)
         self.plain.train()
+        # counted here: whole weights, after `before_task` has added and frozen what it wants
+        self.all_parameters = sum(p.numel() for p in self.plain.parameters())
+        self.trained_parameters = sum(p.numel() for p in self.plain.parameters() if p.requires_grad)
         self.start()
         return self
 
