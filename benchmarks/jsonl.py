@@ -94,9 +94,7 @@ def parse_line(line: str, where: str, identity: str, prompt: Any) -> Example:
         raise UserError(f"{where}: target: expected text that is not empty, got {row['target']!r}")
     if not (row.get("instruction") or row.get("input")):
         raise UserError(f"{where}: expected a field 'instruction' or 'input' (or 'messages')")
-    choices = row.get("choices")
-    if choices is not None and row["target"] not in choices:
-        raise UserError(f"{where}: target: {row['target']!r} is not one of the choices {choices}")
+    choices = allowed(row, row["target"], where)
     fields = {"task": "", "instruction": "", "input": "", **{k: v for k, v in row.items() if v is not None}}
     fields["choices"] = ", ".join(choices or ())
     try:
@@ -107,8 +105,20 @@ def parse_line(line: str, where: str, identity: str, prompt: Any) -> Example:
         id=identity,
         messages=(Message(role="user", content=content),),
         target=row["target"],
-        choices=tuple(choices) if choices else None,
+        choices=choices,
     )
+
+
+def allowed(row: dict[str, Any], target: str, where: str) -> tuple[str, ...] | None:
+    """The choices of a line, of which the target must be one; None without them."""
+    choices = row.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+        raise UserError(f"{where}: choices: expected a list of texts, got {choices!r}")
+    if target not in choices:
+        raise UserError(f"{where}: target: {target!r} is not one of the choices {choices}")
+    return tuple(choices)
 
 
 def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
@@ -125,11 +135,13 @@ def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
         raise UserError(f"{where}: messages: expected at least two turns, the last one by the assistant")
     if not messages[-1]["content"].strip():
         raise UserError(f"{where}: messages: the last turn, which is the answer, is empty")
-    choices = row.get("choices")
+    tools = row.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise UserError(f"{where}: tools: expected a list of objects, got {tools!r}")
     return Example(
         id=identity,
         messages=tuple(Message(role=m["role"], content=m["content"]) for m in messages[:-1]),
         target=messages[-1]["content"],
-        choices=tuple(choices) if choices else None,
-        tools=tuple(row.get("tools") or ()),
+        choices=allowed(row, messages[-1]["content"], where),
+        tools=tuple(tools),
     )

@@ -20,6 +20,9 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
+INTERRUPTED = 130
+"""Typer's exit code for Ctrl-C."""
+
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config by name (see `list`), or a path.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
@@ -306,19 +309,22 @@ def main() -> None:
     # launchers of distributed jobs put --local_rank=N in front; the same number is in the environment
     arguments = [a for a in arguments if a != "--debug" and not a.startswith("--local_rank")]
     try:
-        app(args=arguments, prog_name="cl-toolkit")
-    except UserError as error:
+        code = app(args=arguments, prog_name="cl-toolkit", standalone_mode=False)
+    except (UserError, typer.exceptions.TyperException) as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        if not arguments:  # the help is asked for
+            error.show()
+        else:
+            text = str(error) if isinstance(error, UserError) else error.format_message()
+            typer.echo(f"error: {text}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; finished tasks and runs are kept, the same command goes on", err=True)
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise
-        typer.echo(
-            f"error: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows the traceback)", err=True
-        )
+        text = " ".join(str(error).split())
+        typer.echo(f"error: {type(error).__name__}: {text} (--debug shows the traceback)", err=True)
         sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo("stopped; finished tasks and runs are kept, the same command goes on", err=True)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -58,7 +58,9 @@ def build_strategy(config: RunConfig) -> Strategy:
             part = type(component.settings)(component.settings.config)
         else:
             part = STRATEGIES.get(component.name, "strategies")(component.settings)
-        part.name = component.name.rpartition(":")[2]  # of `file.py:Class` the class: no draw depends on where a file lies
+        part.name = component.name.rpartition(":")[
+            2
+        ]  # of `file.py:Class` the class: no draw depends on where a file lies
         parts.append(part)
     return Compose(*parts)
 

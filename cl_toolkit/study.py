@@ -47,6 +47,7 @@ def compare(
     One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
     a notebook works; else each run has a process of its own pool. Raises KeyboardInterrupt through; finished runs stay.
     """
+    read_streams(study)
     folder.mkdir(parents=True, exist_ok=True)
     from omegaconf import OmegaConf
 
@@ -68,6 +69,15 @@ def compare(
     records = read_records(folder)
     report(folder, records)
     return records, failures
+
+
+def read_streams(study: StudyConfig) -> None:
+    """Read every stream once, so that a fault in the data is found before anything runs."""
+    from cl_toolkit.streams import build_stream
+
+    different = {repr([c.plain[key] for key in ("stream", "prompt")] + [c.evaluate.split]): c for c in study.runs}
+    for config in different.values():
+        build_stream(config)
 
 
 def prepare(config: RunConfig) -> None:
@@ -111,14 +121,18 @@ def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = {pool.submit(execute_run, config, place): (config, place) for config, place in todo}
-        for future, (config, place) in finished(futures, update):
-            try:
-                error = future.result()
-            except BrokenProcessPool:
-                suspects.append((config, place))
-                continue
-            if error:
-                yield Failure(run_name(config), error)
+        try:
+            for future, (config, place) in finished(futures, update):
+                try:
+                    error = future.result()
+                except BrokenProcessPool:
+                    suspects.append((config, place))
+                    continue
+                if error:
+                    yield Failure(run_name(config), error)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for config, place in suspects:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             futures = {pool.submit(execute_run, config, place): (config, place)}

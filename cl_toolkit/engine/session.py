@@ -84,7 +84,9 @@ class Session:
         """The micro-batches of this process's share, each with the counts of the whole step in `total`. Every process
         gives the same number of parts."""
         batch = replace(batch, total=self.processes.sum(batch.counts()))
-        if self.step_number % self.task.objective.updates == 0:  # a further update on the same rollouts sees nothing new
+        if (
+            self.step_number % self.task.objective.updates == 0
+        ):  # a further update on the same rollouts sees nothing new
             self.examples_seen += int(batch.total["sequences"])
         self.tokens_seen += int(batch.total["tokens"])
         batch = batch.to(self.engine.device)

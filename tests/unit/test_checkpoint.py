@@ -73,13 +73,13 @@ def test_an_interrupted_write_leaves_the_old_one(tmp_path, monkeypatch, when):
     def fail(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(when, fail)
+    monkeypatch.setattr(when, fail)
+    with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "task-1", {"other": 1}, {})
-    assert same(load(tmp_path / "task-1")[0], STATE)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(when, fail)
+    with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "task-2", {"other": 1}, {})
+    monkeypatch.undo()
+    assert same(load(tmp_path / "task-1")[0], STATE)
     assert newest(tmp_path).name == "task-1"
     save(tmp_path / "task-2", {"other": 1}, {})  # what was left over is not in the way
     assert load(tmp_path / "task-2")[0] == {"other": 1}

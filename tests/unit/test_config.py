@@ -87,9 +87,8 @@ def test_no_key_of_base_yaml_is_there_twice():
 
 def test_command_line_over_file_over_extends_over_base(file):
     file("train: {learning_rate: 0.1, max_steps: 1, warmup_ratio: 0.1}\nmethods: {a: {}, b: {}}", "below.yaml")
-    path = file("extends: below\ntrain: {learning_rate: 0.2, max_steps: 2}", "above.yaml")
-    path = file("extends: above.yaml\ntrain: {learning_rate: 0.3}\nmethods: {c: {train: {max_steps: 3}}, d: {}}") if (
-        file("extends: below.yaml\ntrain: {learning_rate: 0.2, max_steps: 2}", "above.yaml")) else path  # fmt: skip
+    file("extends: below.yaml\ntrain: {learning_rate: 0.2, max_steps: 2}", "above.yaml")
+    path = file("extends: above.yaml\ntrain: {learning_rate: 0.3}\nmethods: {c: {train: {max_steps: 3}}, d: {}}")
     c, d = load_study(path).runs
     assert (c.train.learning_rate, c.train.max_steps, c.train.warmup_ratio) == (0.3, 3, 0.1)
     assert (d.train.max_steps, d.train.adam_beta2) == (2, 0.999)
@@ -285,7 +284,7 @@ def test_what_a_shipped_config_leaves_open_must_be_given():
 
 def test_a_seed_is_of_one_run(file):
     assert "takes seeds=[0,1]" in refusal("demo", ["seed=1"])
-    with pytest.raises(UserError, match="seed.init: missing; expected a whole number"):
+    with pytest.raises(UserError, match=r"seed.init: missing; expected a whole number"):
         load_run(file("seed: {data: 1}"))
 
 

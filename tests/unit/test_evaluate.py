@@ -162,8 +162,14 @@ def test_no_trace_is_left(model):
 
 def test_modes_are_restored_when_something_fails():
     model = tiny_model().train()
-    with pytest.raises(RuntimeError, match="in the middle"), evaluating(model):
-        assert not model.training
-        assert not torch.is_grad_enabled()
-        raise RuntimeError("in the middle")
+
+    def fail():
+        with evaluating(model):
+            assert not model.training
+            assert not torch.is_grad_enabled()
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fail()
+    assert torch.is_grad_enabled()
     assert all(m.training for m in model.modules())

@@ -35,9 +35,11 @@ def test_a_class_can_be_registered_once():
     things.register("my-thing", Strategy)
     assert things.get("my_thing", "t") is Strategy
     assert things.names() == ["power_law", "my_thing"]
-    with pytest.raises(UserError, match="the thing 'my_thing' is already cl_toolkit.strategy:Strategy; choose another"):
+    with pytest.raises(
+        UserError, match=r"the thing 'my_thing' is already cl_toolkit.strategy:Strategy; choose another"
+    ):
         things.register("my_thing", Strategy)
-    with pytest.raises(UserError, match="the thing 'power_law' is already cl_toolkit.strategies.replay:PowerLaw"):
+    with pytest.raises(UserError, match=r"the thing 'power_law' is already cl_toolkit.strategies.replay:PowerLaw"):
         things.register("power-law", Strategy)
 
 

@@ -183,7 +183,7 @@ def test_settings_of_the_command_line_reach_an_object_or_are_refused(tmp_path):
             weight: float = 0.1
 
     mine = {"pull": {"strategies": {"pull": Pull}}}
-    with pytest.raises(UserError, match="strategies.pull: is an object"):
+    with pytest.raises(UserError, match=r"strategies.pull: is an object"):
         load_study(config(), ["strategies.pull.weight=3"], methods=mine)
 
 
