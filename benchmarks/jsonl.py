@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example, Message, Task
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -89,7 +89,7 @@ def parse_line(line: str, where: str, identity: str, prompt: Any) -> Example:
     if "messages" in row:
         return conversation(row, where, identity)
     if "target" not in row:
-        raise UserError(f"{where}: the field 'target' is missing{did_you_mean('target', row)}")
+        raise UserError(f"{where}: the field 'target' is missing; found {', '.join(map(repr, row))}")
     if not isinstance(row["target"], str) or not row["target"].strip():
         raise UserError(f"{where}: target: expected text that is not empty, got {row['target']!r}")
     if not (row.get("instruction") or row.get("input")):

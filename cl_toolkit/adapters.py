@@ -78,6 +78,18 @@ def pairs(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
         yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
 
 
+def pair_names(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Layer name -> names of the weights (A, B) of the adapter that is being trained, as `penalty` gets to see them."""
+    names = {id(p): name for name, p in unwrapped(model).named_parameters()}
+    return {name: (names[id(a)], names[id(b)]) for name, a, b, _ in pairs(model)}
+
+
+def frozen_pairs(model: nn.Module) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
+    """(layer name, [(A, B) of each earlier adapter of a stack, oldest first])."""
+    for name, layer in layers(model):
+        yield name, [(layer.lora_A[a].weight, layer.lora_B[a].weight) for a in layer.active_adapters[:-1]]
+
+
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """All adapter weights by name, frozen ones too."""
     return {name: p for name, p in unwrapped(model).named_parameters() if ".lora_" in name}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cl_toolkit.types import IGNORE, Batch, Example
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ class Codec:
     mark. Without one: turns joined by new lines, `prompt.suffix`, answer, end-of-sequence token. Of a conversation the
     last assistant turn is the answer; earlier ones are context.
 
-    truncated: prompts that were longer than `prompt.max_length` allows and lost their beginning, each counted once.
+    truncated: prompts that were longer than `prompt.max_prompt_length` and lost their beginning, each counted once.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt):
@@ -43,7 +43,8 @@ class Codec:
         key = (example.messages, example.target, repr(example.tools))
         if key not in self._cache:
             prompt, answer = self._template(example) if self.templated else self._plain(example)
-            room = max(1, self.prompt.max_length - len(answer))
+            # not a matter of the answer's length, which must not be readable from the prompt
+            room = self.prompt.max_prompt_length
             if len(prompt) > room:
                 self.truncated_ids.add(example.id)
                 prompt = prompt[-room:]
@@ -91,7 +92,7 @@ class Codec:
         return prompt, self.answer_ids(example.target)
 
     def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
-        """Right-padded rows of prompt and answer; labels are the answer's tokens. Filler rows have none.
+        """Right-padded rows of prompt and answer; labels are the answer's tokens. Rows without a target have none.
 
         answers: tokens to put in place of the examples' own targets (rollouts).
         """
@@ -99,7 +100,7 @@ class Codec:
         for i, example in enumerate(examples):
             prompt, answer = self.ids(example)
             answer = list(answers[i]) if answers is not None else answer
-            filler = example.source == "filler"
+            filler = example.source in WITHOUT_TARGET
             rows.append([*prompt, *answer])
             labels.append([IGNORE] * len(prompt) + ([IGNORE] * len(answer) if filler else answer))
         width = max(map(len, rows))

@@ -49,7 +49,7 @@ class Prompt:
     system: str | None
     suffix: str
     chat_template: Literal["auto", "off"]
-    max_length: int
+    max_prompt_length: int
 
 
 @dataclass(frozen=True, kw_only=True)

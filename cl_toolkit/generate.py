@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +88,20 @@ def generate(
         )
     answers = out[:, width:].tolist()
     return [a[: a.index(codec.eos) + 1] if codec.eos in a else a for a in answers]
+
+
+def target_logits(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Logits and labels at the N positions that predict a target: (N, V) in fp32 and (N,).
+
+    logits (B, T, V) with labels (B, T), where the logits at t predict labels[:, t + 1]; or (B, V) with classes (B,).
+    rows: (B,) bool, which sequences to look at; None: all.
+    """
+    if logits.dim() == 3:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    wanted = labels != IGNORE
+    if rows is not None:
+        wanted = wanted & rows.view(-1, *(1,) * (labels.dim() - 1))
+    return logits[wanted].float(), labels[wanted]
 
 
 def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:

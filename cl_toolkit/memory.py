@@ -76,12 +76,13 @@ class ExampleStore:
             self.items.extend((index, example) for example in group)
 
     def nbytes(self) -> int:
-        """Bytes of stored text, UTF-8, without overhead."""
-        return sum(
+        """Bytes of stored text, UTF-8, and of stored tensors, without overhead."""
+        texts = sum(
             len(text.encode())
             for _, e in self.items
             for text in (*(m.content for m in e.messages), e.target, e.text or "")
         )
+        return texts + sum(getattr(value, "nbytes", 0) for _, e in self.items for value in e.extra.values())
 
     def state(self) -> dict[str, Any]:
         """Plain data: all that is needed to go on."""

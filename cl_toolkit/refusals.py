@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.errors import UserError, did_you_mean
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical
 from cl_toolkit.strategy import refuse_pair
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def check_train(config: RunConfig, where: str) -> None:
          train.per_device_train_batch_size is None or train.per_device_train_batch_size >= 1, "null or 1 or more"),
         ("train.num_train_epochs", train.num_train_epochs, train.num_train_epochs > 0, "a number above 0"),
         ("train.warmup_ratio", train.warmup_ratio, 0 <= train.warmup_ratio <= 1, "a share in [0, 1]"),
+        ("prompt.max_prompt_length", config.prompt.max_prompt_length, config.prompt.max_prompt_length >= 1, "1 or more"),
         ("train.logging_steps", train.logging_steps, train.logging_steps >= 1, "1 or more steps"),
         ("train.num_threads", train.num_threads, train.num_threads >= 1, "1 or more threads"),
         ("evaluate.batch_size", evaluate.batch_size, evaluate.batch_size >= 1, "1 or more sequences"),
@@ -105,6 +106,18 @@ def check_strategies(config: RunConfig, where: str) -> None:
         needed = cls.tags.between_tasks
         if needed and (adapter is None or adapter.between_tasks != needed):
             raise UserError(f"{where}: strategies.{name}: needs model.adapter.between_tasks: {needed}")
+        allowed = cls.tags.life_cycles
+        if allowed is not None and adapter is not None and adapter.between_tasks not in allowed:
+            raise UserError(
+                f"{where}: strategies.{name}: does not work with model.adapter.between_tasks: {adapter.between_tasks}; "
+                f"use {' or '.join(allowed)}, or train all weights"
+            )
+        objectives = cls.tags.objectives
+        if objectives is not None and canonical(config.objective.name) not in objectives:
+            raise UserError(
+                f"{where}: strategies.{name}: does not work with objective {config.objective.name}; "
+                f"use {' or '.join(objectives)}"
+            )
 
 
 def strategy_class(component) -> type:

@@ -190,6 +190,7 @@ class Run:
         cost["seconds"]["train"] -= cost["seconds"]["curves"] - curve_seconds
         cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
         extra = counted["all_parameters"] - self.start_parameters + self.objective.extra_parameters
+        extra += self.strategy.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
         self.record["adapters"].append(
             {

@@ -29,6 +29,8 @@ class Tags:
     off: settings under which the strategy is sequential training, bit for bit (law 2).
     needs_examples: keeps training examples of past tasks.
     between_tasks: the adapter life cycle that it needs, if any.
+    life_cycles: the adapter life cycles at which it works; without an adapter it works. None: all of them.
+    objectives: names of the objectives with which it works. None: all of them.
     excludes: name of another strategy -> why the two cannot be used together.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -38,6 +40,8 @@ class Tags:
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
     between_tasks: str | None = None
+    life_cycles: tuple[str, ...] | None = None
+    objectives: tuple[str, ...] | None = None
     excludes: Mapping[str, str] = field(default_factory=dict)
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)
@@ -47,7 +51,8 @@ class Strategy:
     """How the other tasks are kept while one is learned. Override the hooks that the method needs; the rest cost nothing.
 
     Settings are a keyword-only frozen dataclass `Config` inside the class; `self.config` holds them. The constructor
-    stores and does nothing else. `name` is the key under which the strategy stands in the config.
+    stores and does nothing else. `name` is the key under which the strategy stands in the config. `extra_parameters`:
+    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class Strategy:
 
     tags: ClassVar[Tags] = Tags()
     name: str = ""
+    extra_parameters: int = 0
 
     def __init__(self, config: Any = None):
         self.config = self.Config() if config is None else config
@@ -106,6 +112,10 @@ class Composed(Strategy):
         super().__init__()
         self.parts = tuple(parts)
         self.name = "+".join(part.name for part in parts) or "sequential"
+
+    @property
+    def extra_parameters(self) -> int:
+        return sum(part.extra_parameters for part in self.parts)
 
     def before_task(self, model, task):
         for part in self.parts:
@@ -161,6 +171,13 @@ def refuse_pair(a: type[Strategy], a_name: str, b: type[Strategy], b_name: str) 
             f"strategies: {a_name} needs model.adapter.between_tasks: {a.tags.between_tasks}, "
             f"{b_name} needs {b.tags.between_tasks}"
         )
+    for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
+        needed, allowed = one.tags.between_tasks, other.tags.life_cycles
+        if needed and allowed is not None and needed not in allowed:
+            raise UserError(
+                f"strategies: {one_name} and {other_name} cannot be used together: {one_name} needs "
+                f"model.adapter.between_tasks: {needed}, at which {other_name} does not work"
+            )
 
 
 def registered_name(cls: type) -> str:

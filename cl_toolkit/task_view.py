@@ -55,7 +55,9 @@ class TaskView:
         self.objective, self.codec, self.score = objective, codec, score
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
+        self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}
+        self._aside: TaskView | None = None
 
     def generator(self, name: str) -> torch.Generator:
         """The random numbers of one strategy in this task. Each name has its own, so that adding a strategy does not
@@ -65,8 +67,12 @@ class TaskView:
         return self._generators[name]
 
     def encode(self, examples: Sequence[Example], model: nn.Module | None = None) -> Batch:
-        """Examples as the objective encodes them, with `total` counted over just these."""
-        batch = self.objective.encode(model, self, examples)
+        """Examples as the objective encodes them, with `total` counted over just these. What is sampled for them does not
+        change what is sampled for training."""
+        if self._aside is None:
+            self._aside = self.keep(self.examples)
+            self._aside.seeds = {**self.seeds, "rollout": seed_from(self.seeds["rollout"], "aside")}
+        batch = self.objective.encode(model, self._aside, examples)
         return replace(batch, total=batch.counts())
 
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:

@@ -16,6 +16,10 @@ IGNORE = -100
 """Label of a position that is not a target: prompt, padding, filler."""
 
 
+WITHOUT_TARGET = ("filler", "aside")
+"""Sources of examples that the objective does not learn from."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
     """One turn of a conversation. `role`: system, user, assistant or tool."""
@@ -30,7 +34,8 @@ class Example:
 
     Language: `messages` are the turns before the answer and `target` is the answer, or `text` is plain text.
     Arrays: `x` and `y`. `choices` are all allowed answers. `source` says how the example came into a batch: `task`,
-    `memory` (rehearsed) or `filler` (keeps processes in step; has no target and counts nowhere).
+    `memory` (rehearsed), `aside` (goes through the forward for a strategy's own terms) or `filler` (keeps processes in
+    step). The last two have no target and count nowhere.
     """
 
     id: str
@@ -124,7 +129,7 @@ class Batch:
                 "memory_tokens": 0.0,
             }
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
-        memory, real = self.source("memory"), ~self.source("filler")
+        memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
         return {
             "tokens": float(targets.sum()),
             "sequences": float(real.sum()),

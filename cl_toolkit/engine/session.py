@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -211,3 +211,7 @@ class Step:
     def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The objective's gradient on other examples (a memory, say), averaged over the whole job."""
         return self._session.gradient_of(examples)
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        """Plain data of all processes, one list after the other, the same on every process."""
+        return self._session.processes.gather(items)

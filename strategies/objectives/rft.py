@@ -91,13 +91,11 @@ class RFT(Objective):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.updates = self.config.num_iterations
-        self.rollouts = 0
         self._reference = None
 
     def start(self, model, task):
         from cl_toolkit.adapters import Reference
 
-        self.rollouts = 0
         self._reference = Reference(model) if self.config.beta > 0 else None
         self.extra_parameters = self._reference.parameters if self._reference else 0
         if self.config.instance_filter == "none":
@@ -113,8 +111,8 @@ class RFT(Objective):
         example and sample number alone, not on the other rows or on the number of processes."""
         from cl_toolkit.task_view import generator_from
 
-        config, step = self.config, self.rollouts
-        self.rollouts += 1
+        config, step = self.config, task.rollouts
+        task.rollouts += 1
         n, length = config.num_generations, config.max_completion_length
         found: list[list[list[int]]] = []
         for start in range(0, len(examples), 64):

@@ -136,7 +136,7 @@ LINES = [
     ("not json", "not JSON: Expecting value at column 1"),
     ('{"input": "q", "target": "a"', "not JSON: "),
     ('{"input": "q"}', "the field 'target' is missing"),
-    ('{"input": "q", "taget": "a"}', "the field 'target' is missing; did you mean 'taget'?"),
+    ('{"input": "q", "taget": "a"}', "the field 'target' is missing; found 'input', 'taget'"),
     ('{"input": "q", "target": ""}', "target: expected text that is not empty, got ''"),
     ('{"input": "q", "target": "  "}', "target: expected text that is not empty"),
     ('{"input": "q", "target": 3}', "target: expected text that is not empty, got 3"),
@@ -147,7 +147,7 @@ LINES = [
     ("[1]", "expected an object with fields, got list"),
     ('{"messages": []}', "messages: expected at least two turns, the last one by the assistant"),
     ('{"messages": [{"role": "user", "content": "q"}]}', "messages: expected at least two turns"),
-    ('{"messages": [{"role": "bot", "content": "q"}, {"role": "assistant", "content": "a"}]}', "messages: role: expected system"),
+    ('{"messages": [{"role": "bot", "content": "q"}, {"role": "assistant", "content": "a"}]}', "role: expected system"),
     ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "messages: content: expected text, got None"),
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}', "messages: the last turn"),
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "choices": ["b"]}',
@@ -161,7 +161,7 @@ LINES = [
 def test_a_wrong_line_of_data_names_file_and_line(call, config, data, line, message):
     path = data / "t" / "train.jsonl"
     path.write_text(f"{GOOD}\n\n{line}\n{GOOD}\n")
-    refused(call("compare", config), f"{path}:3: {message}")
+    refused(call("compare", config), f"{path}:3: ", message)
 
 
 @pytest.mark.parametrize("command", ["compare", "run", "plan", "show"])

@@ -176,13 +176,22 @@ def test_rollouts_depend_on_neither_the_other_rows_nor_the_batch_size():
 
 def test_another_step_task_or_seed_samples_anew_and_the_same_again():
     model, objective = tiny_model(), rft()
-    first = objective.sample(model, view(objective), QUESTIONS)
-    assert objective.sample(model, view(objective), QUESTIONS) != first  # the next step
+    task = view(objective)
+    first = objective.sample(model, task, QUESTIONS)
+    assert objective.sample(model, task, QUESTIONS) != first  # the next step
     again = rft()
     assert again.sample(model, view(again), QUESTIONS) == first
     for changes in ({"index": 1}, {"seeds": {"rollout": 4}}):
         other = rft()
         assert other.sample(model, view(other, **changes), QUESTIONS) != first
+
+
+def test_what_a_strategy_encodes_does_not_change_what_is_sampled_for_training():
+    model, objective = tiny_model(), rft()
+    task, other = view(objective), view(objective)
+    other.encode(QUESTIONS[:2], model)  # a reference gradient, say
+    plain, beside = (objective.encode(model, t, QUESTIONS) for t in (task, other))
+    assert torch.equal(plain.inputs["input_ids"], beside.inputs["input_ids"])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

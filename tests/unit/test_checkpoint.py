@@ -165,7 +165,7 @@ def test_a_run_does_not_go_on_from_another_config(tmp_path):
 
 def test_prompts_that_were_cut_are_counted_over_a_stop_too(tmp_path):
     """Each training and test prompt is longer than allowed; those of the first task are not met again after it."""
-    changes = {"prompt": {"max_length": 8}, "evaluate": {"tasks": "seen", "limit": 2}}
+    changes = {"prompt": {"max_prompt_length": 8}, "evaluate": {"tasks": "seen", "limit": 2}}
     whole = trajectory(tmp_path / "whole", **changes).record
     assert whole["truncated_prompts"] > 12
     stopped_after_one(tmp_path / "stopped", **changes)

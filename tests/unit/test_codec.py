@@ -124,13 +124,14 @@ def test_tools_are_part_of_the_prompt():
     assert text_of(codec, plain).startswith("<|user|>")
 
 
-@pytest.mark.parametrize("codec", [byte_codec(max_length=40), templated(CHATML, max_length=40)])
+@pytest.mark.parametrize("codec", [byte_codec(max_prompt_length=40), templated(CHATML, max_prompt_length=40)])
 def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(codec):
     prompt, answer = codec.ids(ask("x" * 50 + "the end", "12345"))
-    assert len(prompt) + len(answer) == 40
+    assert len(prompt) == 40
+    assert codec.ids(ask("x" * 50 + "the end", "1"))[0] == prompt  # nothing of the answer shows in the prompt
     assert answer[:5] == list(b"12345")
     assert answer[-1] == codec.eos
-    assert prompt == Codec(codec.tokenizer, byte_codec().prompt).ids(ask("x" * 50 + "the end", "12345"))[0][-34:]
+    assert prompt == Codec(codec.tokenizer, byte_codec().prompt).ids(ask("x" * 50 + "the end", "12345"))[0][-40:]
     assert codec.truncated == 1
     codec.ids(ask("x" * 50 + "the end", "12345"))
     assert codec.truncated == 1
@@ -142,8 +143,8 @@ def test_a_long_prompt_loses_its_beginning_and_the_answer_stays(codec):
 
 def test_a_prompt_that_just_fits_is_whole():
     whole = byte_codec().ids(ask("12345", "1"))
-    for length, cut in ((9, 0), (8, 1)):  # <s> 12345 \n | 1 </s>
-        codec = byte_codec(max_length=length)
+    for length, cut in ((7, 0), (6, 1)):  # <s> 12345 \n
+        codec = byte_codec(max_prompt_length=length)
         assert (codec.ids(ask("12345", "1")) == whole) == (not cut)
         assert codec.truncated == cut
 
