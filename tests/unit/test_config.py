@@ -12,7 +12,10 @@ from cl_toolkit.config import COMPARISON_KEYS, RunConfig, base_layer, config_dir
 from cl_toolkit.models import TinyLM
 from cl_toolkit.study_config import load_run, load_study
 
-NEEDED = {"chat-lora": ["stream.name=skills", "model.name=some/model"]}
+NEEDED = {
+    "chat-lora": ["stream.name=skills", "model.name=some/model"],
+    "words": ["stream.name=skills", "stream.tasks=[sort]"],
+}
 
 
 @pytest.fixture
