@@ -181,7 +181,7 @@ def shipped_configs() -> dict[str, Path]:
 def find_config(name: str) -> Path:
     """A path, or the name of a shipped config."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
+    if path.suffix in (".yaml", ".yml") or path.is_file():  # a folder may have the name of a shipped config
         if path.is_file():
             return path
         raise UserError(f"{name}: no such config file")

@@ -123,6 +123,16 @@ STRATEGIES = Registry(
     {
         "replay": "cl_toolkit.strategies.replay:Replay",
         "power_law": "cl_toolkit.strategies.replay:PowerLaw",
+        "ewc": "cl_toolkit.strategies.ewc:EWC",
+        "reg_lora": "cl_toolkit.strategies.reg_lora:RegLoRA",
+        "lwf": "cl_toolkit.strategies.lwf:LwF",
+        "agem": "cl_toolkit.strategies.agem:AGEM",
+        "si": "cl_toolkit.strategies.si:SI",
+        "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
+        "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
+        "der": "cl_toolkit.strategies.der:DER",
+        "derpp": "cl_toolkit.strategies.der:DERpp",
+        "answer_styles": "cl_toolkit.strategies.answer_styles:AnswerStyles",
     },
 )
 OBJECTIVES = Registry(

@@ -147,13 +147,13 @@ def boundary(subject: Subject) -> str:
     for name, value in terms.items():
         grads = torch.autograd.grad(value, list(weights.values()), allow_unused=True, retain_graph=True)
         slope = max((float(g.abs().max()) for g in grads if g is not None), default=0.0)
-        if float(value) != 0.0 or slope != 0.0:
-            raise Broken(f"{name} is {float(value):.3g} with a gradient of up to {slope:.3g} at the boundary")
+        if value.item() != 0.0 or slope != 0.0:
+            raise Broken(f"{name} is {value.item():.3g} with a gradient of up to {slope:.3g} at the boundary")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in weights.values():
             weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    shifted = {name: float(value) for name, value in run.strategy.penalty(weights).items()}
+    shifted = {name: value.item() for name, value in run.strategy.penalty(weights).items()}
     if min(shifted.values()) <= 0:
         raise Broken(f"after shifting the weights it is {shifted}")
     return f"0 with zero gradient; after a shift of 0.05: {', '.join(f'{v:.3g}' for v in shifted.values())}"

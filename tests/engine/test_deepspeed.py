@@ -26,7 +26,24 @@ LAW_9 = {f"{s}-{m}": {"engine": "deepspeed", "stage": s, "micro": MICRO[m]} for 
 FROZEN = {f"{s}-frozen": {"engine": "deepspeed", "stage": s, "frozen": True} for s in (2, 3)}
 BF16 = {f"{s}-bf16": {"engine": "deepspeed", "stage": s, "bf16": True} for s in (0, 2, 3)}
 REOPEN = {f"{s}-reopen": {"engine": "reopen", "stage": s} for s in (0, 2, 3)}
-SETTINGS = {1: REFERENCES | LAW_9 | REOPEN, 2: LAW_9 | FROZEN | BF16}
+EACH = {  # strategy -> highest stage at which it works, settings that make it felt
+    "ewc": (3, {"weight": 100.0, "fisher": "empirical"}),
+    "si": (3, {"weight": 10.0}),
+    "agem": (3, {"memory_batch_size": 4}),
+    "der": (3, {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4}),
+    "derpp": (3, {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4}),
+    "o_lora": (3, {}),
+    "answer_styles": (3, {"share": 0.5}),
+    "reg_lora": (2, {"share": 0.5}),
+    "lwf": (2, {"weight": 5.0}),
+    "logit_swap": (2, {}),
+}
+EACH_TORCH = {f"torch-{name}": {"engine": "torch", "strategy": [name, s]} for name, (_, s) in EACH.items()}
+EACH_ZERO = {
+    name: {"engine": "deepspeed", "stage": stage, "micro": 2, "strategy": [name, s]}
+    for name, (stage, s) in EACH.items()
+}
+SETTINGS = {1: REFERENCES | LAW_9 | REOPEN | EACH_TORCH, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO}
 """By number of processes."""
 RUNS = [(world, name) for world in SETTINGS for name in LAW_9] + [(2, name) for name in FROZEN | BF16]
 
@@ -88,6 +105,27 @@ def test_follows_the_torch_engine(results, world, name):
         assert step["norm"] == pytest.approx(expected["norm"], abs=1e-4)
         assert step["rate"] == pytest.approx(expected["rate"])
     assert result["weights"] == pytest.approx(reference["weights"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_each_strategy_follows_the_torch_engine(results, name):
+    """Law 9 at the highest stage of a strategy, in two processes and several parts; and there is something to follow."""
+    result, reference = results[2][name], results[1][f"torch-{name}"]
+    assert difference(result, reference) < 1e-5
+    assert result["weights"] == pytest.approx(reference["weights"], rel=1e-4)
+    assert result["plain"] == [True, True]
+    second = [s["losses"] for s in reference["steps"] if s["task"] == "task1"]
+    if name not in ("agem", "answer_styles"):  # no term of their own
+        assert max(terms[name] for terms in second) > 1e-4
+
+
+def test_every_strategy_is_there():
+    from cl_toolkit.registry import STRATEGIES
+
+    assert set(EACH) == set(STRATEGIES) - {"replay", "power_law"}  # replay is a part of all the others here
+    assert {name: max(STRATEGIES.get(name, "test").tags.zero_stages) for name in EACH} == {
+        name: stage for name, (stage, _) in EACH.items()
+    }
 
 
 def test_the_run_uses_everything_that_law_9_names(results):

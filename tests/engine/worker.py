@@ -10,15 +10,17 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cl_toolkit.config import Train
+from cl_toolkit import adapters
+from cl_toolkit.config import Adapter, Train
 from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
+from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.replay import Replay
 from cl_toolkit.strategy import Compose, Strategy
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.types import IGNORE, Batch, Example, Message
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Message
 
 CPU = torch.device("cpu")
 BATCH = 5  # of 11 examples: 5, 5, 1; with rehearsed ones 10, 10, 2
@@ -36,7 +38,7 @@ class Codec:
         for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
             ids[i, : len(p) + len(a)] = torch.tensor(p + a)
             mask[i, : len(p) + len(a)] = 1
-            if examples[i].source != "filler":
+            if examples[i].source not in WITHOUT_TARGET:
                 labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
         return Batch(inputs={"input_ids": ids, "attention_mask": mask}, labels=labels, examples=tuple(examples))
 
@@ -169,13 +171,25 @@ def state_of(model):
 PLAIN_LINEAR = torch.nn.functional.linear
 
 
-def run(engine, frozen=False):
+def make_strategy(named):
+    """A registered strategy and the adapter that it needs, from [name, settings]; else what uses every hook."""
+    if not named:
+        return Compose(Replay(), Pull()), None
+    cls = STRATEGIES.get(named[0], "worker")
+    strategy = cls(cls.Config(**named[1]))
+    strategy.name = named[0]
+    needed = cls.tags.between_tasks
+    return strategy, Adapter(r=4, between_tasks=needed) if needed else None
+
+
+def run(engine, frozen=False, named=None):
     """Losses, norms and parts of every step, and whether the model is plain after each task."""
-    model, objective, strategy = make_model(), Watched(), Compose(Replay(), Pull())
+    strategy, adapter = make_strategy(named)
+    model, objective = make_model(), Watched()
     objective.shares = []
     for name, weight in model.named_parameters():
         weight.requires_grad = not frozen or "norm" in name or "self_attn" in name
-    before, steps, plain = state_of(model), [], []
+    steps, plain = [], []
 
     def watch(session):
         steps.append(
@@ -190,8 +204,11 @@ def run(engine, frozen=False):
         )
 
     for task in make_tasks(objective):
+        model = adapters.begin_task(model, adapter, task.index, 0)
+        before = state_of(model)
         model = learn(model, task, objective, strategy, engine, watch)
         plain.append(state_of(model) == before)
+        model = adapters.end_task(model, adapter)
     weights = {n: float(p.detach().double().abs().sum()) for n, p in model.named_parameters()}
     rounded = [n for n, p in model.named_parameters() if p.dim() == 2 and torch.equal(p.bfloat16().float(), p)]
     return {"steps": steps, "plain": plain, "weights": weights, "shares": objective.shares, "rounded": rounded}
@@ -222,11 +239,12 @@ def main(settings, result):
     for name, setting in json.loads(Path(settings).read_text()).items():
         train = make_train(setting.get("micro"), bf16=setting.get("bf16", False))
         if setting["engine"] == "torch":
-            results[name] = run(TorchEngine(train, CPU), setting.get("frozen"))
+            results[name] = run(TorchEngine(train, CPU), setting.get("frozen"), setting.get("strategy"))
         elif setting["engine"] == "reopen":
             results[name] = reopen(processes, setting["stage"])
         else:
-            results[name] = run(DeepSpeedEngine(train, CPU, processes, zero(setting["stage"])), setting.get("frozen"))
+            engine = DeepSpeedEngine(train, CPU, processes, zero(setting["stage"]))
+            results[name] = run(engine, setting.get("frozen"), setting.get("strategy"))
     if int(os.environ["RANK"]) == 0:
         Path(result).write_text(json.dumps(results))
     torch.distributed.destroy_process_group()

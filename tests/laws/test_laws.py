@@ -7,7 +7,7 @@ from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Compose, Strategy, UserError
 from cl_toolkit.check import LAWS
-from cl_toolkit.check.laws import judge
+from cl_toolkit.check.laws import Broken, judge
 from cl_toolkit.check.runs import find_subject
 from cl_toolkit.checkpoint import to_plain
 from cl_toolkit.record import comparable
@@ -20,9 +20,18 @@ NAMES = list(STRATEGIES)
 ADAPTERS = [None, *({"r": 2, "lora_alpha": 4, "between_tasks": b} for b in ("continue", "merge", "stack"))]
 
 
-def needed_adapter(name):
-    needed = STRATEGIES.get(name, "test").tags.between_tasks
-    return {"r": 2, "between_tasks": needed} if needed else None
+def tags_of(name):
+    return STRATEGIES.get(name, "test").tags
+
+
+def works_with_rft(name):
+    allowed = tags_of(name).objectives
+    return allowed is None or "rft" in allowed
+
+
+def needed_adapter(*names):
+    needed = [tags_of(name).between_tasks for name in names if tags_of(name).between_tasks]
+    return {"r": 2, "between_tasks": needed[0]} if needed else None
 
 
 def model_of(adapter):
@@ -42,7 +51,18 @@ def test_law(subject, number):
     assert result.passed is not False, result.seen
 
 
-@pytest.fixture(scope="module", params=NAMES)
+EXCEPTIONS = [(name, number) for name in NAMES for number in tags_of(name).exceptions]
+
+
+@pytest.mark.parametrize(("name", "number"), EXCEPTIONS)
+def test_an_exception_is_needed(name, number):
+    subject = find_subject(name)
+    with pytest.raises(Broken):
+        LAWS[number].test(subject)
+    subject.close()
+
+
+@pytest.fixture(scope="module", params=[name for name in NAMES if works_with_rft(name)])
 def rewarded(request):
     found = find_subject(request.param)
     found.objective = RFT
@@ -61,6 +81,19 @@ def test_switched_on_it_does_something(name, tmp_path):
     common = {"model": model_of(needed_adapter(name))}
     plain = trajectory(tmp_path / "a", **common)
     assert trajectory(tmp_path / "b", strategies={name: {}}, **common) != plain
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not works_with_rft(name)])
+def test_an_objective_that_cannot_work_is_refused(name):
+    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with objective rft; use sft"):
+        tiny_run_config(strategies={name: {}}, objective=RFT)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if tags_of(name).life_cycles])
+def test_a_life_cycle_that_cannot_work_is_refused(name):
+    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with model.adapter.between_tasks: merge"):
+        tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[2]))
+    assert tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[1]))
 
 
 class Stop(Exception):
@@ -161,15 +194,46 @@ def test_law_8_a_name_taken_twice_is_refused():
         Compose(Pull(), Pull())
 
 
+def refusal(a, b):
+    """Why two strategies cannot work together, as their tags say; None where they can."""
+    for one, other in ((a, b), (b, a)):
+        needed, theirs = tags_of(one).between_tasks, tags_of(other)
+        if one in theirs.excludes or (needed and theirs.life_cycles and needed not in theirs.life_cycles):
+            return "cannot be used together"
+        if needed and theirs.between_tasks and needed != theirs.between_tasks:
+            return f"needs model.adapter.between_tasks: {needed}"
+    return None
+
+
 @pytest.mark.parametrize(("a", "b"), list(combinations(NAMES, 2)))
 def test_law_8_a_pair_works_or_is_refused_by_name(a, b, tmp_path):
-    excluded = b in STRATEGIES.get(a, "t").tags.excludes or a in STRATEGIES.get(b, "t").tags.excludes
-    config = {"strategies": {a: {}, b: {}}}
-    if excluded:
-        with pytest.raises(UserError, match=f"{a} and {b} cannot be used together|{b} and {a} cannot"):
+    config = {"strategies": {a: {}, b: {}}, "model": model_of(needed_adapter(a, b)), "train": {"max_steps": 2}}
+    if why := refusal(a, b):
+        with pytest.raises(UserError, match=f"{a}.*{b}|{b}.*{a}") as refused:
             tiny_run_config(**config)
+        assert why in str(refused.value)
     else:
+        config["evaluate"] = {"tasks": "seen", "limit": 1}
         assert trajectory(tmp_path, **config).record["status"] == "finished"
+
+
+PAIRS = [
+    ("power_law", "reg_lora", {"sft"}, {"sft", "reg_lora"}),
+    ("ewc", "replay", {"sft"}, {"sft", "ewc"}),
+    ("o_lora", "replay", {"sft"}, {"sft", "o_lora"}),
+    ("logit_swap", "power_law", {"sft", "logit_swap"}, {"sft", "logit_swap"}),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "first", "second"), PAIRS)
+def test_law_8_both_of_a_pair_are_at_work(a, b, first, second, tmp_path):
+    common = {"model": model_of(needed_adapter(a, b))}
+    both = trajectory(tmp_path / "both", strategies={a: {}, b: {}}, **common)
+    assert [set(terms) for terms in both.losses] == [first] * 4 + [second] * 4
+    assert all(both.losses[-1][term] > 0 for term in second)
+    assert both.record["cost"]["stored_examples"] == 24
+    for name in (a, b):
+        assert both != trajectory(tmp_path / name, strategies={name: {}}, **common)
 
 
 def test_law_10_what_is_not_plain_is_refused():

@@ -1,0 +1,83 @@
+"""A-GEM: a step may not raise the loss on a memory of past tasks.
+
+Chaudhry et al. 2019, arXiv 1812.00420. g is the gradient of the step, r that of a random batch of memory:
+    g  if g.r >= 0,   else   g - (g.r / r.r) r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.memory import ExampleStore
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def projection(g_dot_r: float, r_dot_r: float) -> float:
+    """The multiple of r that is taken from g; 0 where g does no harm, or where r says nothing."""
+    return g_dot_r / r_dot_r if g_dot_r < 0 and r_dot_r > 0 else 0.0
+
+
+class AGEM(Strategy):
+    """Project the step's gradient off the memory's, before clipping. Costs one more forward and backward per step.
+
+    g is all that would be stepped along: the objective's gradient and that of every other term. The memory batch is drawn
+    uniformly from all stored examples of past tasks.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """memory_batch_size: examples per step that r is taken on; 0: off. buffer_size: examples that may be stored in
+        all; None: all. policy: what stays when the buffer is full."""
+
+        memory_batch_size: int = 32
+        buffer_size: int | None = None
+        policy: Literal["reservoir", "ring", "quota"] = "quota"
+
+        def __post_init__(self) -> None:
+            if self.memory_batch_size < 0:
+                raise ValueError(f"memory_batch_size: expected 0 or more examples, got {self.memory_batch_size}")
+            if self.buffer_size is not None and self.buffer_size < 0:
+                raise ValueError(f"buffer_size: expected null or a number of examples, got {self.buffer_size}")
+
+    tags = Tags(
+        paper="Chaudhry et al. 2019, arXiv 1812.00420",
+        off={"memory_batch_size": 0},
+        needs_examples=True,
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.store = ExampleStore(self.config.buffer_size, self.config.policy)
+
+    def before_task(self, model, task):
+        self.task = task
+        return model
+
+    def before_step(self, model, step):
+        memory = [example for _, example in self.store.items]
+        if not memory or not self.config.memory_batch_size:
+            return
+        order = torch.randperm(len(memory), generator=self.task.generator(self.name))
+        chosen = [replace(memory[i], source="memory") for i in order[: self.config.memory_batch_size].tolist()]
+        r = step.gradient_of(chosen)
+        grads = step.grads
+        g_dot_r = float(sum((grads[name] * value).sum() for name, value in r.items()))
+        factor = projection(g_dot_r, float(sum((value**2).sum() for value in r.values())))
+        if factor:
+            for name, value in r.items():
+                grads[name] = grads[name] - factor * value
+
+    def after_task(self, model, task):
+        if self.config.memory_batch_size and self.config.buffer_size != 0:
+            self.store.add(task.index, task.examples, task.generator(self.name))
+        return model
+
+    def state(self):
+        return {"store": self.store.state()}
+
+    def load_state(self, state):
+        self.store.load_state(state["store"])

@@ -1,0 +1,129 @@
+"""Answer style diversification: some of a task's data is asked for in other answer styles.
+
+Chen et al. 2025 (SEFE), arXiv 2505.02486. A model that has only ever answered in one format loses the others, and then looks
+as if it had lost the knowledge. Five styles: yes/no, multiple choice, short answer, brief explanation, detailed
+explanation. A task keeps its own style for most of its data; `share` of it is spread evenly over the other four, each with
+a format prompt in the question. The authors let a model write many of these; here all are made by rules, which are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.types import Batches, Example, Message
+
+torch = LazyModule("torch")
+
+STYLES = ("yes_no", "multiple_choice", "short", "brief", "detailed")
+LETTERS = "ABCD"
+PROMPTS = {
+    "yes_no": "Is the answer {shown}? Answer yes or no.",
+    "multiple_choice": "{options}\nAnswer with the letter of the right choice.",
+    "brief": "Answer in one short sentence.",
+    "detailed": "Repeat the question, then answer it in a full sentence.",
+}
+BRIEF = "The answer is {target}."
+DETAILED = "The question was: {question} The answer to it is {target}."
+
+
+def own_style(example: Example) -> str:
+    """The style in which an example comes: by its choices, else by its length in words."""
+    if example.choices:
+        answers = {choice.strip().lower() for choice in example.choices}
+        return "yes_no" if answers <= {"yes", "no"} else "multiple_choice"
+    if example.target.strip().lower() in ("yes", "no"):
+        return "yes_no"
+    words = len(example.target.split())
+    return "short" if words <= 6 else "brief" if words <= 30 else "detailed"
+
+
+def restyle(example: Example, style: str, wrong: list[str], draw) -> Example:
+    """The example in another style. wrong: three other answers (fewer where the task has fewer); draw(n): a random whole
+    number below n."""
+    target = example.target
+    if style == "short":
+        return example
+    if style == "yes_no":
+        true = not wrong or draw(2) == 0
+        shown, answer = (target if true else wrong[draw(len(wrong))]), "yes" if true else "no"
+        choices, prompt = ("yes", "no"), PROMPTS[style].format(shown=shown)
+    elif style == "multiple_choice":
+        options = list(wrong)
+        options.insert(draw(len(wrong) + 1), target)
+        answer, choices = LETTERS[options.index(target)], tuple(LETTERS[: len(options)])
+        prompt = PROMPTS[style].format(options="\n".join(f"{a}. {o}" for a, o in zip(LETTERS, options, strict=False)))
+    else:
+        template = BRIEF if style == "brief" else DETAILED
+        answer, choices = template.format(target=target, question=example.question), None
+        prompt = PROMPTS[style]
+    last = max(i for i, m in enumerate(example.messages) if m.role == "user")
+    asked = replace(example.messages[last], content=f"{example.messages[last].content}\n{prompt}")
+    messages: tuple[Message, ...] = (*example.messages[:last], asked, *example.messages[last + 1 :])
+    return replace(example, messages=messages, target=answer, choices=choices, extra={**example.extra, "style": style})
+
+
+class AnswerStyles(Strategy):
+    """Rewrite a share of the task's examples, before training, in the styles that are not the task's own.
+
+    Which ones and how is drawn once per task. An example keeps its id, so that nothing is added to the data. Distractors
+    are the example's other choices (the answers, not their letters), else other answers of the task. Rehearsed examples
+    are left as they are.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """share: of a task's examples that are rewritten, in equal parts for the other styles, in [0, 1]."""
+
+        share: float = 0.2
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.share <= 1:
+                raise ValueError(f"share: expected a share of the examples in [0, 1], got {self.share}")
+
+    tags = Tags(
+        paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
+        off={"share": 0.0},
+        objectives=("sft",),  # the task's scorer judges rollouts, and knows the task's own style alone
+        exceptions={1: "the first task's examples are rewritten too"},
+    )
+
+    def batches(self, model, task, batches):
+        styled = self.rewrite(task)
+        if not styled:
+            return batches
+
+        def get(index: int) -> list[Example]:
+            return [styled.get(e.id, e) if e.source == "task" else e for e in batches[index]]
+
+        return Batches(len(batches), get)
+
+    def rewrite(self, task) -> dict[str, Example]:
+        """Example id -> rewritten example."""
+        # plain text and arrays have no question that a format prompt could be added to
+        able = [e for e in task.examples if any(m.role == "user" for m in e.messages)]
+        count = round(self.config.share * len(able))
+        if not count:
+            return {}
+        generator = task.generator(self.name)
+
+        def draw(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator))
+
+        answers = sorted({e.target for e in task.examples})
+        styled = {}
+        for number, i in enumerate(torch.randperm(len(able), generator=generator)[:count].tolist()):
+            example = able[i]
+            own = own_style(example)
+            others = [style for style in STYLES if style != own]
+            if own in ("brief", "detailed"):  # no rule makes a long answer short
+                others = ["yes_no", "multiple_choice"]
+            style = others[number % len(others)]
+            pool = [a for a in (example.choices or answers) if a != example.target]
+            order = torch.randperm(len(pool), generator=generator)[:3].tolist()
+            changed = restyle(example, style, [pool[j] for j in order], draw)
+            if style == "short":  # an answer that was one of several choices, asked for without them
+                changed = replace(example, choices=None, extra={**example.extra, "style": style})
+            styled[example.id] = changed
+        return styled

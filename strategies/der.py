@@ -1,0 +1,188 @@
+"""Dark experience replay: on stored examples, keep the logits that the model had when they were stored.
+
+Buzzega et al. 2020, arXiv 2004.07211; code aimagelab/mammoth.
+    DER  : L = L_new + alpha * mean || z_stored - h(x_mem) ||^2
+    DER++: + beta * CE(y_mem', h(x_mem')),      x_mem' a second, independent batch of memory.
+The mean is over all elements, as in the code. Examples enter a reservoir while they are trained on, each time with the
+logits of that moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.memory import ExampleStore
+from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.types import IGNORE, Batches, Example
+
+torch = LazyModule("torch")
+
+
+def squared_error(stored, logits):
+    """sum over N positions and k stored entries of (z_stored - h)^2. Divide by N k for the paper's mean."""
+    return ((stored - logits) ** 2).sum()
+
+
+def answer_logits(logits, inputs, row: int, length: int):
+    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)). Rows are padded on the right."""
+    end = int(inputs["attention_mask"][row].sum())
+    return logits[row, end - length - 1 : end - 1].float(), inputs["input_ids"][row, end - length : end]
+
+
+class DER(Strategy):
+    """Replay of logits: of each answer token the `top_k` largest at the time of storing, since all would be a vocabulary.
+
+    The memory rides in the batch as rows without a target, so that it costs no forward of its own. Only examples of past
+    tasks are rehearsed (the code also rehearses the current task's): without past tasks it is sequential training.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """alpha: weight of the logits' squared error; 0: off. memory_batch_size: rehearsed examples per step. buffer_size:
+        examples stored in all, by reservoir over all steps. top_k: logits kept per token."""
+
+        alpha: float = 0.5
+        memory_batch_size: int = 32
+        buffer_size: int = 500
+        top_k: int = 32
+
+        def __post_init__(self) -> None:
+            check_common(self)
+
+    tags = Tags(
+        paper="Buzzega et al. 2020, arXiv 2004.07211",
+        off={"alpha": 0.0},
+        needs_examples=True,
+        objectives=("sft",),  # stored logits belong to the tokens of a fixed answer
+        excludes={"derpp": "derpp is der with a second term"},
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.store = ExampleStore(self.config.buffer_size, "reservoir")
+        self._offered: list[tuple[str, Example]] = []  # (id, example with its logits) of this process in this step
+        self._counts = {"logits": 0, "tokens": 0}  # stored numbers and tokens in the whole step's memory
+
+    def weights(self) -> dict[str, float]:
+        """Kind of memory rows -> weight of their term."""
+        return {"der": self.config.alpha}
+
+    @property
+    def active(self) -> bool:
+        return any(self.weights().values()) and self.config.buffer_size > 0 and self.config.memory_batch_size > 0
+
+    def before_task(self, model, task):
+        self.task = task
+        return model
+
+    def batches(self, model, task, batches):
+        past = any(index != task.index for index, _ in self.store.items)
+        if not self.active or not past:
+            return batches
+        generator = task.generator(self.name)
+
+        def get(index: int) -> list[Example]:  # asked for in order: the store changes while the task is trained
+            memory = [example for i, example in self.store.items if i != task.index]
+            rows, self._counts = [], {"logits": 0, "tokens": 0}
+            for kind in [k for k, weight in self.weights().items() if weight] if memory else []:
+                order = torch.randperm(len(memory), generator=generator)[: self.config.memory_batch_size].tolist()
+                for example in (memory[i] for i in order):
+                    rows.append(
+                        replace(example, source="aside", extra={**example.extra, "rehearsed": (self.name, kind)})
+                    )
+                    if kind == "der":
+                        self._counts["logits"] += example.extra["logits"].numel()
+                    self._counts["tokens"] += len(example.extra["logits"]) if kind == "ce" else 0
+            return [*batches[index], *rows]
+
+        return Batches(len(batches), get)
+
+    def loss(self, model, part, out):
+        if not self.active:
+            return {}
+        terms = {}
+        for row, example in enumerate(part.examples):
+            if example.source == "task":
+                self._offer(part, out.logits, row)
+            who, kind = example.extra.get("rehearsed", (None, None))
+            if who != self.name or example.source != "aside":
+                continue
+            stored = example.extra["logits"].to(out.logits.device)  # (n, k)
+            logits, tokens = answer_logits(out.logits, part.inputs, row, len(stored))
+            if kind == "der":
+                entries = example.extra["entries"].to(logits.device)
+                value = self.config.alpha * squared_error(stored, logits.gather(1, entries)) / self._counts["logits"]
+            else:
+                cross_entropy = torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
+                value = self.weights()["ce"] * cross_entropy / self._counts["tokens"]
+            name = self.name if kind == "der" else f"{self.name}_ce"
+            terms[name] = terms[name] + value if name in terms else value
+        # a part without memory rows must have the same terms as the other processes' parts
+        return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
+
+    def _names(self) -> list[str]:
+        names = {"der": (self._counts["logits"], self.name), "ce": (self._counts["tokens"], f"{self.name}_ce")}
+        return [name for count, name in names.values() if count]
+
+    def _offer(self, part, logits, row: int) -> None:
+        """Remember a new example with its logits until the step's end."""
+        length = int((part.labels[row] != IGNORE).sum())
+        own, _ = answer_logits(logits.detach(), part.inputs, row, length)
+        top = own.topk(min(self.config.top_k, own.shape[-1]))
+        extra = {"logits": top.values.cpu(), "entries": top.indices.cpu()}
+        example = part.examples[row]
+        self._offered.append((example.id, replace(example, extra={**example.extra, **extra})))
+
+    def before_step(self, model, step):
+        if not self.active:
+            return
+        # in the order of the ids, so that the store does not depend on the number of processes
+        offered = sorted(step.gather(self._offered), key=lambda item: item[0])
+        self.store.add(self.task.index, [example for _, example in offered], self.task.generator(f"{self.name}-store"))
+        self._offered = []
+
+    def state(self):
+        return {"store": self.store.state()}
+
+    def load_state(self, state):
+        self.store.load_state(state["store"])
+
+
+class DERpp(DER):
+    """DER and the plain loss on a second batch of memory. At beta = 0 it draws what DER draws."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """beta: weight of the plain loss on the second batch, averaged over its answer tokens. The rest as for der."""
+
+        alpha: float = 0.5
+        beta: float = 0.5
+        memory_batch_size: int = 32
+        buffer_size: int = 500
+        top_k: int = 32
+
+        def __post_init__(self) -> None:
+            check_common(self)
+            if self.beta < 0:
+                raise ValueError(f"beta: expected 0 or more, got {self.beta}")
+
+    tags = Tags(
+        paper="Buzzega et al. 2020, arXiv 2004.07211",
+        off={"alpha": 0.0, "beta": 0.0},
+        needs_examples=True,
+        objectives=("sft",),
+        excludes={"der": "derpp is der with a second term"},
+    )
+
+    def weights(self):
+        return {"der": self.config.alpha, "ce": self.config.beta}
+
+
+def check_common(config: DER.Config | DERpp.Config) -> None:
+    """Settings that both share."""
+    if config.alpha < 0:
+        raise ValueError(f"alpha: expected 0 or more, got {config.alpha}")
+    for key, least in (("memory_batch_size", 0), ("buffer_size", 0), ("top_k", 1)):
+        if getattr(config, key) < least:
+            raise ValueError(f"{key}: expected {least} or more, got {getattr(config, key)}")

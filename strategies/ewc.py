@@ -1,0 +1,158 @@
+"""Elastic weight consolidation: weights that mattered to past tasks are held where those tasks left them.
+
+Kirkpatrick et al. 2017, arXiv 1612.00796:
+    L = L_new + (lambda/2) sum_{k<t} sum_i F^k_i (theta_i - theta^k_i)^2,     one term per past task.
+Online, Schwarz et al. 2018, arXiv 1805.06370:
+    L = L_new + (lambda/2) sum_i gamma F~_i (theta_i - theta^{t-1}_i)^2,      F~ <- gamma F~ + F^t.
+The Fisher information of a task, at the weights after it:
+    F_i = E_x E_{y ~ p(y|x)} [ (d log p(y|x) / d theta_i)^2 ].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.generate import evaluating, target_logits
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def quadratic(weights, fisher, anchor):
+    """sum_i F_i (theta_i - theta*_i)^2 over weights by name."""
+    return sum((fisher[name] * (weights[name] - anchor[name]) ** 2).sum() for name in anchor)
+
+
+def squared_gradients(parameters, logits, labels, kind: str, generator) -> Iterator[tuple[float, list]]:
+    """(weight, [(d log p / d theta)^2]) of one sample, whose targets are at N positions: logits (N, V), labels (N,).
+
+    exact: each label v at each position by its probability. sampled: one label drawn per position. empirical: the true
+    labels. A drawn score has mean zero, so the cross terms of positions vanish in expectation: `sampled` is an unbiased
+    estimate of `exact`.
+    """
+    logp = torch.log_softmax(logits, -1)
+
+    def squared(value):
+        grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)]
+
+    if kind == "exact":
+        for position in logp:
+            for value in position:
+                yield float(value.detach().exp()), squared(value)
+        return
+    if kind == "sampled":
+        labels = torch.multinomial(logp.detach().exp().cpu(), 1, generator=generator)[:, 0].to(logits.device)
+    yield 1.0, squared(logp.gather(1, labels[:, None]).sum())
+
+
+class EWC(Strategy):
+    """A quadratic penalty, weighted by the Fisher information of past tasks.
+
+    In a language model a sample is a sequence, and its positions are the answer's tokens, each after the true tokens
+    before it (under `rft`: after the tokens of a rollout). `exact` sums the Fisher of the next-token distribution over
+    these positions, one backward pass per token and vocabulary entry: for small vocabularies. `sampled` estimates the same
+    with one backward pass per sequence. `empirical` takes the true answer's log p. `batched` squares the gradient of the
+    objective's mean loss over whole batches (as Avalanche does): much smaller, so it wants another weight.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """weight: lambda; libraries that leave the factor 1/2 out want half of it. mode: a term per past task, or one
+        running Fisher. gamma: decay of the running Fisher; at 0 the strict rule has no penalty at all. fisher: see the
+        class. fisher_examples: training examples per task that it is estimated on."""
+
+        weight: float = 1000.0
+        mode: Literal["separate", "online"] = "separate"
+        gamma: float = 1.0
+        fisher: Literal["exact", "sampled", "empirical", "batched"] = "sampled"
+        fisher_examples: int = 200
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+            if not 0 <= self.gamma <= 1:
+                raise ValueError(f"gamma: expected a number in [0, 1], got {self.gamma}")
+            if self.fisher_examples < 1:
+                raise ValueError(f"fisher_examples: expected 1 or more examples, got {self.fisher_examples}")
+
+    tags = Tags(
+        paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
+        off={"weight": 0.0},
+        life_cycles=("continue",),
+        exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.past: list[dict] = []  # {"fisher": name -> F, "anchor": name -> theta*}; online: one at most
+
+    @property
+    def extra_parameters(self) -> int:
+        return sum(tensor.numel() for task in self.past for part in task.values() for tensor in part.values())
+
+    def before_task(self, model, task):
+        device = next(model.parameters()).device
+        self.past = [{k: {n: t.to(device) for n, t in v.items()} for k, v in past.items()} for past in self.past]
+        return model
+
+    def penalty(self, weights):
+        factor = self.config.gamma if self.config.mode == "online" else 1.0
+        if not self.past or not factor:
+            return {}
+        for past in self.past:
+            if missing := next((name for name in past["anchor"] if name not in weights), None):
+                raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
+        terms = [quadratic(weights, past["fisher"], past["anchor"]) for past in self.past]
+        return {self.name: self.config.weight / 2 * factor * sum(terms)}
+
+    def after_task(self, model, task):
+        if not self.config.weight:
+            return model
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        new = self.fisher(model, task, trained)
+        if self.config.mode == "online" and self.past:
+            old = self.past.pop()["fisher"]
+            new = {name: self.config.gamma * old[name].to(f.device) + f for name, f in new.items()}
+        self.past.append({"fisher": new, "anchor": {name: p.detach().clone() for name, p in trained.items()}})
+        return model
+
+    def fisher(self, model, task, trained) -> dict:
+        """F by weight name, over at most `fisher_examples` examples, in eval mode."""
+        config, generator = self.config, task.generator(self.name)
+        chosen = torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist()
+        parameters = list(trained.values())
+        total = [torch.zeros_like(p) for p in parameters]
+        size, count = task.batch_size if config.fisher == "batched" else 1, 0
+        with evaluating(model), torch.enable_grad():
+            for start in range(0, len(chosen), size):
+                batch = task.encode([task.examples[i] for i in chosen[start : start + size]], model)
+                batch = batch.to(parameters[0].device)
+                if config.fisher == "batched":
+                    grads = torch.autograd.grad(task.forward(model, batch).loss, parameters, allow_unused=True)
+                    found = [(len(batch.examples), [0 if g is None else g**2 for g in grads])]
+                    count += len(batch.examples)
+                    self._add(total, found)
+                    continue
+                for row in range(len(batch.examples)):
+                    part = batch.rows(row, row + 1)
+                    logits, labels = target_logits(task.forward(model, part).logits, part.labels)
+                    self._add(total, squared_gradients(parameters, logits, labels, config.fisher, generator))
+                    count += 1
+        return {name: value / count for name, value in zip(trained, total, strict=True)}
+
+    @staticmethod
+    def _add(total, found) -> None:
+        for weight, squares in found:
+            for sum_, square in zip(total, squares, strict=True):
+                sum_ += weight * square
+
+    def state(self):
+        return {"past": self.past}
+
+    def load_state(self, state):
+        self.past = state["past"]

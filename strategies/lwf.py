@@ -1,0 +1,90 @@
+"""Learning without forgetting: on the new task's data, go on answering as the model did before the task.
+
+Li & Hoiem 2016, arXiv 1606.09282:
+    L = L_new + alpha * KL( softmax(z_before / T) || softmax(z / T) ),   T = 2,
+as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; alpha = 1 there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cl_toolkit.generate import target_logits
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def distillation(teacher, student, temperature: float):
+    """sum over N positions of KL( softmax(teacher / T) || softmax(student / T) ). teacher, student (N, V)."""
+    return torch.nn.functional.kl_div(
+        torch.log_softmax(student / temperature, -1),
+        torch.log_softmax(teacher / temperature, -1),
+        log_target=True,
+        reduction="sum",
+    )
+
+
+class LwF(Strategy):
+    """Distillation from the model before the task, averaged over the target tokens of the step's new examples.
+
+    A language model's classes are its vocabulary, the same in every task, so all outputs enter. Rehearsed examples of
+    other strategies do not. The teacher costs a forward without gradient; no second model: the adapter is switched off
+    where it is fresh, else a copy of the trained weights is swapped in. Under `rft` the tokens are those of the rollouts.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """weight: alpha. temperature: T."""
+
+        weight: float = 1.0
+        temperature: float = 2.0
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+            if self.temperature <= 0:
+                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
+
+    tags = Tags(
+        paper="Li & Hoiem 2016, arXiv 1606.09282",
+        off={"weight": 0.0},
+        zero_stages=(0, 1, 2),  # at stage 3 a weight is a shard, which no copy can be swapped for
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.past = 0  # tasks learned so far: there is nothing to keep before the first
+        self._teacher = None
+
+    @property
+    def extra_parameters(self) -> int:
+        return self._teacher.parameters if self._teacher else 0
+
+    def before_task(self, model, task):
+        from cl_toolkit.adapters import Reference
+
+        self._teacher = Reference(model) if self.past and self.config.weight else None
+        return model
+
+    def loss(self, model, part, out):
+        if self._teacher is None:
+            return {}
+        new = part.source("task")
+        with self._teacher.restored(model):
+            before = model(**part.inputs, use_cache=False).logits
+        teacher, _ = target_logits(before, part.labels, new)
+        student, _ = target_logits(out.logits, part.labels, new)
+        count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
+        return {self.name: self.config.weight * distillation(teacher, student, self.config.temperature) / count}
+
+    def after_task(self, model, task):
+        self.past += 1
+        return model
+
+    def state(self):
+        return {"past": self.past}
+
+    def load_state(self, state):
+        self.past = state["past"]

@@ -1,0 +1,102 @@
+"""RegLoRA: the largest elements of past weight updates are protected from further change.
+
+Chen et al. 2025 (SEFE), arXiv 2505.02486; code jinpeng0528/SEFE. The update of a linear layer is B A. After task t, per
+matrix, the positions of the `share` largest |B A| join the protected ones P. While a later task is trained,
+    L = L_new + lambda * mean over the matrices of  mean_{(i,j) in P} | (B A)_ij |,
+where B and A are the new task's. The adapter is merged after each task and a fresh one begins at B = 0. The scale alpha/r
+is applied neither here nor when positions are chosen, as in the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def largest(update, share: float):
+    """Flat positions (int32) of the floor(share * size) largest |update|; of equal ones the first."""
+    k = int(share * update.numel() + 1e-9)  # 0.29 * 100 is 28.999... in floating point
+    order = torch.sort(update.flatten().abs(), descending=True, stable=True).indices
+    return order[:k].to(torch.int32)
+
+
+def protected_mean(b, a, positions):
+    """mean |(B A)_p| over flat positions p; the product is taken whole, which is cheaper than gathering rows."""
+    return (b @ a).flatten()[positions].abs().mean()
+
+
+class RegLoRA(Strategy):
+    """An L1 penalty on the new update at positions that mattered to past updates.
+
+    By default positions are a set: the union over tasks. `duplicates` keeps the authors' list, in which a position that
+    mattered to several tasks counts several times. The weight fits the mean of means at 7 B; a small model may want another.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """weight: lambda. share: of each matrix's elements protected per task, in [0, 1]. duplicates: a list of positions
+        instead of a set."""
+
+        weight: float = 2500.0
+        share: float = 0.02
+        duplicates: bool = False
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+            if not 0 <= self.share <= 1:
+                raise ValueError(f"share: expected a share of the elements in [0, 1], got {self.share}")
+
+    tags = Tags(
+        paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
+        off={"weight": 0.0},
+        between_tasks="merge",
+        zero_stages=(0, 1, 2),
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.positions: dict[str, torch.Tensor] = {}  # layer -> flat positions (int32), by names that survive merging
+
+    @property
+    def extra_parameters(self) -> int:
+        return sum(positions.numel() for positions in self.positions.values())
+
+    def before_task(self, model, task):
+        from cl_toolkit.adapters import pair_names
+
+        self.names = pair_names(model)  # layer -> names of A and B
+        device = next(model.parameters()).device
+        self.positions = {name: positions.to(device) for name, positions in self.positions.items()}
+        return model
+
+    def penalty(self, weights):
+        means = [
+            protected_mean(weights[b], weights[a], self.positions[layer])
+            for layer, (a, b) in self.names.items()
+            if layer in self.positions
+        ]
+        return {self.name: self.config.weight * sum(means) / len(self.names)} if means else {}
+
+    def after_task(self, model, task):
+        from cl_toolkit.adapters import pairs
+
+        if not self.config.weight:
+            return model
+        for layer, a, b, _ in pairs(model):
+            found = largest(b.detach() @ a.detach(), self.config.share)
+            known = self.positions.get(layer, found[:0]).to(found.device)
+            both = torch.cat([known, found])
+            if both.numel():  # the mean of no position would not be a number
+                self.positions[layer] = both if self.config.duplicates else torch.unique(both)
+        return model
+
+    def state(self):
+        return {"positions": self.positions}
+
+    def load_state(self, state):
+        self.positions = state["positions"]

@@ -1,0 +1,105 @@
+"""Synaptic intelligence: weights are held by how much they helped to bring past losses down.
+
+Zenke et al. 2017, arXiv 1703.04200. Along the path of task k, with g the gradient of the loss without any penalty,
+    omega^k_i = - sum over steps of g_i * (change of theta_i in that step),
+    Omega_i   = sum_{k<t} max(0, omega^k_i) / ( (total change of theta_i in task k)^2 + xi ),
+    L         = L_new + c * sum_i Omega_i (theta_i - theta*_i)^2,      theta*: the weights after the last task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def importance(path, change, damping: float):
+    """max(0, omega) / (change^2 + xi). A negative path integral (steps that raised the loss) would drive the weight away
+    from where it was; it counts as 0."""
+    return path.clamp(min=0) / (change**2 + damping)
+
+
+class SI(Strategy):
+    """A quadratic penalty, weighted by each weight's share in the fall of past losses.
+
+    The gradient is the one before clipping; the change is the one that the optimizer really made. Nothing is computed
+    beside training, but the weights and gradients of a step are kept until the next.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """weight: c. damping: xi, which bounds the importance of a weight that hardly moved."""
+
+        weight: float = 0.1
+        damping: float = 0.1
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+            if self.damping <= 0:
+                raise ValueError(f"damping: expected a number above 0, got {self.damping}")
+
+    tags = Tags(paper="Zenke et al. 2017, arXiv 1703.04200", off={"weight": 0.0}, life_cycles=("continue",))
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.omega: dict = {}  # name -> Omega
+        self.anchor: dict = {}  # name -> theta*
+        self._first: dict = {}  # weights at the start of the task
+        self._last: dict = {}  # name -> (weight, gradient) of the step before
+        self._path: dict = {}  # omega of this task
+
+    @property
+    def extra_parameters(self) -> int:
+        return sum(value.numel() for kept in (self.omega, self.anchor) for value in kept.values())
+
+    def before_task(self, model, task):
+        device = next(model.parameters()).device
+        self.omega = {name: value.to(device) for name, value in self.omega.items()}
+        self.anchor = {name: value.to(device) for name, value in self.anchor.items()}
+        self._first, self._last, self._path = {}, {}, {}
+        return model
+
+    def penalty(self, weights):
+        if not self.omega:
+            return {}
+        if missing := next((name for name in self.omega if name not in weights), None):
+            raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
+        terms = [(value * (weights[name] - self.anchor[name]) ** 2).sum() for name, value in self.omega.items()]
+        return {self.name: self.config.weight * sum(terms)}
+
+    def before_step(self, model, step):
+        if not self.config.weight:
+            return
+        now = {name: weight.detach().clone() for name, weight in step.weights.items()}
+        self._walk(now)
+        grads = {name: step.grads[name] - step.penalty_grads.get(name, 0) for name in now}
+        self._last = {name: (now[name], grads[name].detach()) for name in now}
+        self._first = self._first or now
+
+    def _walk(self, now) -> None:
+        """Add the step that led here to the path."""
+        for name, (weight, grad) in self._last.items():
+            self._path[name] = self._path.get(name, 0) - grad * (now[name] - weight)
+
+    def after_task(self, model, task):
+        if not self._last:  # switched off, or a task that was never trained
+            return model
+        now = {name: p.detach().clone() for name, p in model.named_parameters() if name in self._last}
+        self._walk(now)
+        for name, path in self._path.items():
+            new = importance(path, now[name] - self._first[name], self.config.damping)
+            self.omega[name] = self.omega.get(name, 0) + new
+        self.anchor = now
+        self._first, self._last, self._path = {}, {}, {}
+        return model
+
+    def state(self):
+        return {"omega": self.omega, "anchor": self.anchor}
+
+    def load_state(self, state):
+        self.omega, self.anchor = state["omega"], state["anchor"]
