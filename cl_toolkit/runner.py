@@ -207,14 +207,13 @@ class Run:
     def view(self, task: Task, index: int) -> TaskView:
         """What the strategies get to see."""
         train, seed = self.config.train, self.config.seed
-        scorer = SCORERS.get(task.scorer, "scorer") if task.scorer else self.score_joint()
         return TaskView(
             name=task.name,
             index=index,
             examples=task.train,
             objective=self.objective,
             codec=self.codec,
-            score=scorer,
+            score=self.score_by_own_task(),
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
             # joint training takes the steps of the whole stream at once
@@ -222,9 +221,10 @@ class Run:
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
 
-    def score_joint(self):
-        """Each example of a union is scored by its own task's scorer."""
-        scorers = {e.id: SCORERS.get(t.scorer, "scorer") for t in self.stream.scored for e in t.train}
+    def score_by_own_task(self):
+        """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one."""
+        tasks = (*self.stream.scored, *self.stream.anchors)
+        scorers = {e.id: SCORERS.get(t.scorer, "scorer") for t in tasks for e in t.train}
         return lambda example, answer: scorers[example.id](example, answer)
 
     # scores -------------------------------------------------------------------------------------------------------

@@ -101,3 +101,14 @@ def test_a_folder_with_another_config_is_refused_and_the_same_one_is_returned(tm
     assert (tmp_path / "record.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"train.learning_rate: 0.01 there, 0.02 here"):
         execute(tiny_run_config(train={"learning_rate": 2e-2}), tmp_path)
+
+
+def test_a_rehearsed_example_is_scored_by_the_scorer_of_its_own_task(tmp_path):
+    run = trajectory(tmp_path, strategies={"replay": {}}, objective=RFT).run
+    first, second = run.stream.scored
+    wrong = type(first)(name=second.name, train=second.train, test=second.test, scorer="numeric")
+    run.stream = type(run.stream).of("two scorers", [first, wrong])
+    score = run.view(wrong, 1).score
+    assert score(first.train[0], "a") == 0.0  # an odd byte, by the first task's scorer
+    assert score(first.train[0], "b") == 1.0
+    assert score(wrong.train[0], "b") == 0.0
