@@ -100,6 +100,32 @@ def print_results(records, folder: Path) -> None:
 
 
 @app.command()
+def tune(
+    config: Config,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the trials. Default: results/<name>-tune")] = None,
+):
+    """Try the settings of the config's `search` on validation data, equally many per method; writes the chosen ones."""
+    from cl_toolkit import study as studies
+    from cl_toolkit import tune as tuning
+    from cl_toolkit.progress import Progress
+
+    study, trials = tuning.trials(config, overrides or [])
+    folder = out or Path("results") / study.name
+    with Progress([studies.run_name(run) for run in study.runs]) as progress:
+        records, failures = studies.compare(study, folder, jobs=jobs, update=progress)
+    rows = tuning.table(trials, records)
+    rows.to_csv(folder / "trials.csv", index=False)
+    typer.echo(rows.to_string(index=False, na_rep="–"))
+    tuned = tuning.write_tuned(config, folder, tuning.best(trials, records))
+    for failure in failures:
+        typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
+    typer.echo(f"\nchosen by final mean accuracy on validation data: cl-toolkit compare {tuned}")
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
 def run(
     config: Config,
     overrides: Overrides = None,

@@ -163,7 +163,7 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
-COMPARISON_KEYS = ("seeds", "orders", "methods")
+COMPARISON_KEYS = ("seeds", "orders", "methods", "search")
 
 
 def config_dir() -> Path:
