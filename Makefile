@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS := $(VENV)/peers
 JOBS ?= 2
 
 # torch 2.13.0 by itself first: that version, and nothing newer, admits a CPU build where one is at hand
@@ -15,16 +16,31 @@ $(BIN)/pytest: $(BIN)/cl-toolkit
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	touch $@
 
-.PHONY: quickstart test speed style clean
+# Avalanche in an environment of its own: a torchvision whose compiled part does not fit torch breaks transformers for all
+# who share it. Through the .pth file it sees what the product has, so that only the rest is installed.
+PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+$(PEERS)/installed: $(BIN)/pytest
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)
+	$(BIN)/python $(PURELIB) > "$$($(PEERS)/bin/python $(PURELIB))/product.pth"
+	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
+	touch $@
+
+.PHONY: quickstart test peers grid speed style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on four small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
 	@echo "open results/quickstart/report.html"
 
-test: $(BIN)/pytest  ## the whole suite, without timing
+test: $(BIN)/pytest  ## the whole suite, without timing and the grid
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) -m "not speed"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid"
+
+peers: $(PEERS)/installed  ## the tests against Avalanche; the first time installs it
+	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
+
+grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two processes; many minutes
+	$(BIN)/python -m pytest -s -m grid tests/engine
 
 speed: $(BIN)/pytest  ## timing ratios; wants an idle machine
 	$(BIN)/python -m pytest -s -m speed tests/speed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from cl_toolkit.encoder import Encoder
 from cl_toolkit.generate import unwrapped
 from cl_toolkit.task_view import seed_from
 
@@ -26,6 +27,9 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
+    if isinstance(model, Encoder):
+        model.backbone = begin_task(model.backbone, adapter, index, seed)
+        return model
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -36,7 +40,7 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
         if isinstance(adapter.target_modules, str)
         else list(adapter.target_modules),
         use_rslora=adapter.use_rslora,
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if model.can_generate() else None,
     )
     name = f"task{index}"
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -56,6 +60,9 @@ def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
     """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model."""
     if adapter is None or adapter.between_tasks != "merge":
         return model
+    if isinstance(model, Encoder):
+        model.backbone = end_task(model.backbone, adapter)
+        return model
     merged = model.merge_and_unload()
     if hasattr(merged, "peft_config"):
         del merged.peft_config
@@ -68,7 +75,7 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
     for name, module in unwrapped(model).named_modules():
         if isinstance(module, LoraLayer):
-            yield name.removeprefix("base_model.model."), module
+            yield name.replace("base_model.model.", "", 1), module
 
 
 def pairs(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
@@ -90,9 +97,21 @@ def frozen_pairs(model: nn.Module) -> Iterator[tuple[str, list[tuple[Tensor, Ten
         yield name, [(layer.lora_A[a].weight, layer.lora_B[a].weight) for a in layer.active_adapters[:-1]]
 
 
+def loaded(model: nn.Module) -> dict[str, int]:
+    """Name -> number of weights of each adapter that is active in the forward, the one that is trained last; {} without."""
+    counts: dict[str, int] = {}
+    for _, layer in layers(model):
+        for name in layer.active_adapters:
+            size = layer.lora_A[name].weight.numel() + layer.lora_B[name].weight.numel()
+            counts[name] = counts.get(name, 0) + size
+    return counts
+
+
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """All adapter weights by name, frozen ones too."""
-    return {name: p for name, p in unwrapped(model).named_parameters() if ".lora_" in name}
+    """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
+    module = unwrapped(model)
+    beside = isinstance(module, Encoder)
+    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (beside and not n.startswith("backbone."))}
 
 
 @contextmanager
@@ -102,7 +121,7 @@ def disabled(model: nn.Module):
     module = unwrapped(model)
     before = {p: p.requires_grad for p in module.parameters()}
     try:
-        with module.disable_adapter():
+        with (module.backbone if isinstance(module, Encoder) else module).disable_adapter():
             yield model
     finally:
         for parameter, flag in before.items():
@@ -111,8 +130,13 @@ def disabled(model: nn.Module):
 
 @contextmanager
 def swapped(model: nn.Module, values: Mapping[str, Tensor]):
-    """The model with other values of some weights, for forwards without gradient."""
-    parameters = dict(unwrapped(model).named_parameters())
+    """The model with other values of some weights, whole by name, for forwards without gradient."""
+    module = unwrapped(model)
+    if hasattr(module, "swapped_shards"):  # ZeRO-3: a weight is a shard, and the engine knows how to exchange it
+        with module.swapped_shards(values):
+            yield model
+        return
+    parameters = dict(module.named_parameters())
     before = {name: parameters[name].data for name in values}
     try:
         for name, value in values.items():
@@ -127,7 +151,7 @@ class Reference:
     """The model as it is now, to be asked later while it is trained on.
 
     Where the trained weights are one fresh adapter (all B are 0), switching it off is the same thing and costs no memory;
-    else a copy of the trained weights is kept. `parameters`: how many numbers were copied.
+    else a copy of the trained weights is kept, whole on every process. `parameters`: how many numbers were copied.
     """
 
     def __init__(self, model: nn.Module):

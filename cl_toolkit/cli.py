@@ -233,22 +233,25 @@ def show(
     n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
 ):
     """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
-    from cl_toolkit.codec import Codec
-    from cl_toolkit.models import load_tokenizer
+    from cl_toolkit.codec import ArrayCodec, Codec
+    from cl_toolkit.models import Net, load_tokenizer
     from cl_toolkit.show import marked_example
     from cl_toolkit.streams import build_stream
     from cl_toolkit.study_config import load_run
 
     settings = load_run(config, overrides or [])
     stream = build_stream(settings)
-    codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
+    if isinstance(settings.model_settings, Net):
+        codec = ArrayCodec()
+    else:
+        codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
     for task in stream.scored:
         typer.secho(
             f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}",
             bold=True,
         )
         for example in task.train[:n]:
-            typer.echo("  " + marked_example(settings, example, codec).replace("\n", "\n  "))
+            typer.echo("  " + marked_example(example, codec).replace("\n", "\n  "))
         typer.echo()
 
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back: prompts, answers, padding."""
+"""Examples as tensors: text to tokens and back (prompts, answers, padding), and arrays."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ class Codec:
             self._cache[key] = prompt, answer
         return self._cache[key]
 
+    def length(self, example: Example) -> int:
+        """Tokens of the prompt."""
+        return len(self.ids(example)[0])
+
     def answer_ids(self, text: str) -> list[int]:
         """An answer's tokens with the end-of-sequence token."""
         return [*self.tokenizer.encode(text, add_special_tokens=False), self.eos]
@@ -91,6 +95,10 @@ class Codec:
             return prompt, answer[:end] if self.eos in answer else [*answer, self.eos]
         return prompt, self.answer_ids(example.target)
 
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Rows of prompts alone, without targets."""
+        return self.batch(examples, [()] * len(examples))
+
     def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
         """Right-padded rows of prompt and answer; labels are the answer's tokens. Rows without a target have none.
 
@@ -112,3 +120,26 @@ class Codec:
             labels=torch.tensor([row + [IGNORE] * (width - len(row)) for row in labels]),
             examples=tuple(examples),
         )
+
+
+class ArrayCodec:
+    """Examples that are arrays already: `x` (B, ...) and classes (B,). Does for nets what `Codec` does for language models."""
+
+    def __init__(self):
+        self.truncated_ids: set[str] = set()
+        self.truncated = 0
+
+    def length(self, example: Example) -> int:
+        """All arrays of a task are of one size."""
+        return example.x.numel()
+
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Arrays without their classes."""
+        x = torch.stack([example.x for example in examples])
+        return Batch(inputs={"x": x}, labels=torch.full((len(x),), IGNORE), examples=tuple(examples))
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Arrays and classes. Rows without a target have none."""
+        batch = self.prompts(examples)
+        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
+        return batch

@@ -39,6 +39,7 @@ class StreamSection:
     tasks: tuple[str, ...] | None
     order: tuple[str, ...] | None
     view: Literal["joint", "cumulative", "independent", "start"] | None
+    scenario: Literal["task", "class"]
     anchors: tuple[str, ...]
     limit: Limit
 

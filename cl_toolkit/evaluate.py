@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cl_toolkit.engine.processes import Processes
-from cl_toolkit.generate import evaluating, generate, token_logprobs
+from cl_toolkit.generate import evaluating, generate, in_lockstep, token_logprobs, unwrapped
 from cl_toolkit.registry import SCORERS
 from cl_toolkit.types import Example, Task
 
@@ -34,8 +34,13 @@ class Scored:
 class Evaluator:
     """Scores tasks on one split.
 
-    Examples of all tasks are sorted by length and batched together; with several processes each takes every n-th batch.
+    Examples of all tasks are sorted by length and batched together; with several processes each takes every n-th batch. A
+    model with `classes` answers with the class of its largest output, whatever the scorer; a language model generates, or
+    chooses the likeliest answer. `choices`: what every example is chosen from instead of its own choices, in a
+    class-incremental stream; None: its own.
     """
+
+    choices: tuple[str, ...] | None = None
 
     def __init__(
         self, codec: Codec, *, split: str, batch_size: int, max_new_tokens: int, processes: Processes | None = None
@@ -51,17 +56,20 @@ class Evaluator:
     def __call__(self, model: nn.Module, tasks: Sequence[Task], limit: int | None = None) -> dict[str, list[Scored]]:
         """Per task the scored examples, in the split's order. limit: at most so many per task, the first ones."""
         work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
-        work.sort(key=lambda item: (len(self.codec.ids(item[2])[0]), item[0].name, item[1]))
+        work.sort(key=lambda item: (self.codec.length(item[2]), item[0].name, item[1]))
         scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
-        generated = [w for w in work if getattr(scorers[w[0].name], "mode", "generate") == "generate"]
-        chosen = [w for w in work if getattr(scorers[w[0].name], "mode", "generate") == "choices"]
+        modes = {name: getattr(scorer, "mode", "generate") for name, scorer in scorers.items()}
+        has_classes = hasattr(unwrapped(model), "classes")
+        chosen = [w for w in work if has_classes or modes[w[0].name] == "choices"]
+        generated = [w for w in work if not has_classes and modes[w[0].name] == "generate"]
+        choose = self._classify if has_classes else self._choose
         found: list[tuple[str, int, str]] = []
-        for rows, answer in ((generated, self._generate), (chosen, self._choose)):
+        for rows, answer in ((generated, self._generate), (chosen, choose)):
             batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
             for batch in self._mine(model, batches):
                 answers = answer(model, [e for _, _, e in batch])
                 found += [(task.name, i, a) for (task, i, _), a in zip(batch, answers, strict=True)]
-        if not self._in_lockstep(model):
+        if not in_lockstep(model):
             found = self.processes.gather(found)
         answers = {(name, i): a for name, i, a in found}
         return {
@@ -72,32 +80,44 @@ class Evaluator:
             for task in tasks
         }
 
-    def _in_lockstep(self, model: nn.Module) -> bool:
-        """Under ZeRO-3 every process must make the same forwards, so each scores everything."""
-        return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
-
     def _mine(self, model: nn.Module, batches: list) -> list:
-        return batches if self._in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
+        return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
 
     def _generate(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
         prompts = [self.codec.ids(e)[0] for e in examples]
         return [self.codec.decode(a) for a in generate(model, prompts, self.codec, self.max_new_tokens)]
 
+    def _allowed(self, example: Example) -> Sequence[str] | None:
+        return self.choices if self.choices is not None else example.choices
+
     def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
-        return [e.choices[int(s.argmax())] for e, s in zip(examples, self.choice_scores(model, examples), strict=True)]
+        scores = self.choice_scores(model, examples)
+        return [self._allowed(e)[int(s.argmax())] for e, s in zip(examples, scores, strict=True)]
+
+    def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
+        batch = self.codec.prompts(examples).to(next(model.parameters()).device)
+        with evaluating(model):
+            logits = model(**batch.inputs).logits
+        classes, answers = unwrapped(model).classes, []
+        for example, row in zip(examples, logits, strict=True):
+            allowed = self._allowed(example)
+            known = [i for i, label in enumerate(classes) if allowed is None or label in allowed]
+            # a class that was never seen has no output
+            answers.append(classes[known[int(row[known].argmax())]] if known else "")
+        return answers
 
     def choice_scores(self, model: nn.Module, examples: Sequence[Example]) -> list[torch.Tensor]:
         """Per example log p(choice | prompt), summed over the choice's tokens, end mark included."""
         device = next(model.parameters()).device
-        rows = [(e, choice) for e in examples for choice in e.choices]
+        rows = [(e, choice) for e in examples for choice in self._allowed(e)]
         scores = []
         with evaluating(model):
             for start in range(0, len(rows), self.batch_size):
                 some = rows[start : start + self.batch_size]
                 batch = self.codec.batch([e for e, _ in some], [self.codec.answer_ids(c) for _, c in some]).to(device)
-                logits = model(**batch.inputs, use_cache=False).logits
+                logits = model(**batch.inputs).logits
                 scores.append(token_logprobs(logits, batch.labels).sum(1).cpu())
-        return list(torch.cat(scores).split([len(e.choices) for e in examples]))
+        return list(torch.cat(scores).split([len(self._allowed(e)) for e in examples]))
 
 
 def mean_score(scored: Sequence[Scored]) -> float:

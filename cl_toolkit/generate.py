@@ -22,6 +22,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if hasattr(model, "allreduce_gradients") else model
 
 
+def in_lockstep(model: nn.Module) -> bool:
+    """Whether every process must make the same number of forwards: under ZeRO-3, where each holds a shard of each weight."""
+    return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
+
+
 @contextmanager
 def evaluating(model: nn.Module):
     """No gradient, eval mode; the mode of every module is put back (a frozen part may have been in eval mode)."""
@@ -84,7 +89,7 @@ def generate(
             attention_mask=mask,
             generation_config=settings,
             logits_processor=processors,
-            synced_gpus=getattr(model, "zero_optimization_stage", lambda: 0)() == 3,
+            synced_gpus=in_lockstep(model),
         )
     answers = out[:, width:].tolist()
     return [a[: a.index(codec.eos) + 1] if codec.eos in a else a for a in answers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.types import Example, Message
@@ -82,7 +82,7 @@ class ExampleStore:
             for _, e in self.items
             for text in (*(m.content for m in e.messages), e.target, e.text or "")
         )
-        return texts + sum(getattr(value, "nbytes", 0) for _, e in self.items for value in e.extra.values())
+        return texts + sum(getattr(value, "nbytes", 0) for _, e in self.items for value in (e.x, *e.extra.values()))
 
     def state(self) -> dict[str, Any]:
         """Plain data: all that is needed to go on."""
@@ -95,7 +95,11 @@ class ExampleStore:
 
 def example_to_plain(example: Example) -> dict[str, Any]:
     """An example as JSON data (tensors stay tensors)."""
-    plain = {k: v for k, v in asdict(example).items() if v not in (None, (), {}, "") or k == "id"}
+    import torch
+
+    plain = {field.name: getattr(example, field.name) for field in fields(example)}
+    empty = (None, "", (), {})  # what a field is without a value; a tensor cannot be compared with it
+    plain = {k: v for k, v in plain.items() if k == "id" or isinstance(v, torch.Tensor) or v not in empty}
     if "choices" in plain:
         plain["choices"] = list(plain["choices"])
     plain["messages"] = [[m.role, m.content] for m in example.messages]

@@ -1,6 +1,6 @@
 """Load a model and its tokenizer. The only door to transformers' models.
 
-`tiny-lm` is built in and touches no network; any other name is a Hugging Face id or a local folder.
+`tiny-lm` and the nets are built in and touch no network; any other name is a Hugging Face id or a local folder.
 """
 
 from __future__ import annotations
@@ -55,21 +55,56 @@ class TinyLM:
 
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
-    """A causal language model by Hugging Face id or local folder."""
+    """A model by Hugging Face id or local folder: a causal language model (`head: lm`), or a text encoder without a head for
+    objectives that bring their own (`head: none`)."""
 
+    head: Literal["lm", "none"] = "lm"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Net:
+    """A small net for arrays, with weights drawn from `seed.init`."""
+
+    num_classes: int = 10
+    hidden_size: int = 128
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"{key}: expected 1 or more, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(Net):
+    """A perceptron with ReLU on flattened arrays of `input_size` numbers."""
+
+    input_size: int = 64
+    num_hidden_layers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallCNN(Net):
+    """Two convolutions of 3 x 3 with `width` and twice as many channels, on images of any size; no batch statistics."""
+
+    channels: int = 1
+    width: int = 32
+
+
 def model_config(name: str) -> type:
     """The settings that a model of that name takes."""
-    return TinyLM if canonical(name) == "tiny_lm" else HubModel
+    return {"tiny_lm": TinyLM, "mlp": MLP, "small_cnn": SmallCNN}.get(canonical(name), HubModel)
 
 
-def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """(model in fp32 on CPU, tokenizer). Raises UserError where a model cannot be loaded."""
+def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
+    """(model in fp32 on CPU, tokenizer; None for a net). Raises UserError where a model cannot be loaded."""
+    if isinstance(settings, Net):
+        from cl_toolkit.nets import build_net
+
+        return build_net(settings, init_seed), None
     if isinstance(settings, TinyLM):
         from cl_toolkit.warmup import warmed_up
 
@@ -102,6 +137,7 @@ def build_tiny(settings: TinyLM, seed: int) -> nn.Module:
         num_key_value_heads=settings.num_attention_heads,
         max_position_embeddings=settings.max_position_embeddings,
         tie_word_embeddings=True,
+        use_cache=False,  # no training forward needs one; generation asks for it
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=PAD,
@@ -138,13 +174,15 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 def load_hub(name: str, settings: HubModel) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """A model from a folder, from the local Hugging Face cache, or from the hub."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     tokenizer = load_tokenizer(name, settings)
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and settings.head == "lm":
         raise UserError(f"model.name: {name}: its tokenizer has no end-of-sequence token")
     options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation}
-    return from_hub(AutoModelForCausalLM, name, settings, options), tokenizer
+    model = from_hub(AutoModelForCausalLM if settings.head == "lm" else AutoModel, name, settings, options)
+    model.config.use_cache = False  # no training forward needs one; generation asks for it
+    return model, tokenizer
 
 
 def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] | None = None) -> Any:

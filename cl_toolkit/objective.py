@@ -19,6 +19,8 @@ class Objective:
     `updates`: optimizer steps taken per encoded batch (above 1 only for objectives that reuse rollouts).
     `extra_parameters`: numbers kept beside the model, such as a reference's weights.
     `divisible`: whether a batch may be cut into micro-batches and processes.
+    `brings_head`: whether `equip` gives the model its outputs.
+    `inputs`: what its examples may be: `text`, `arrays`.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Objective:
     paper: ClassVar[str] = "ours"
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     divisible: ClassVar[bool] = True
+    brings_head: ClassVar[bool] = False
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
     name: str = ""
     updates: int = 1
     extra_parameters: int = 0
@@ -35,6 +39,10 @@ class Objective:
     def __init__(self, config: Any = None):
         self.config = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
+
+    def equip(self, model: nn.Module, seed: int) -> nn.Module:
+        """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""
+        return model
 
     def start(self, model: nn.Module, task: TaskView) -> TaskView:
         """Prepare for a task, on the plain model: keep a reference, drop examples. Returns the task to be trained."""

@@ -31,16 +31,19 @@ class Estimate:
 def parameters(config: RunConfig) -> tuple[int, int]:
     """(all, trained) parameters, counted on a model without memory."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from cl_toolkit import adapters, models
 
     settings = config.model_settings
     with torch.device("meta"):
-        if isinstance(settings, models.TinyLM):
+        if isinstance(settings, models.Net):
+            model, _ = models.load(config.model.name, settings, 0)
+        elif isinstance(settings, models.TinyLM):
             model = models.build_tiny(settings, 0)
         else:
-            model = AutoModelForCausalLM.from_config(models.from_hub(AutoConfig, config.model.name, settings))
+            kind = AutoModelForCausalLM if settings.head == "lm" else AutoModel
+            model = kind.from_config(models.from_hub(AutoConfig, config.model.name, settings))
         total = sum(p.numel() for p in model.parameters())
         model = adapters.begin_task(model, config.model.adapter, 0, 0)
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)

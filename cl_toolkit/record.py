@@ -3,7 +3,9 @@
 Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, view, config, provenance,
 tasks (T names in trained order), chance, scorers, examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.metrics`,
-curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters, cost, truncated_prompts.
+curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
+number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
+truncated_prompts.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def check(config: RunConfig, where: str) -> None:
     """Raise UserError for a config that cannot run."""
     check_train(config, where)
     check_stream(config, where)
+    check_inputs(config, where)
     check_strategies(config, where)
     check_engine(config, where)
 
@@ -84,6 +85,8 @@ def check_stream(config: RunConfig, where: str) -> None:
         raise UserError(
             f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained"
         )
+    if section.scenario == "class" and section.view == "independent":
+        raise UserError(f"{where}: stream.scenario: class: a model of view independent knows one task's answers only")
     scorer = getattr(config.stream_settings, "scorer", None)
     for name in scorer.values() if isinstance(scorer, dict) else [scorer] if scorer else []:
         SCORERS.get(name, f"{where}: stream.scorer")
@@ -91,6 +94,47 @@ def check_stream(config: RunConfig, where: str) -> None:
         raise UserError(
             f"{where}: stream.view: {section.view}: takes no strategies, since nothing is kept from task to task; "
             f"got {', '.join(s.name for s in config.strategies)}"
+        )
+
+
+def check_inputs(config: RunConfig, where: str) -> None:
+    """Stream, model, objective and strategies must be made for the same kind of examples."""
+    from cl_toolkit.models import HubModel, Net
+
+    stream = STREAMS.get(config.stream.name, f"{where}: stream.name")
+    kind = getattr(stream, "inputs", "text")
+    net = isinstance(config.model_settings, Net)
+    if net != (kind == "arrays"):
+        use = "a language model" if net else "model mlp or small-cnn"
+        raise UserError(f"{where}: stream.name: {config.stream.name} gives {kind}; use {use}, or another stream")
+    if net and config.model.adapter is not None:
+        raise UserError(
+            f"{where}: model.adapter: is for language models and text encoders; {config.model.name} has none"
+        )
+    objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
+    users = [(f"objective {config.objective.name}", objective.inputs)]
+    users += [(f"strategies.{c.name}", strategy_class(c).tags.inputs) for c in config.strategies]
+    for name, inputs in users:
+        if kind not in inputs:
+            raise UserError(
+                f"{where}: {name}: learns from {' and '.join(inputs)}; stream {config.stream.name} gives {kind}"
+            )
+    if (
+        isinstance(config.model_settings, HubModel)
+        and config.model_settings.head == "none"
+        and not objective.brings_head
+    ):
+        raise UserError(
+            f"{where}: model.head: none: objective {config.objective.name} needs a head; use objective supcon"
+        )
+    if not objective.divisible and config.train.per_device_train_batch_size is not None:
+        raise UserError(
+            f"{where}: train.per_device_train_batch_size: objective {config.objective.name} looks at a whole step at once "
+            "and cannot be cut; set it to null"
+        )
+    if not objective.divisible and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{where}: objective.name: {config.objective.name} looks at a whole step at once and cannot be cut; use one process"
         )
 
 
@@ -160,7 +204,3 @@ def check_engine(config: RunConfig, where: str) -> None:
             raise UserError(
                 f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
             )
-    if stage == 3 and config.model.adapter is not None and config.model.adapter.between_tasks == "merge":
-        raise UserError(
-            f"{where}: engine.deepspeed: model.adapter.between_tasks: merge is not offered at ZeRO-3 yet; use stage 2 instead"
-        )

@@ -133,6 +133,7 @@ STRATEGIES = Registry(
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",
         "answer_styles": "cl_toolkit.strategies.answer_styles:AnswerStyles",
+        "prototype_distill": "cl_toolkit.strategies.prototype_distill:PrototypeDistill",
     },
 )
 OBJECTIVES = Registry(
@@ -141,6 +142,7 @@ OBJECTIVES = Registry(
     {
         "sft": "cl_toolkit.strategies.objectives.sft:SFT",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
+        "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
     },
 )
 STREAMS = Registry(
@@ -149,6 +151,7 @@ STREAMS = Registry(
     {
         "skills": "cl_toolkit.benchmarks.skills:Skills",
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
+        "digits": "cl_toolkit.benchmarks.digits:Digits",
     },
 )
 SCORERS = Registry(
@@ -159,6 +162,7 @@ SCORERS = Registry(
         "normalized_exact": "cl_toolkit.scorers:normalized_exact",
         "numeric": "cl_toolkit.scorers:numeric",
         "choices": "cl_toolkit.scorers:choices",
+        "class_accuracy": "cl_toolkit.scorers:class_accuracy",
         "token_f1": "cl_toolkit.scorers:token_f1",
         "rouge_l": "cl_toolkit.scorers:rouge_l",
     },

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cl_toolkit import adapters, checkpoint, models
-from cl_toolkit.codec import Codec
+from cl_toolkit.codec import ArrayCodec, Codec
 from cl_toolkit.config import RunConfig
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError
@@ -30,6 +30,7 @@ from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import Example, Stream, Task
 from cl_toolkit.watch import Events, Listener
 
+AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 COSTS = ("steps", "examples", "tokens", "extra_forwards", "extra_backwards")
 
 
@@ -82,7 +83,7 @@ class Run:
         self.objective.name = config.objective.name
         self.strategy = build_strategy(config)
         self.model, tokenizer = self.load_model()
-        self.codec = Codec(tokenizer, config.prompt)
+        self.codec = Codec(tokenizer, config.prompt) if tokenizer else ArrayCodec()
         self.evaluator = Evaluator(
             self.codec,
             split=config.evaluate.split,
@@ -96,8 +97,9 @@ class Run:
         self.done = 0
 
     def load_model(self):
-        model, tokenizer = models.load(self.config.model.name, self.config.model_settings, self.config.seed.init)
-        return model.to(self.engine.device), tokenizer
+        seed = self.config.seed.init
+        model, tokenizer = models.load(self.config.model.name, self.config.model_settings, seed)
+        return self.objective.equip(model, seed).to(self.engine.device), tokenizer
 
     def fresh_record(self) -> dict[str, Any]:
         config, stream = self.config, self.stream
@@ -161,6 +163,8 @@ class Run:
         position = 0 if self.stream.restart else k
         self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
         self.model.to(self.engine.device)
+        self.evaluator.choices = self.choices_after(self.stream.row_of[k])
+        loaded = adapters.loaded(self.model)
         counted: dict[str, int] = {}
         past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
         past = past if self.stream.view in ("sequential", "cumulative") else []
@@ -195,14 +199,14 @@ class Run:
         self.record["adapters"].append(
             {
                 "task": task.name,
-                "adapter": None if adapter is None else f"task{0 if adapter.between_tasks == 'continue' else position}",
-                "afterwards": None if adapter is None else {"continue": "kept", "merge": "merged", "stack": "frozen"}[
-                    adapter.between_tasks
-                ],
+                "loaded": loaded,
+                "trained": list(loaded)[-1] if adapter else "all weights",
+                "frozen": list(loaded)[:-1],
+                "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
                 **counted,
                 "steps": cost["steps"] - start_step,
             }
-        )  # fmt: skip
+        )
 
     def view(self, task: Task, index: int) -> TaskView:
         """What the strategies get to see."""
@@ -227,20 +231,34 @@ class Run:
         scorers = {e.id: SCORERS.get(t.scorer, "scorer") for t in tasks for e in t.train}
         return lambda example, answer: scorers[example.id](example, answer)
 
+    def choices_after(self, row: int) -> tuple[str, ...] | None:
+        """What an answer is chosen from once the tasks of so many rows are learned: in a class-incremental stream the choices
+        of them all; None: each example's own."""
+        if self.config.stream.scenario == "task":
+            return None
+        seen = self.stream.scored[:row] if row else self.stream.scored
+        return tuple(dict.fromkeys(choice for t in seen for e in t.train for choice in e.choices))
+
     # scores -------------------------------------------------------------------------------------------------------
 
     def scored_on(self, task: Task) -> tuple[Example, ...]:
         return self.evaluator.examples(task, self.config.evaluate.limit)
+
+    @property
+    def only_seen(self) -> bool:
+        """Whether a row leaves out the tasks to come; of a class-incremental stream their classes cannot be named yet."""
+        return self.config.evaluate.tasks == "seen" or self.config.stream.scenario == "class"
 
     def fill_row(self, row: int) -> None:
         """Score the tasks that this row of the matrix asks for; keep the answers."""
         scored_tasks, anchors = list(self.stream.scored), list(self.stream.anchors)
         if self.stream.restart and row > 0:
             wanted, anchors = [scored_tasks[row - 1]], []
-        elif self.config.evaluate.tasks == "seen" and self.stream.view != "start":
+        elif self.only_seen and self.stream.view != "start":
             wanted = scored_tasks[:row]
         else:
             wanted = scored_tasks
+        self.evaluator.choices = self.choices_after(row)
         with self.clock("evaluate"):
             found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
         for i, task in enumerate(scored_tasks):

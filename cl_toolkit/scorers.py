@@ -56,6 +56,14 @@ def choices(example: Example, answer: str) -> float:
 choices.mode = "choices"
 
 
+def class_accuracy(example: Example, answer: str) -> float:
+    """1 if the class with the largest output is the target."""
+    return float(answer == example.target)
+
+
+class_accuracy.mode = "choices"
+
+
 def token_f1(example: Example, answer: str) -> float:
     """Harmonic mean of precision and recall over normalised words (Rajpurkar 2016)."""
     got, wanted = normalize(answer), normalize(example.target)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config import RunConfig, shipped_configs
+from cl_toolkit.config import shipped_configs
 from cl_toolkit.errors import UserError, did_you_mean
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry
 from cl_toolkit.types import IGNORE
@@ -39,7 +39,8 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
     tags = getattr(thing, "tags", None)
     if tags is not None:
         row |= {"paper": tags.paper, "needs_examples": tags.needs_examples, "zero_stages": list(tags.zero_stages)}
-        row["between_tasks"] = tags.between_tasks
+        row |= {"extra_passes": tags.extra_passes, "extra_memory": tags.extra_memory}
+        row |= {"between_tasks": tags.between_tasks, "objectives": tags.objectives, "inputs": tags.inputs}
     elif getattr(thing, "paper", None):
         row |= {"paper": thing.paper, "zero_stages": list(thing.zero_stages)}
     if hasattr(thing, "Config"):
@@ -56,8 +57,10 @@ def first_line(thing: Any) -> str:
     return text.split(". ")[0].rstrip(".")
 
 
-def marked_example(config: RunConfig, example: Any, codec: Any) -> str:
-    """A training example as the model sees it; what is trained stands between ⟦ and ⟧."""
+def marked_example(example: Any, codec: Any) -> str:
+    """A training example as the model sees it; what is trained stands between ⟦ and ⟧. An image is drawn in characters."""
+    if example.x is not None:
+        return f"{drawn(example.x)}⟦{example.target}⟧"
     batch = codec.batch([example])
     text, inside = "", False
     pieces: list[tuple[bool, list[int]]] = []
@@ -70,6 +73,15 @@ def marked_example(config: RunConfig, example: Any, codec: Any) -> str:
         decoded = codec.tokenizer.decode(ids, skip_special_tokens=False)
         text += f"⟦{decoded}⟧" if inside else decoded
     return text
+
+
+def drawn(x: Any) -> str:
+    """An array as characters from light to dark, a line per row; one that is no image in one line of numbers."""
+    if x.dim() < 2:
+        return " ".join(f"{value:.2g}" for value in x.flatten().tolist()) + " "
+    shades, image = " .:-=+*#%@", x.reshape(-1, *x.shape[-2:])[0]
+    scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9) * (len(shades) - 1)
+    return "".join("".join(2 * shades[round(v)] for v in row) + "\n" for row in scaled.tolist())
 
 
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:

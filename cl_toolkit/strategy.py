@@ -28,9 +28,12 @@ class Tags:
     paper: where the rule comes from, or "ours".
     off: settings under which the strategy is sequential training, bit for bit (law 2).
     needs_examples: keeps training examples of past tasks.
+    extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
+    extra_memory: what is kept beside the model, in words; "" for nothing.
     between_tasks: the adapter life cycle that it needs, if any.
     life_cycles: the adapter life cycles at which it works; without an adapter it works. None: all of them.
     objectives: names of the objectives with which it works. None: all of them.
+    inputs: what its examples may be: `text`, `arrays`.
     excludes: name of another strategy -> why the two cannot be used together.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -39,9 +42,12 @@ class Tags:
     paper: str = "ours"
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
+    extra_passes: str = ""
+    extra_memory: str = ""
     between_tasks: str | None = None
     life_cycles: tuple[str, ...] | None = None
     objectives: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] = ("text", "arrays")
     excludes: Mapping[str, str] = field(default_factory=dict)
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)
@@ -170,6 +176,11 @@ def refuse_pair(a: type[Strategy], a_name: str, b: type[Strategy], b_name: str) 
         raise UserError(
             f"strategies: {a_name} needs model.adapter.between_tasks: {a.tags.between_tasks}, "
             f"{b_name} needs {b.tags.between_tasks}"
+        )
+    if None not in (a.tags.objectives, b.tags.objectives) and not {*a.tags.objectives} & {*b.tags.objectives}:
+        raise UserError(
+            f"strategies: {a_name} and {b_name} cannot be used together: {a_name} works with objective "
+            f"{' or '.join(a.tags.objectives)}, {b_name} with {' or '.join(b.tags.objectives)}"
         )
     for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
         needed, allowed = one.tags.between_tasks, other.tags.life_cycles

@@ -33,8 +33,14 @@ def build_stream(config: RunConfig) -> Stream:
         if not scored:
             raise UserError(f"task {task.name}: has no {split} examples to be scored on (evaluate.split: {split})")
         mode = getattr(SCORERS.get(task.scorer, f"task {task.name}: scorer"), "mode", "generate")
-        if mode == "choices" and any(e.choices is None for e in scored):
+        closed = all(e.choices is not None for e in (*task.train, *scored))
+        if mode == "choices" and not closed:
             raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
+        if section.scenario == "class" and (mode != "choices" or not closed):
+            raise UserError(
+                f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
+                f"(choices or class_accuracy), got {task.scorer}"
+            )
     return views.VIEWS[section.view](stream) if section.view else stream
 
 
@@ -45,4 +51,6 @@ def data_hash(stream: Stream) -> str:
         for split in (task.train, task.valid, task.test):
             for e in split:
                 digest.update(repr((task.name, e.id, [(m.role, m.content) for m in e.messages], e.target)).encode())
+                if e.x is not None:
+                    digest.update(e.x.numpy().tobytes())
     return digest.hexdigest()[:16]

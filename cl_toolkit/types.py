@@ -33,9 +33,10 @@ class Example:
     """One thing to learn or to be asked.
 
     Language: `messages` are the turns before the answer and `target` is the answer, or `text` is plain text.
-    Arrays: `x` and `y`. `choices` are all allowed answers. `source` says how the example came into a batch: `task`,
-    `memory` (rehearsed), `aside` (goes through the forward for a strategy's own terms) or `filler` (keeps processes in
-    step). The last two have no target and count nowhere.
+    Arrays: `x` is a float tensor, `y` the index of its class, `target` that class as text. `choices` are all allowed
+    answers. `source` says how the example came into a batch: `task`, `memory` (rehearsed), `aside` (goes through the
+    forward for a strategy's own terms) or `filler` (keeps processes in step). The last two have no target and count
+    nowhere.
     """
 
     id: str
@@ -172,10 +173,11 @@ class Batch:
 @dataclass
 class Outputs:
     """What an objective's forward gives: `loss` (scalar, already a sum over counts of the whole step), and the
-    `logits` (B, T, V) or (B, V) for terms that need them."""
+    `logits` (B, T, V) or (B, V) and `features` (B, D) for terms that need them."""
 
     loss: Tensor
     logits: Tensor | None = None
+    features: Tensor | None = None
 
 
 class Batches(Sequence):

@@ -46,6 +46,8 @@ class AGEM(Strategy):
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1812.00420",
         off={"memory_batch_size": 0},
+        extra_passes="a forward and a backward per step",
+        extra_memory="stored examples, one more gradient",
         needs_examples=True,
     )
 

@@ -85,6 +85,7 @@ class AnswerStyles(Strategy):
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"share": 0.0},
+        inputs=("text",),
         objectives=("sft",),  # the task's scorer judges rollouts, and knows the task's own style alone
         exceptions={1: "the first task's examples are rewritten too"},
     )

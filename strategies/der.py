@@ -24,10 +24,13 @@ def squared_error(stored, logits):
     return ((stored - logits) ** 2).sum()
 
 
-def answer_logits(logits, inputs, row: int, length: int):
-    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)). Rows are padded on the right."""
-    end = int(inputs["attention_mask"][row].sum())
-    return logits[row, end - length - 1 : end - 1].float(), inputs["input_ids"][row, end - length : end]
+def answer_logits(part, logits, row: int, length: int):
+    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)); of an array its own and its class, n = 1. Rows are
+    padded on the right."""
+    if logits.dim() == 2:
+        return logits[row : row + 1].float(), torch.tensor([part.examples[row].y], device=logits.device)
+    end = int(part.inputs["attention_mask"][row].sum())
+    return logits[row, end - length - 1 : end - 1].float(), part.inputs["input_ids"][row, end - length : end]
 
 
 class DER(Strategy):
@@ -53,6 +56,8 @@ class DER(Strategy):
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
         off={"alpha": 0.0},
+        extra_passes="rehearsed examples in each batch",
+        extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
         objectives=("sft",),  # stored logits belong to the tokens of a fixed answer
         excludes={"derpp": "derpp is der with a second term"},
@@ -109,7 +114,7 @@ class DER(Strategy):
             if who != self.name or example.source != "aside":
                 continue
             stored = example.extra["logits"].to(out.logits.device)  # (n, k)
-            logits, tokens = answer_logits(out.logits, part.inputs, row, len(stored))
+            logits, tokens = answer_logits(part, out.logits, row, len(stored))
             if kind == "der":
                 entries = example.extra["entries"].to(logits.device)
                 value = self.config.alpha * squared_error(stored, logits.gather(1, entries)) / self._counts["logits"]
@@ -128,7 +133,7 @@ class DER(Strategy):
     def _offer(self, part, logits, row: int) -> None:
         """Remember a new example with its logits until the step's end."""
         length = int((part.labels[row] != IGNORE).sum())
-        own, _ = answer_logits(logits.detach(), part.inputs, row, length)
+        own, _ = answer_logits(part, logits.detach(), row, length)
         top = own.topk(min(self.config.top_k, own.shape[-1]))
         extra = {"logits": top.values.cpu(), "entries": top.indices.cpu()}
         example = part.examples[row]
@@ -170,6 +175,8 @@ class DERpp(DER):
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
         off={"alpha": 0.0, "beta": 0.0},
+        extra_passes="rehearsed examples in each batch, two sets",
+        extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
         objectives=("sft",),
         excludes={"der": "derpp is der with a second term"},

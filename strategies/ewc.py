@@ -56,8 +56,9 @@ class EWC(Strategy):
     In a language model a sample is a sequence, and its positions are the answer's tokens, each after the true tokens
     before it (under `rft`: after the tokens of a rollout). `exact` sums the Fisher of the next-token distribution over
     these positions, one backward pass per token and vocabulary entry: for small vocabularies. `sampled` estimates the same
-    with one backward pass per sequence. `empirical` takes the true answer's log p. `batched` squares the gradient of the
-    objective's mean loss over whole batches (as Avalanche does): much smaller, so it wants another weight.
+    with one backward pass per sequence. `empirical` takes the true answer's log p. `batched` is the mean over whole
+    batches of the squared gradient of the objective's loss, as in Avalanche, whose lambda is half of `weight`: much smaller,
+    so it wants another weight.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,8 @@ class EWC(Strategy):
     tags = Tags(
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         off={"weight": 0.0},
+        extra_passes="a backward per example of `fisher_examples` at a task's end",
+        extra_memory="two copies of the trained weights per past task; online: two in all",
         life_cycles=("continue",),
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
@@ -124,7 +127,8 @@ class EWC(Strategy):
     def fisher(self, model, task, trained) -> dict:
         """F by weight name, over at most `fisher_examples` examples, in eval mode."""
         config, generator = self.config, task.generator(self.name)
-        chosen = torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist()
+        # in the order of the task, which decides what stands together in a batch
+        chosen = sorted(torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist())
         parameters = list(trained.values())
         total = [torch.zeros_like(p) for p in parameters]
         size, count = task.batch_size if config.fisher == "batched" else 1, 0
@@ -134,9 +138,8 @@ class EWC(Strategy):
                 batch = batch.to(parameters[0].device)
                 if config.fisher == "batched":
                     grads = torch.autograd.grad(task.forward(model, batch).loss, parameters, allow_unused=True)
-                    found = [(len(batch.examples), [0 if g is None else g**2 for g in grads])]
-                    count += len(batch.examples)
-                    self._add(total, found)
+                    self._add(total, [(1.0, [0 if g is None else g**2 for g in grads])])
+                    count += 1
                     continue
                 for row in range(len(batch.examples)):
                     part = batch.rows(row, row + 1)

@@ -53,9 +53,10 @@ class LogitSwap(Strategy):
     tags = Tags(
         paper="Jiang et al. 2024 (Mix-CPT), arXiv 2407.10804",
         off={"weight": 0.0},
+        extra_passes="a forward without gradient per step",
+        extra_memory="a copy of the trained weights; with an adapter none",
         life_cycles=("continue", "stack"),
         objectives=("sft",),  # the swap puts the true token on top; a rollout's tokens are not true
-        zero_stages=(0, 1, 2),  # at stage 3 a weight is a shard, which no copy can be swapped for
         exceptions={1: "the start model teaches from the first task on"},
     )
 
@@ -86,17 +87,15 @@ class LogitSwap(Strategy):
         from cl_toolkit.generate import evaluating, unwrapped
 
         change = swapped(model, self.original) if self.original else disabled(model)
-        with change, evaluating(unwrapped(model)):
-            before = model(**part.inputs, use_cache=False).logits
-        teacher, labels = target_logits(before, part.labels)
-        student, _ = target_logits(out.logits, part.labels)
         temperature = self.config.temperature
-        kl = torch.nn.functional.kl_div(
-            torch.log_softmax(student / temperature, -1),
-            torch.log_softmax(swap(teacher, labels) / temperature, -1),
-            log_target=True,
-            reduction="sum",
-        )
+        with (
+            change,
+            evaluating(unwrapped(model)),
+        ):  # no name holds the whole logits: a vocabulary per token is much memory
+            teacher, labels = target_logits(model(**part.inputs).logits, part.labels)
+            teacher = torch.log_softmax(swap(teacher, labels) / temperature, -1)
+        student = torch.log_softmax(target_logits(out.logits, part.labels)[0] / temperature, -1)
+        kl = torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
         return {self.name: self.config.weight * kl / max(part.total["tokens"], 1)}
 
     def state(self):

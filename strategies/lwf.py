@@ -29,9 +29,10 @@ def distillation(teacher, student, temperature: float):
 class LwF(Strategy):
     """Distillation from the model before the task, averaged over the target tokens of the step's new examples.
 
-    A language model's classes are its vocabulary, the same in every task, so all outputs enter. Rehearsed examples of
-    other strategies do not. The teacher costs a forward without gradient; no second model: the adapter is switched off
-    where it is fresh, else a copy of the trained weights is swapped in. Under `rft` the tokens are those of the rollouts.
+    A language model's classes are its vocabulary, the same in every task, so all outputs enter; of a classifier of arrays
+    those of past classes do. Rehearsed examples of other strategies do not enter. The teacher costs a forward without
+    gradient; no second model: the adapter is switched off where it is fresh, else a copy of the trained weights is swapped
+    in. Under `rft` the tokens are those of the rollouts.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -50,12 +51,15 @@ class LwF(Strategy):
     tags = Tags(
         paper="Li & Hoiem 2016, arXiv 1606.09282",
         off={"weight": 0.0},
-        zero_stages=(0, 1, 2),  # at stage 3 a weight is a shard, which no copy can be swapped for
+        extra_passes="a forward without gradient per step",
+        extra_memory="a copy of the trained weights; with a fresh adapter none",
+        objectives=("sft", "rft"),  # the logits of supcon are no classifier's: prototype_distill keeps their relations
     )
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past = 0  # tasks learned so far: there is nothing to keep before the first
+        self.classes: list[int] = []  # of arrays: past ones
         self._teacher = None
 
     @property
@@ -72,19 +76,21 @@ class LwF(Strategy):
         if self._teacher is None:
             return {}
         new = part.source("task")
-        with self._teacher.restored(model):
-            before = model(**part.inputs, use_cache=False).logits
-        teacher, _ = target_logits(before, part.labels, new)
+        with self._teacher.restored(model):  # of its logits only those of targets are kept
+            teacher, _ = target_logits(model(**part.inputs).logits, part.labels, new)
         student, _ = target_logits(out.logits, part.labels, new)
+        if self.classes:
+            teacher, student = teacher[:, self.classes], student[:, self.classes]
         count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
         return {self.name: self.config.weight * distillation(teacher, student, self.config.temperature) / count}
 
     def after_task(self, model, task):
         self.past += 1
+        self.classes = sorted({*self.classes, *(e.y for e in task.examples if e.y is not None)})
         return model
 
     def state(self):
-        return {"past": self.past}
+        return {"past": self.past, "classes": self.classes}
 
     def load_state(self, state):
-        self.past = state["past"]
+        self.past, self.classes = state["past"], state["classes"]

@@ -54,8 +54,8 @@ class RegLoRA(Strategy):
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"weight": 0.0},
+        extra_memory="4 bytes per protected position",
         between_tasks="merge",
-        zero_stages=(0, 1, 2),
     )
 
     def __init__(self, config: Config | None = None):

@@ -77,6 +77,8 @@ class Replay(Strategy):
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
         off={"replay_fraction": 0.0},
+        extra_passes="rehearsed examples in each batch",
+        extra_memory="stored examples",
         needs_examples=True,
         excludes={"power_law": "both rehearse from a store of their own; power_law is replay with another schedule"},
     )
@@ -181,6 +183,8 @@ class PowerLaw(Replay):
     tags = Tags(
         paper="Gandhi et al. 2024, arXiv 2401.10393",
         off={"replay_fraction": 0.0},
+        extra_passes="rehearsed examples in each batch",
+        extra_memory="stored examples",
         needs_examples=True,
         excludes={"replay": "both rehearse from a store of their own; power_law is replay with another schedule"},
     )

@@ -43,7 +43,12 @@ class SI(Strategy):
             if self.damping <= 0:
                 raise ValueError(f"damping: expected a number above 0, got {self.damping}")
 
-    tags = Tags(paper="Zenke et al. 2017, arXiv 1703.04200", off={"weight": 0.0}, life_cycles=("continue",))
+    tags = Tags(
+        paper="Zenke et al. 2017, arXiv 1703.04200",
+        extra_memory="four copies of the trained weights",
+        off={"weight": 0.0},
+        life_cycles=("continue",),
+    )
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)

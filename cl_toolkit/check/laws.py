@@ -264,7 +264,7 @@ def composes(subject: Subject) -> str:
 
 @law(9, "how a batch is cut does not matter", "otherwise the number of devices becomes a setting of the method")
 def micro_batches(subject: Subject) -> str:
-    if not subject.is_strategy and not subject.cls.divisible:
+    if not subject.divisible:
         raise NotApplicable("the objective says that it cannot be cut")
     whole, worst = subject.trajectory(), 0.0
     for size in (1, 3):

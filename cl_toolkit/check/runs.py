@@ -116,7 +116,7 @@ class Subject:
     kind: str
     cls: type
     workplace: Path
-    objective: dict[str, Any] = field(default_factory=lambda: {"name": "sft"})
+    objective: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Trajectory] = field(default_factory=dict)
     made: int = 0
 
@@ -129,6 +129,15 @@ class Subject:
         """The adapter that the strategy needs."""
         needed = self.cls.tags.between_tasks if self.is_strategy else None
         return {"r": 2, "lora_alpha": 4, "between_tasks": needed} if needed else None
+
+    def __post_init__(self) -> None:
+        allowed = self.cls.tags.objectives if self.is_strategy else None
+        self.objective = self.objective or {"name": "sft" if allowed is None or "sft" in allowed else allowed[0]}
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a batch may be cut."""
+        return (OBJECTIVES.get(self.objective["name"], "check") if self.is_strategy else self.cls).divisible
 
     def config(
         self, settings: dict[str, Any] | None = None, *, absent: bool = False, beside: bool = False, **changes: Any

@@ -11,6 +11,7 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.engine.processes import DistributedProcesses, Processes
 from cl_toolkit.engine.session import Engine, GradientsView, Session
 from cl_toolkit.engine.torch_engine import make_optimizer, make_schedule, trainable
+from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example
 
 
@@ -92,6 +94,24 @@ class DeepSpeedSession(Session):
             model=self.plain, model_parameters=parameters, optimizer=self.optimizer, config=self.engine.config
         )
         self._whole = _Weights(self._weights)
+        if self.engine.stage == 3:
+            self.plain.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
+            self._hooks = (
+                self.plain.register_forward_pre_hook(self._before_forward, prepend=True),
+                self.plain.register_forward_hook(self._after_forward),
+            )
+
+    def _before_forward(self, *_: object) -> None:
+        # By these counts ZeRO-3 sees in backward that it may let go of a module's weights. Each forward starts them anew:
+        # after a teacher's, between a forward and its backward, all weights would stay whole until the backward ends.
+        if not torch.is_grad_enabled():
+            modules = [module for module in self.plain.modules() if hasattr(module, "ds_grads_remaining")]
+            self._remaining = [(module, module.ds_grads_remaining) for module in modules]
+
+    def _after_forward(self, *_: object) -> None:
+        if not torch.is_grad_enabled():
+            for module, remaining in self._remaining:
+                module.ds_grads_remaining = remaining
 
     def accumulate(self, loss):
         self.model.set_gradient_accumulation_boundary(self.last_part)
@@ -127,6 +147,38 @@ class DeepSpeedSession(Session):
         self.processes.mean_(list(whole.values()))
         return whole
 
+    @contextmanager
+    def _swapped_shards(self, values: Mapping[str, Tensor]):
+        """ZeRO-3 with other values of some weights. A forward puts weights together from the shards of all processes, so
+        each process exchanges its own; nothing that was put together before may be left, nor afterwards."""
+        from deepspeed.accelerator import get_accelerator
+
+        parameters = dict(self.plain.named_parameters())
+        shards = {name: parameters[name].ds_tensor for name in values}
+        if any(shard.final_location == "nvme" for shard in shards.values()):
+            raise UserError(
+                "engine.deepspeed: zero_optimization.offload_param.device: nvme keeps weights where a teacher's cannot be "
+                "put in their place; use cpu instead"
+            )
+        before = {name: shard.data for name, shard in shards.items()}
+        self._only_shards()
+        try:
+            for name, shard in shards.items():
+                size = shard.ds_numel
+                mine = values[name].flatten()[size * self.processes.rank :][:size]  # the last ones may be shorter
+                shard.data = nn.functional.pad(mine, (0, size - mine.numel())).to(shard)
+            get_accelerator().synchronize()  # weights are put together in a stream of their own
+            yield
+        finally:
+            self._only_shards()
+            for name, data in before.items():
+                shards[name].data = data
+
+    def _only_shards(self) -> None:
+        """Leave no weight whole, nor the second shards of `zero_hpz_partition_size`."""
+        self.model.optimizer.empty_partition_cache()
+        self.model.optimizer.invalidate_secondary_tensor()
+
     def update(self):
         limit = self.engine.train.max_grad_norm
         if limit and self.engine.stage == 0:  # where DeepSpeed clips without saying the norm
@@ -144,6 +196,9 @@ class DeepSpeedSession(Session):
     def close(self):
         import deepspeed
 
+        if self.engine.stage == 3:
+            for hook in self._hooks:
+                hook.remove()
         self.model.destroy()
         self.model.module_forward_pre_hook.remove()
         self.model.module_forward_post_hook.remove()

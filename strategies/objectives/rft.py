@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cl_toolkit.generate import generate, token_logprobs
+from cl_toolkit.generate import generate, in_lockstep, token_logprobs
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
 from cl_toolkit.types import IGNORE, Outputs
@@ -57,7 +57,6 @@ class RFT(Objective):
     """
 
     paper = "Lai et al. 2025, arXiv 2507.05386"
-    zero_stages = (0, 1, 2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -115,8 +114,9 @@ class RFT(Objective):
         task.rollouts += 1
         n, length = config.num_generations, config.max_completion_length
         found: list[list[list[int]]] = []
-        for start in range(0, len(examples), 64):
-            some = examples[start : start + 64]
+        at_once = len(examples) if in_lockstep(model) else 64  # shares may differ in length, calls may not
+        for start in range(0, len(examples), at_once):
+            some = examples[start : start + at_once]
             uniforms = torch.stack(
                 [
                     torch.rand(
@@ -167,12 +167,12 @@ class RFT(Objective):
     def _logp(self, model, batch):
         """log p of the answers' tokens without gradient, (B, T): column t belongs to labels[:, t], column 0 is 0."""
         with torch.no_grad():
-            logits = model(**batch.inputs, use_cache=False).logits
+            logits = model(**batch.inputs).logits
             logp = token_logprobs(logits, batch.labels, self.config.temperature)
         return torch.nn.functional.pad(logp, (1, 0)).cpu()
 
     def forward(self, model, part):
-        logits = model(**part.inputs, use_cache=False).logits  # (B, T, V)
+        logits = model(**part.inputs).logits  # (B, T, V)
         logp = token_logprobs(logits, part.labels, self.config.temperature)  # (B, T-1)
         target = part.labels[:, 1:] != IGNORE
         old = part.extra["old"][:, 1:] if "old" in part.extra else logp.detach()

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: next-token cross-entropy on the answer's tokens."""
+"""Supervised fine-tuning: cross-entropy on the answer's tokens, or on the class of an array."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ torch = LazyModule("torch")
 
 
 class SFT(Objective):
-    """-log p(answer | prompt), averaged over the answer tokens of the whole step, the end mark included."""
+    """-log p(answer | prompt), averaged over the answer tokens of the whole step, the end mark included; or -log p(class | x),
+    averaged over the step's arrays."""
 
     paper = "standard"
+    inputs = ("text", "arrays")
 
     def encode(self, model, task, examples):
         return task.codec.batch(examples)
 
     def forward(self, model, part):
-        logits = model(**part.inputs, use_cache=False).logits  # (B, T, V)
-        total = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), part.labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
+        logits = model(**part.inputs).logits  # (B, T, V) or (B, V)
+        found, labels = (
+            (logits[:, :-1].flatten(0, 1), part.labels[:, 1:].flatten()) if logits.dim() == 3 else (logits, part.labels)
         )
+        total = torch.nn.functional.cross_entropy(found.float(), labels, ignore_index=IGNORE, reduction="sum")
         return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)

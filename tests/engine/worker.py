@@ -4,6 +4,8 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,10 @@ from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.strategies.lwf import LwF
+from cl_toolkit.strategies.objectives.rft import RFT
 from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategies.replay import Replay
 from cl_toolkit.strategy import Compose, Strategy
 from cl_toolkit.task_view import TaskView
@@ -29,9 +34,20 @@ BATCH = 5  # of 11 examples: 5, 5, 1; with rehearsed ones 10, 10, 2
 class Codec:
     """Right-padded character codes; the target's are the labels."""
 
-    def batch(self, examples):
-        prompts = [[ord(c) for c in e.question] for e in examples]
-        answers = [[ord(c) for c in e.target] for e in examples]
+    eos = pad = 0
+
+    def ids(self, example):
+        return [ord(c) for c in example.question], [ord(c) for c in example.target]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i != self.eos)
+
+    def prompts(self, examples):
+        return self.batch(examples, [[]] * len(examples))
+
+    def batch(self, examples, answers=None):
+        prompts = [self.ids(e)[0] for e in examples]
+        answers = answers or [self.ids(e)[1] for e in examples]
         width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
         ids = torch.zeros(len(examples), width, dtype=torch.long)
         labels, mask = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
@@ -43,10 +59,19 @@ class Codec:
         return Batch(inputs={"input_ids": ids, "attention_mask": mask}, labels=labels, examples=tuple(examples))
 
 
+def even(example, answer):
+    """A reward that an untrained model earns about half of the time."""
+    return float(sum(answer.encode()) % 2 == 0)
+
+
 class Watched(SFT):
     """SFT that remembers the sources of the examples that this process encoded."""
 
     name = "sft"
+
+    def __init__(self):
+        super().__init__()
+        self.shares = []
 
     def encode(self, model, task, examples):
         self.shares.append([e.source for e in examples])
@@ -87,8 +112,8 @@ class Pull(Strategy):
         return model
 
 
-def make_model():
-    """Llama of 0.09 M weights with tied embeddings."""
+def make_model(layers=2):
+    """Llama of 0.08 M weights with tied embeddings."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -96,7 +121,7 @@ def make_model():
             hidden_size=65,
             head_dim=16,
             intermediate_size=129,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=5,
             num_key_value_heads=1,
             tie_word_embeddings=True,
@@ -104,7 +129,7 @@ def make_model():
     )
 
 
-def make_tasks(objective):
+def make_tasks(objective, steps=-1):
     """Two tasks whose targets have 1 to 12 tokens."""
     for index in range(2):
         yield TaskView(
@@ -120,8 +145,10 @@ def make_tasks(objective):
             ],
             objective=objective,
             codec=Codec(),
+            score=even,
             batch_size=BATCH,
             epochs=2,
+            max_steps=steps,
         )
 
 
@@ -171,24 +198,53 @@ def state_of(model):
 PLAIN_LINEAR = torch.nn.functional.linear
 
 
+class Read(Mapping):
+    """Weights as a penalty sees them; remembers the shape of each that was read."""
+
+    def __init__(self, weights, shapes):
+        self.weights, self.shapes = weights, shapes
+
+    def __getitem__(self, name):
+        weight = self.weights[name]
+        self.shapes[name] = list(weight.shape)
+        return weight
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+
 def make_strategy(named):
-    """A registered strategy and the adapter that it needs, from [name, settings]; else what uses every hook."""
+    """A registered strategy from [name, settings]; [] is sequential training, None what uses every hook. And the adapter
+    life cycle that it needs."""
     if not named:
-        return Compose(Replay(), Pull()), None
-    cls = STRATEGIES.get(named[0], "worker")
-    strategy = cls(cls.Config(**named[1]))
-    strategy.name = named[0]
-    needed = cls.tags.between_tasks
-    return strategy, Adapter(r=4, between_tasks=needed) if needed else None
+        return Compose(*([Replay(), Pull()] if named is None else [])), None
+    name, settings = named
+    cls = STRATEGIES.get(name, "worker")
+    strategy = cls(cls.Config(**settings))
+    strategy.name = name
+    return strategy, cls.tags.between_tasks
 
 
-def run(engine, frozen=False, named=None):
-    """Losses, norms and parts of every step, and whether the model is plain after each task."""
-    strategy, adapter = make_strategy(named)
-    model, objective = make_model(), Watched()
-    objective.shares = []
+def make_objective(setting):
+    if "supcon" in setting:
+        return SupCon(SupCon.Config(**setting["supcon"]))
+    return RFT(RFT.Config(**setting["rft"])) if "rft" in setting else Watched()
+
+
+def run(engine, setting):
+    """Losses, norms and parts of every step, what the penalty read, and whether the model is plain after each task."""
+    strategy, needed = make_strategy(setting.get("strategy"))
+    life_cycle = setting.get("life_cycle", needed)
+    adapter = Adapter(r=4, between_tasks=life_cycle) if life_cycle else None
+    objective = make_objective(setting)
+    model, read, penalty = make_model(setting.get("layers", 2)), {}, strategy.penalty
+    strategy.penalty = lambda weights: penalty(Read(weights, read))
+    model = objective.equip(model, 0)
     for name, weight in model.named_parameters():
-        weight.requires_grad = not frozen or "norm" in name or "self_attn" in name
+        weight.requires_grad = not setting.get("frozen") or "norm" in name or "self_attn" in name
     steps, plain = [], []
 
     def watch(session):
@@ -203,7 +259,9 @@ def run(engine, frozen=False, named=None):
             }
         )
 
-    for task in make_tasks(objective):
+    for task in make_tasks(objective, setting.get("steps", -1)):
+        if "supcon" in setting:  # three classes per task
+            task = task.keep([replace(e, target="xyz"[i % 3] * (task.index + 1)) for i, e in enumerate(task.examples)])
         model = adapters.begin_task(model, adapter, task.index, 0)
         before = state_of(model)
         model = learn(model, task, objective, strategy, engine, watch)
@@ -211,11 +269,19 @@ def run(engine, frozen=False, named=None):
         model = adapters.end_task(model, adapter)
     weights = {n: float(p.detach().double().abs().sum()) for n, p in model.named_parameters()}
     rounded = [n for n, p in model.named_parameters() if p.dim() == 2 and torch.equal(p.bfloat16().float(), p)]
-    return {"steps": steps, "plain": plain, "weights": weights, "shares": objective.shares, "rounded": rounded}
+    return {
+        "steps": steps,
+        "plain": plain,
+        "read": read,
+        "weights": weights,
+        "shares": getattr(objective, "shares", None),
+        "rounded": rounded,
+    }
 
 
-def zero(stage):
-    return {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0}}
+def zero(stage, **more):
+    """A DeepSpeed config in which ZeRO-3 cuts the smallest weight too, unless `more` says otherwise."""
+    return {"zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0, **more}}
 
 
 def reopen(processes, stage):
@@ -232,6 +298,32 @@ def reopen(processes, stage):
     return {"tensors": tensors, "memory": memory}
 
 
+class Whole(LwF):
+    """LwF that looks, at the end of each backward, which share of the model's weights is whole."""
+
+    def before_task(self, model, task):
+        sizes = {p: p.numel() for p in model.parameters()}
+        self.shares = []
+
+        def look(grad):
+            whole = sum(size for p, size in sizes.items() if p.ds_status.name == "AVAILABLE")
+            self.shares.append(whole / sum(sizes.values()))
+
+        model.model.embed_tokens.weight.register_hook(look)  # the last gradient
+        return super().before_task(model, task)
+
+
+def whole(processes):
+    """The largest share of the weights that is whole at the end of a backward, in a task without and one with a teacher."""
+    model, objective, strategy, shares = make_model(), SFT(), Whole(), []
+    config = zero(3, stage3_max_reuse_distance=0, stage3_prefetch_bucket_size=0)
+    engine = DeepSpeedEngine(make_train(), CPU, processes, config)
+    for task in make_tasks(objective, steps=3):
+        model = learn(model, task, objective, strategy, engine, lambda session: None)
+        shares.append(max(strategy.shares))
+    return shares
+
+
 def main(settings, result):
     torch.set_num_threads(1)
     processes = start_processes(CPU)
@@ -239,12 +331,14 @@ def main(settings, result):
     for name, setting in json.loads(Path(settings).read_text()).items():
         train = make_train(setting.get("micro"), bf16=setting.get("bf16", False))
         if setting["engine"] == "torch":
-            results[name] = run(TorchEngine(train, CPU), setting.get("frozen"), setting.get("strategy"))
+            results[name] = run(TorchEngine(train, CPU), setting)
         elif setting["engine"] == "reopen":
             results[name] = reopen(processes, setting["stage"])
+        elif setting["engine"] == "whole":
+            results[name] = whole(processes)
         else:
-            engine = DeepSpeedEngine(train, CPU, processes, zero(setting["stage"]))
-            results[name] = run(engine, setting.get("frozen"), setting.get("strategy"))
+            config = zero(setting["stage"], **setting.get("zero", {}))
+            results[name] = run(DeepSpeedEngine(train, CPU, processes, config), setting)
     if int(os.environ["RANK"]) == 0:
         Path(result).write_text(json.dumps(results))
     torch.distributed.destroy_process_group()

@@ -29,6 +29,13 @@ def works_with_rft(name):
     return allowed is None or "rft" in allowed
 
 
+def objective_of(*names):
+    """sft, or the one that all of them work with."""
+    allowed = [set(tags_of(n).objectives) for n in names if tags_of(n).objectives]
+    common = set.intersection(*allowed) if allowed else {"sft"}
+    return {"name": "sft" if "sft" in common or not common else common.pop()}
+
+
 def needed_adapter(*names):
     needed = [tags_of(name).between_tasks for name in names if tags_of(name).between_tasks]
     return {"r": 2, "between_tasks": needed[0]} if needed else None
@@ -78,14 +85,29 @@ def test_law_when_the_task_is_learned_from_rewards(rewarded, number):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_switched_on_it_does_something(name, tmp_path):
-    common = {"model": model_of(needed_adapter(name))}
+    common = {"model": model_of(needed_adapter(name)), "objective": objective_of(name)}
     plain = trajectory(tmp_path / "a", **common)
     assert trajectory(tmp_path / "b", strategies={name: {}}, **common) != plain
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tags_say_what_it_costs(name, tmp_path):
+    tags, common = tags_of(name), {"model": model_of(needed_adapter(name)), "objective": objective_of(name)}
+    plain = trajectory(tmp_path / "a", **common).record["cost"]
+    cost = trajectory(tmp_path / "b", strategies={name: {}}, **common).record["cost"]
+    extra = cost["extra_forwards"] + cost["extra_backwards"] - plain["extra_forwards"] - plain["extra_backwards"]
+    rehearsed = cost["examples"] > plain["examples"] or name in ("der", "derpp")  # whose rows count nowhere
+    assert (extra > 0) == ("per step" in tags.extra_passes)
+    assert rehearsed == ("rehearsed" in tags.extra_passes)
+    assert (cost["stored_examples"] > 0) == ("stored examples" in tags.extra_memory) == tags.needs_examples
+    beside = cost["extra_parameters"] > (0 if name == "o_lora" else plain["extra_parameters"])
+    assert beside == (bool(tags.extra_memory) and not tags.needs_examples)
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if not works_with_rft(name)])
 def test_an_objective_that_cannot_work_is_refused(name):
-    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with objective rft; use sft"):
+    use = " or ".join(tags_of(name).objectives)
+    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with objective rft; use {use}"):
         tiny_run_config(strategies={name: {}}, objective=RFT)
 
 
@@ -202,12 +224,15 @@ def refusal(a, b):
             return "cannot be used together"
         if needed and theirs.between_tasks and needed != theirs.between_tasks:
             return f"needs model.adapter.between_tasks: {needed}"
+    if None not in (tags_of(a).objectives, tags_of(b).objectives):
+        return None if {*tags_of(a).objectives} & {*tags_of(b).objectives} else "cannot be used together"
     return None
 
 
 @pytest.mark.parametrize(("a", "b"), list(combinations(NAMES, 2)))
 def test_law_8_a_pair_works_or_is_refused_by_name(a, b, tmp_path):
     config = {"strategies": {a: {}, b: {}}, "model": model_of(needed_adapter(a, b)), "train": {"max_steps": 2}}
+    config["objective"] = objective_of(a, b)
     if why := refusal(a, b):
         with pytest.raises(UserError, match=f"{a}.*{b}|{b}.*{a}") as refused:
             tiny_run_config(**config)

@@ -19,7 +19,8 @@ def test_the_worked_example():
 
 def test_the_answers_logits_are_the_last_ones_before_the_padding():
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 8, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 1, 0]])}
-    logits, tokens = answer_logits(torch.arange(10.0).view(1, 5, 2), inputs, 0, 2)
+    part = Batch(inputs=inputs, labels=inputs["input_ids"], examples=())
+    logits, tokens = answer_logits(part, torch.arange(10.0).view(1, 5, 2), 0, 2)
     assert tokens.tolist() == [7, 8]
     assert logits.tolist() == [[2, 3], [4, 5]]
 
@@ -38,7 +39,7 @@ def test_logits_are_those_of_the_moment_of_storing():
         def loss(self, model, part, out):
             for row, example in enumerate(part.examples):
                 length = len(example.target) + 1  # and its end mark
-                moments.append((example.id, answer_logits(out.logits.detach(), part.inputs, row, length)[0]))
+                moments.append((example.id, answer_logits(part, out.logits.detach(), row, length)[0]))
             return super().loss(model, part, out)
 
     _, strategy = learned(Recording, top_k=3)
@@ -71,7 +72,7 @@ def test_the_terms_on_the_batch_are_what_a_forward_of_their_own_gives(cls):
         errors, entropies = [], []
         for e in rows:
             alone = view.encode([ask(e.question, e.target)])
-            logits, tokens = answer_logits(model(**alone.inputs).logits, alone.inputs, 0, len(e.target) + 1)
+            logits, tokens = answer_logits(alone, model(**alone.inputs).logits, 0, len(e.target) + 1)
             if e.extra["rehearsed"][1] == "der":
                 errors.append((logits.gather(1, e.extra["entries"]) - e.extra["logits"]) ** 2)
             else:

@@ -10,8 +10,8 @@ import time
 
 import pytest
 import torch
+from timing import PROMPT, ROWS, Rows, examples_of, llama, random_rows
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from cl_toolkit.config import Train, base_layer
 from cl_toolkit.engine.torch_engine import TorchEngine
@@ -47,44 +47,28 @@ def ratio(ours, bare) -> float:
     return medians[0] / medians[1]
 
 
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 5, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=259, tie_word_embeddings=True, **shape))
-
-
-class Rows:
-    """Stands for a codec: examples that are rows of tokens already, 64 of prompt and 64 of answer."""
-
-    def batch(self, examples):
-        ids = torch.tensor([e.x for e in examples])
-        labels = ids.clone()
-        labels[:, :64] = IGNORE
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples))
-
-
 def test_a_step_of_a_tiny_llama_costs_at_most_a_twentieth_more():
     torch.set_num_threads(1)
-    steps, generator = 6, torch.Generator().manual_seed(0)
-    rows = torch.randint(256, (steps * 16, 128), generator=generator)
-    examples = [Example(id=str(i), x=row.tolist()) for i, row in enumerate(rows)]
+    steps = 6
+    rows = random_rows(steps * ROWS)
+    examples = examples_of(rows)
     ours_model, bare_model = llama(), llama()
     assert 0.9e6 < sum(p.numel() for p in ours_model.parameters()) < 1.2e6
 
     def ours():
         objective = SFT()
-        task = TaskView(name="t", index=0, examples=examples, objective=objective, codec=Rows(), batch_size=16)
+        task = TaskView(name="t", index=0, examples=examples, objective=objective, codec=Rows(), batch_size=ROWS)
         learn(ours_model, task, objective, Compose(), engine(), lambda session: None)
 
     def bare():
         optimizer = torch.optim.AdamW(bare_model.parameters(), lr=3e-4, weight_decay=0.0)
         order = torch.randperm(len(rows))
         for step in range(steps):
-            ids = rows[order[step * 16 : (step + 1) * 16]]
+            ids = rows[order[step * ROWS : (step + 1) * ROWS]]
             mask = torch.ones_like(ids)
             labels = ids.clone()
-            labels[:, :64] = IGNORE
-            logits = bare_model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            labels[:, :PROMPT] = IGNORE
+            logits = bare_model(input_ids=ids, attention_mask=mask).logits
             loss = nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE
             )

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from cl_toolkit import models
-from cl_toolkit.codec import Codec
+from cl_toolkit.codec import ArrayCodec, Codec
 from cl_toolkit.config import Prompt, Train, base_layer
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
+from cl_toolkit.models import MLP
+from cl_toolkit.nets import build_net
 from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategy import Compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.typed import typed
@@ -51,6 +54,32 @@ def task_view(examples, objective=None, **changes: Any) -> TaskView:
     """A task as it is trained."""
     settings = {"name": "task", "index": 0, "codec": byte_codec(), "batch_size": 4, **changes}
     return TaskView(examples=examples, objective=objective or SFT(), **settings)
+
+
+def points(n: int = 12, classes: int = 3, size: tuple[int, ...] = (4,)) -> list[Example]:
+    """Arrays around three times their class."""
+    draw = torch.Generator().manual_seed(0)
+    return [
+        Example(
+            id=str(i), x=torch.randn(size, generator=draw) + 3 * (i % classes), y=i % classes, target=str(i % classes)
+        )
+        for i in range(n)
+    ]
+
+
+def array_view(examples, objective=None, **changes: Any) -> TaskView:
+    """A task of arrays as it is trained."""
+    return task_view(examples, objective, codec=ArrayCodec(), **changes)
+
+
+def contrastive(**settings: Any) -> SupCon:
+    """The objective supcon with small heads."""
+    return SupCon(SupCon.Config(projection_size=8, hidden_size=16, **settings))
+
+
+def small_encoder(supcon: SupCon, seed: int = 0):
+    """Its encoder on a small perceptron."""
+    return supcon.equip(build_net(MLP(input_size=4, hidden_size=8, num_classes=3), seed), seed)
 
 
 def train(model, view: TaskView, strategy=None, watch=lambda session: None, **settings: Any):

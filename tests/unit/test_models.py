@@ -57,7 +57,20 @@ def test_a_chat_model_from_a_folder_learns_with_lora(chat_folder, data_folder, b
     trained = {row["trained_parameters"] for row in record["adapters"]}
     assert len(trained) == 1
     grown = record["adapters"][1]["all_parameters"] - record["adapters"][0]["all_parameters"]
-    assert grown == (trained.pop() if between == "stack" else 0)
+    each = trained.pop()
+    assert grown == (each if between == "stack" else 0)
+    said = [(r["loaded"], r["trained"], r["frozen"], r["afterwards"]) for r in record["adapters"]]
+    assert (
+        said
+        == {
+            "continue": [({"task0": each}, "task0", [], "kept")] * 2,
+            "merge": [({"task0": each}, "task0", [], "merged"), ({"task1": each}, "task1", [], "merged")],
+            "stack": [
+                ({"task0": each}, "task0", [], "frozen"),
+                ({"task0": each, "task1": each}, "task1", ["task0"], "frozen"),
+            ],
+        }[between]
+    )
 
 
 def test_a_missing_folder_is_said_in_one_line(tmp_path):

@@ -10,6 +10,8 @@ from cl_toolkit.registry import SCORERS
 from cl_toolkit.scorers import last_number
 
 CASES = [
+    ("class_accuracy", "3", "3", 1),
+    ("class_accuracy", "8", "3", 0),
     ("exact_match", "Ja", "Ja", 1),
     ("exact_match", " Ja\n", "Ja", 1),
     ("exact_match", "ja", "Ja", 0),

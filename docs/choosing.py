@@ -1,0 +1,109 @@
+"""The tables of choosing.md, from the strategies' tags and from measured studies.
+
+python docs/choosing.py                     writes the tables into choosing.md
+python docs/choosing.py results/my-study    first puts a study's numbers into docs/measured/
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from cl_toolkit.api import load
+from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.report.estimate import Estimate, paired
+from cl_toolkit.report.records import by_method, control_of, number
+
+PAGE = Path(__file__).with_name("choosing.md")
+MEASURED = Path(__file__).with_name("measured")
+METRICS = ("acc", "bwt", "learning_accuracy")
+
+
+def measure(folder: Path) -> pd.DataFrame:
+    """A row per method of a study: its strategies, mean and standard deviation of the metrics, and the paired difference to
+    its control in BWT with the 95 % interval."""
+    groups = by_method(load(folder).records)
+    rows = []
+    for method, runs in groups.items():
+        row = {"method": method, "strategies": "+".join(runs[0]["config"]["strategies"]), "n": len(runs)}
+        for metric in METRICS:
+            values = pd.Series([number(run, f"metrics.{metric}") for run in runs])
+            row |= {metric: values.mean(), f"{metric}_sd": values.std()}
+        control, _ = control_of(method, groups)
+        difference = paired(runs, groups[control], "metrics.bwt") if control and row["strategies"] else None
+        if difference is not None:
+            row |= {"control": control, "difference": difference.mean, "low": difference.low, "high": difference.high}
+        rows.append(row)
+    return pd.DataFrame(rows).round(4)
+
+
+def verdict(row: pd.Series) -> str:
+    """`less (+0.41: +0.35 to +0.47, n=3)`: what a strategy does to forgetting, against its control."""
+    if pd.isna(row.get("difference")):
+        return "–"
+    estimate = Estimate(row["difference"], row["low"], row["high"], int(row["n"]))
+    word = ("less" if estimate.mean > 0 else "more") if estimate.clear else "no clear difference"
+    return f"{word} ({estimate.mean:+.2f}: {estimate.low:+.2f} to {estimate.high:+.2f}, n={estimate.n})"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def cost_table() -> str:
+    """What each strategy needs, from its tags."""
+    rows = []
+    for name in STRATEGIES:
+        tags = STRATEGIES.get(name, "choosing").tags
+        cycles = [tags.between_tasks] if tags.between_tasks else tags.life_cycles or ("any",)
+        adapter = f"needs `{tags.between_tasks}`" if tags.between_tasks else " or ".join(cycles) + ", or none"
+        rows.append(
+            [
+                f"`{name}`",
+                "yes" if tags.needs_examples else "no",
+                adapter,
+                " ".join(tags.objectives or ("any",)),
+                tags.extra_passes or "none",
+                tags.extra_memory or "none",
+                " ".join(map(str, tags.zero_stages)),
+            ]
+        )
+    header = ["strategy", "stores examples", "adapter", "objective", "extra passes", "extra memory", "ZeRO"]
+    return markdown(header, rows)
+
+
+def measured_table(name: str) -> str:
+    """What each method of a study did, from its numbers."""
+    frame = pd.read_csv(MEASURED / f"{name}.csv")
+    rows = []
+    for _, row in frame.iterrows():
+        cells = [f"{row[m]:.2f} ± {row[f'{m}_sd']:.2f}" if pd.notna(row[m]) else "–" for m in METRICS]
+        control = row["control"] if pd.notna(row.get("control")) else "–"
+        rows.append([row["method"], *cells, control, verdict(row)])
+    return markdown(["method", "final accuracy", "BWT", "learning accuracy", "control", "forgets"], rows)
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew; what stands between a table's two marks is replaced."""
+    tables = {
+        "costs": cost_table(),
+        **{path.stem: measured_table(path.stem) for path in sorted(MEASURED.glob("*.csv"))},
+    }
+    for name, table in tables.items():
+        start, stop = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        _, found, after = rest.partition(stop)
+        if found:
+            text = f"{before}{start}\n{table}\n{stop}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        folder = Path(argument)
+        measure(folder).to_csv(MEASURED / f"{folder.name.removesuffix('-tuned')}.csv", index=False)
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,119 @@
+"""Supervised contrastive learning with class prototypes.
+
+Khosla et al. 2020, arXiv 2004.11362, with the prototypes of Asadi et al. 2023 (PRD), arXiv 2303.14771; code
+naderAsadi/Probing-Continual-Learning. With features h of an encoder, z = g(h)/|g(h)|, and one prototype p_c per class:
+    L_SC = (tau/tau_base) * mean_i  -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) ),
+    L_P  = mean_i ( 1 - cos(p_{y_i}, sg[h_i]) )      over the current task's examples; sg: no gradient,
+    L    = L_SC + beta * L_P.
+P(i) are the other rows with i's label. L_P moves prototypes only, so that they stand where their classes are, and the class
+of an input is that of the prototype nearest in angle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cl_toolkit.generate import unwrapped
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.objective import Objective
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Outputs
+
+torch = LazyModule("torch")
+
+
+def supervised_contrastive(z, labels, temperature: float, base_temperature: float | None = None):
+    """L_SC. z (N, E) of length 1, labels (N,). An anchor that is alone with its label does not count."""
+    n = len(z)
+    similar = z @ z.T / temperature
+    oneself = torch.eye(n, dtype=torch.bool, device=z.device)
+    logp = similar - torch.logsumexp(similar.masked_fill(oneself, -torch.inf), 1, keepdim=True)
+    positive = (labels[:, None] == labels[None, :]) & ~oneself
+    count = positive.sum(1)
+    per_anchor = -torch.where(positive, logp, 0.0).sum(1) / count.clamp(min=1)
+    scale = 1.0 if base_temperature is None else temperature / base_temperature
+    return scale * per_anchor.sum() / (count > 0).sum().clamp(min=1)
+
+
+class SupCon(Objective):
+    """Supervised contrastive learning of features, and a prototype per class to answer with.
+
+    The features are those of `mlp` and `small-cnn`, or the last hidden state of a language model or text encoder over the
+    prompt, averaged over its tokens; an example's class is its target. With `augment` each example is there in two views. The
+    loss contrasts the rows of a step with each other, so a step cannot be cut into parts or processes. Rehearsed examples
+    enter L_SC alone.
+    """
+
+    paper = "Khosla et al. 2020, arXiv 2004.11362; prototypes: Asadi et al. 2023, arXiv 2303.14771"
+    divisible = False
+    brings_head = True
+    inputs = ("text", "arrays")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """temperature: tau. base_temperature: tau_base; null: no such factor. prototype_weight: beta. projection_size,
+        hidden_size: of g, which has three layers. augment: how a view of an image differs from it: none (one view) | shift (by
+        up to one pixel in each direction) | noise (normal, a tenth of the images' spread)."""
+
+        temperature: float = 0.1
+        base_temperature: float | None = 0.07
+        prototype_weight: float = 2.0
+        projection_size: int = 128
+        hidden_size: int = 512
+        augment: Literal["none", "shift", "noise"] = "none"
+
+        def __post_init__(self) -> None:
+            if self.temperature <= 0:
+                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
+            if self.base_temperature is not None and self.base_temperature <= 0:
+                raise ValueError(f"base_temperature: expected null or a number above 0, got {self.base_temperature}")
+            if self.prototype_weight < 0:
+                raise ValueError(f"prototype_weight: expected 0 or more, got {self.prototype_weight}")
+            for key in ("projection_size", "hidden_size"):
+                if getattr(self, key) < 1:
+                    raise ValueError(f"{key}: expected 1 or more, got {getattr(self, key)}")
+
+    def equip(self, model, seed):
+        from cl_toolkit.encoder import Encoder
+
+        return Encoder(model, self.config.projection_size, self.config.hidden_size, seed)
+
+    def start(self, model, task):
+        labels = sorted({e.target for e in task.examples})
+        model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"))
+        return task
+
+    def encode(self, model, task, examples):
+        classes = {label: i for i, label in enumerate(unwrapped(model).classes)}
+        batch = task.codec.prompts(examples)
+        labels = [IGNORE if e.source in WITHOUT_TARGET else classes[e.target] for e in examples]
+        batch = replace(batch, labels=torch.tensor(labels))
+        return batch if self.config.augment == "none" else self.two_views(batch, task.generator(f"{self.name}-views"))
+
+    def two_views(self, batch, generator):
+        """Each row twice, differently augmented."""
+        x = torch.cat([augmented(batch.inputs["x"], self.config.augment, generator) for _ in range(2)])
+        return replace(batch, inputs={"x": x}, labels=batch.labels.repeat(2), examples=batch.examples * 2)
+
+    def forward(self, model, part):
+        out = model(**part.inputs)
+        known = part.labels != IGNORE
+        config = self.config
+        loss = supervised_contrastive(
+            out.projected[known].float(), part.labels[known], config.temperature, config.base_temperature
+        )
+        if config.prototype_weight:
+            own = known & part.source("task")
+            cosine = out.pull[own].gather(1, part.labels[own, None])
+            loss = loss + config.prototype_weight * (1 - cosine).sum() / max(int(own.sum()), 1)
+        return Outputs(loss=loss, logits=out.logits, features=out.features)
+
+
+def augmented(images, how: str, generator):
+    """A view of images (B, C, H, W): moved, with zeros where nothing was, or with noise."""
+    if how == "noise":
+        return images + 0.1 * images.std() * torch.randn(images.shape, generator=generator).to(images)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
+    height, width = images.shape[-2:]
+    moves = torch.randint(3, (len(images), 2), generator=generator).tolist()
+    return torch.stack([image[:, i : i + height, j : j + width] for image, (i, j) in zip(padded, moves, strict=True)])

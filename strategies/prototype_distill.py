@@ -1,0 +1,104 @@
+"""Prototype-sample relation distillation: how the prototypes of past classes stand to new samples is kept.
+
+Asadi et al. 2023 (PRD), arXiv 2303.14771; code naderAsadi/Probing-Continual-Learning. With the encoder and the prototypes as
+they were before the task marked by ', and s_ic = h_i . p_c / |p_c|:
+    L = L_new + alpha * sum over past tasks k of  mean_i KL( softmax_c(s'_i / kappa) || softmax_c(s_i / kappa) ),   c in k,
+as the code computes it. A third party reads the paper's text as a softmax over the samples of the batch for each past
+prototype, with both sides of length 1: `relation_axis: samples`. Which one the paper prints could not be confirmed. The
+gradient reaches the encoder and the past prototypes; that is how these go on moving without past data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cl_toolkit.generate import unwrapped
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.strategy import Strategy, Tags
+
+torch = LazyModule("torch")
+
+
+def relation(before, now, axis: str, kappa: float = 1.0):
+    """Mean KL of the softmax of scores (N, C), along the classes of each sample or the samples of each class."""
+    dim = 1 if axis == "classes" else 0
+    kl = torch.nn.functional.kl_div(
+        torch.log_softmax(now / kappa, dim), torch.log_softmax(before / kappa, dim), log_target=True, reduction="sum"
+    )
+    return kl / before.shape[1 - dim]
+
+
+class PrototypeDistill(Strategy):
+    """Relation distillation for objective `supcon`, which has the encoder, its contrastive loss and the prototypes.
+
+    Nothing of past data is stored. The teacher is the model before the task: a copy of the trained weights that is swapped in
+    for a forward without gradient, in eval mode (the authors' code leaves it in train mode).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """weight: alpha. kappa: temperature of both sides. relation_axis: see the module."""
+
+        weight: float = 4.0
+        kappa: float = 1.0
+        relation_axis: Literal["classes", "samples"] = "classes"
+
+        def __post_init__(self) -> None:
+            if self.weight < 0:
+                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+            if self.kappa <= 0:
+                raise ValueError(f"kappa: expected a number above 0, got {self.kappa}")
+
+    tags = Tags(
+        paper="Asadi et al. 2023 (PRD), arXiv 2303.14771",
+        off={"weight": 0.0},
+        extra_passes="a forward without gradient per step",
+        extra_memory="a copy of the trained weights",
+        objectives=("supcon",),
+    )
+
+    def __init__(self, config: Config | None = None):
+        super().__init__(config)
+        self.past: list[list[str]] = []  # labels of each past task
+        self._teacher = None
+
+    @property
+    def extra_parameters(self) -> int:
+        return self._teacher.parameters if self._teacher else 0
+
+    def before_task(self, model, task):
+        from cl_toolkit.adapters import Reference
+
+        self._teacher = Reference(model) if self.past and self.config.weight else None
+        return model
+
+    def loss(self, model, part, out):
+        if self._teacher is None:
+            return {}
+        with self._teacher.restored(model):
+            teacher = model(**part.inputs)
+        before, now = teacher.logits, out.logits
+        if self.config.relation_axis == "samples":
+            before, now = (
+                s / h.norm(dim=1, keepdim=True) for s, h in ((before, teacher.features), (now, out.features))
+            )
+        rows, place = part.source("task"), {label: i for i, label in enumerate(unwrapped(model).classes)}
+        terms = []
+        for labels in self.past:
+            columns = [place[label] for label in labels]
+            scores = before[rows][:, columns], now[rows][:, columns]
+            terms.append(relation(*scores, self.config.relation_axis, self.config.kappa))
+        return {self.name: self.config.weight * torch.stack(terms).sum()}
+
+    def after_task(self, model, task):
+        # an anchor's classes may never have been learned: no prototypes stand for them
+        if known := sorted({e.target for e in task.examples} & set(model.classes)):
+            self.past.append(known)
+        return model
+
+    def state(self):
+        return {"past": self.past}
+
+    def load_state(self, state):
+        self.past = state["past"]

@@ -1,0 +1,39 @@
+"""What timing is done on: a tiny Llama of 1 M parameters, rows of tokens, a loop of a few steps."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
+
+TOKENS, PROMPT, ROWS = 128, 64, 16
+
+
+def llama(vocab_size: int = 259) -> LlamaForCausalLM:
+    """1 M parameters at the vocabulary of bytes."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 5, "num_attention_heads": 4}
+    settings = LlamaConfig(vocab_size=vocab_size, tie_word_embeddings=True, use_cache=False, **shape)
+    return LlamaForCausalLM(settings)
+
+
+def random_rows(count: int, seed: int = 0) -> torch.Tensor:
+    """(count, TOKENS) token ids."""
+    return torch.randint(256, (count, TOKENS), generator=torch.Generator().manual_seed(seed))
+
+
+def examples_of(rows: torch.Tensor) -> list[Example]:
+    """Examples that `Rows` encodes."""
+    return [Example(id=str(i), x=row.tolist()) for i, row in enumerate(rows)]
+
+
+class Rows:
+    """Stands for a codec: examples that are rows of tokens already, PROMPT of prompt and the rest of answer."""
+
+    def batch(self, examples):
+        ids = torch.tensor([e.x for e in examples])
+        labels = ids.clone()
+        labels[:, :PROMPT] = IGNORE
+        labels[torch.tensor([e.source in WITHOUT_TARGET for e in examples])] = IGNORE
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples))

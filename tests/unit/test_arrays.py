@@ -1,0 +1,353 @@
+"""Streams of arrays: digits, nets, class-incremental scores, encoders of text, and what is refused."""
+
+import random
+
+import pytest
+import torch
+from pieces import ask, byte_codec, contrastive, points, task_view, tiny_model
+from tiny import Trajectory, tiny_config, tiny_run_config, trajectory
+
+from cl_toolkit import UserError
+from cl_toolkit.adapters import begin_task, end_task, layers
+from cl_toolkit.benchmarks.digits import Digits
+from cl_toolkit.config import Adapter
+from cl_toolkit.evaluate import Evaluator
+from cl_toolkit.memory import ExampleStore, example_from_plain, example_to_plain
+from cl_toolkit.models import MLP, SmallCNN
+from cl_toolkit.nets import build_net
+from cl_toolkit.record import comparable
+from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.runner import Run
+from cl_toolkit.types import Task
+
+MLP8 = {"name": "mlp", "hidden_size": 8, "num_hidden_layers": 1}
+SUPCON = {"name": "supcon", "projection_size": 8, "hidden_size": 16}
+DIGITS = {"name": "digits", "tasks": ["digits_0_1", "digits_2_3", "digits_4_5"], "limit": {"train": 40}}
+
+
+def digits(**changes):
+    """A small run on digits."""
+    stream = {**DIGITS, **changes.pop("stream", {})}
+    plain = tiny_config(model=MLP8, **changes)
+    plain["stream"] = stream
+    plain["model"] = MLP8
+    return plain
+
+
+def run(folder, **changes):
+    from cl_toolkit.study_config import load_run
+
+    return Trajectory(Run(load_run(digits(**changes)), folder, None))
+
+
+# the stream and the nets
+
+
+@pytest.mark.parametrize(("protocol", "tasks", "classes"), [("split", 5, 2), ("permuted", 5, 10)])
+def test_digits_has_disjoint_splits_of_all_images(protocol, tasks, classes):
+    stream = Digits(Digits.Config(protocol=protocol))
+    found = stream.tasks(stream.names())
+    assert len(found) == tasks
+    for task in found:
+        ids = [e.id for split in (task.train, task.valid, task.test) for e in split]
+        assert len(ids) == len(set(ids))
+        assert {e.target for e in task.test} == set(task.test[0].choices)
+        assert len(task.test[0].choices) == classes
+        assert task.chance == 1 / classes
+        assert len(task.valid) < len(task.test) < len(task.train)
+    if protocol == "split":
+        assert sum(len(t.train) + len(t.valid) + len(t.test) for t in found) == 1797
+
+
+def test_a_permutation_moves_the_same_pixels_in_every_image():
+    stream = Digits(Digits.Config(protocol="permuted"))
+    plain, moved = stream.tasks(["permutation_0", "permutation_1"])
+    order = random.Random("0/digits/1").sample(range(64), 64)
+    for before, after in zip(plain.train[:20], moved.train[:20], strict=True):
+        assert torch.equal(after.x.flatten(), before.x.flatten()[order])
+    assert not torch.equal(plain.train[0].x, moved.train[0].x)
+
+
+@pytest.mark.parametrize("settings", [MLP(), SmallCNN()])
+def test_nets_come_from_their_seed(settings):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    a, b, other = build_net(settings, 1), build_net(settings, 1), build_net(settings, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    out = a(torch.ones(2, 1, 8, 8))
+    assert out.logits.shape == (2, 10)
+    assert out.features.shape == (2, a.feature_size)
+    same = [torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(next(a.parameters()), next(other.parameters()))
+
+
+def test_arrays_survive_the_store():
+    store = ExampleStore(None, "reservoir")
+    store.add(0, points(3), torch.Generator())
+    assert store.nbytes() == 3 * (4 * 4 + 1)  # four numbers and the class in one letter
+    for example in points(3):
+        again = example_from_plain(example_to_plain(example))
+        assert torch.equal(again.x, example.x)
+        assert (again.id, again.y, again.target) == (example.id, example.y, example.target)
+
+
+# scores
+
+
+class Fixed(torch.nn.Module):
+    """Answers with fixed logits."""
+
+    classes = ("0", "1", "2")
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, 0.2, 0.9]))
+
+    def forward(self, x):
+        from cl_toolkit.nets import NetOutput
+
+        return NetOutput(logits=self.weight.expand(len(x), 3), features=x)
+
+
+def test_the_answer_is_the_largest_output_among_what_is_allowed():
+    from dataclasses import replace
+
+    from cl_toolkit.codec import ArrayCodec
+
+    examples = tuple(replace(e, choices=("0", "1")) for e in points(2))
+    task = Task(name="t", train=(), test=examples, scorer="class_accuracy")
+    evaluator = Evaluator(ArrayCodec(), split="test", batch_size=8, max_new_tokens=1)
+    assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["0", "0"]  # task-incremental
+    assert [s.score for s in evaluator(Fixed(), [task])["t"]] == [1.0, 0.0]
+    evaluator.choices = ("0", "1", "2")
+    assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["2", "2"]  # class-incremental
+    evaluator.choices = ("7",)
+    assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["", ""]
+
+
+@pytest.mark.parametrize("objective", [{"name": "sft"}, SUPCON])
+def test_class_incremental_chooses_among_all_classes_so_far(objective, tmp_path):
+    import json
+
+    class_run = run(tmp_path / "class", objective=objective, stream={"scenario": "class"})
+    task_run = run(tmp_path / "task", objective=objective)
+    assert class_run.losses == task_run.losses  # how it is scored does not change how it is trained
+    assert [["not_evaluated" if c == "not_evaluated" else "x" for c in row] for row in class_run.record["matrix"]] == [
+        ["not_evaluated"] * 3,
+        ["x", "not_evaluated", "not_evaluated"],
+        ["x", "x", "not_evaluated"],
+        ["x", "x", "x"],
+    ]
+    said = [json.loads(line) for line in (tmp_path / "class/answers/row-3.jsonl").read_text().splitlines()]
+    assert {row["answer"] for row in said} - {"0", "1"}  # no longer bound to the task's own classes
+    own = [json.loads(line) for line in (tmp_path / "task/answers/row-3.jsonl").read_text().splitlines()]
+    for row in own:
+        assert row["answer"] in row["task"].split("_")[1:]
+    for mine, theirs in zip(class_run.record["matrix"][3], task_run.record["matrix"][3], strict=True):
+        assert mine <= theirs
+    assert class_run.record["metrics"]["fwt"] is None
+    assert class_run.record["metrics"]["acc"] is not None
+
+
+def test_class_incremental_with_a_language_model(tmp_path):
+    import json
+
+    for task, labels in (("colours", ["red", "blue"]), ("sizes", ["big", "small"])):
+        (tmp_path / task).mkdir()
+        for split in ("train", "valid", "test"):
+            rows = [
+                {"task": task, "instruction": "", "input": f"{w} {split}", "target": w, "choices": labels}
+                for w in labels
+            ]
+            (tmp_path / task / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    stream = {"name": "jsonl", "path": str(tmp_path), "tasks": ["colours", "sizes"], "scorer": "choices"}
+    plain = tiny_config()
+    plain["stream"] = {**stream, "scenario": "class"}
+    from cl_toolkit.study_config import load_run
+
+    prepared = Run(load_run(plain), tmp_path / "out", None)
+    assert prepared.choices_after(1) == ("red", "blue")
+    assert prepared.choices_after(2) == ("red", "blue", "big", "small")
+    record = prepared.execute()
+    assert record["matrix"][1][1] == "not_evaluated"
+    assert record["matrix"][2][0] in (0.0, 0.5, 1.0)
+
+
+# strategies on arrays
+
+
+ON_ARRAYS = [n for n in STRATEGIES if "arrays" in STRATEGIES.get(n, "test").tags.inputs]
+ON_NETS = [n for n in ON_ARRAYS if not STRATEGIES.get(n, "test").tags.between_tasks]
+
+
+@pytest.mark.parametrize("name", ON_NETS)
+def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
+    objective = SUPCON if name == "prototype_distill" else {"name": "sft"}
+    whole = run(tmp_path / "whole", strategies={name: {}}, objective=objective)
+    assert whole != run(tmp_path / "plain", objective=objective)
+
+    from cl_toolkit.study_config import load_run
+
+    config = load_run(digits(strategies={name: {}}, objective=objective))
+    stopped = Run(config, tmp_path / "stopped", None)
+    save = stopped.save
+
+    def save_then_stop(k):
+        save(k)
+        if k == 1:
+            raise InterruptedError
+
+    stopped.save = save_then_stop
+    with pytest.raises(InterruptedError):
+        stopped.execute()
+    again = Trajectory(Run(config, tmp_path / "stopped", None))
+    assert comparable(again.record) == comparable(whole.record)
+    assert again.weights == whole.weights
+
+
+def test_lwf_keeps_past_classes_alone(tmp_path):
+    found = run(tmp_path, strategies={"lwf": {}})
+    assert found.run.strategy.classes == [0, 1, 2, 3, 4, 5]
+    assert found.losses[4]["lwf"] == 0.0  # the first step of the second task
+    assert max(terms.get("lwf", 0) for terms in found.losses) > 0
+
+
+# encoders of text
+
+
+def text_encoder():
+    supcon = contrastive()
+    return supcon, supcon.equip(tiny_model(), 0)
+
+
+def test_features_of_text_do_not_depend_on_padding():
+    _, model = text_encoder()
+    codec = byte_codec()
+    alone = model(**codec.prompts([ask("ab", "x")]).inputs)
+    beside = model(**codec.prompts([ask("ab", "x"), ask("a long question", "y")]).inputs)
+    torch.testing.assert_close(alone.features[0], beside.features[0], rtol=1e-4, atol=1e-5)
+    hidden = model.backbone(**codec.prompts([ask("ab", "x")]).inputs, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(alone.features, hidden.mean(1))
+
+
+def test_the_answer_is_not_a_part_of_what_an_encoder_sees():
+    codec = byte_codec()
+    assert torch.equal(
+        codec.prompts([ask("ab", "x")]).inputs["input_ids"], codec.prompts([ask("ab", "yz")]).inputs["input_ids"]
+    )
+
+
+@pytest.mark.parametrize("between", ["continue", "merge", "stack"])
+def test_an_encoders_adapter_sits_on_its_backbone(between):
+    supcon, model = text_encoder()
+    adapter = Adapter(r=2, between_tasks=between)
+    view = task_view([ask("ab", "x"), ask("cd", "y")], supcon)
+    supcon.start(model, view)
+    before = model(**view.codec.prompts(view.examples).inputs).features
+    model = begin_task(model, adapter, 0, 0)
+    names = [name for name, _ in layers(model)]
+    assert names
+    assert all(name.startswith("backbone.model.layers.") for name in names)
+    torch.testing.assert_close(model(**view.codec.prompts(view.examples).inputs).features, before)
+    model = end_task(model, adapter)
+    model = begin_task(model, adapter, 1, 0)
+    assert [name for name, _ in layers(model)] == names
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert all(".lora_" in n for n in trained if n.startswith("backbone."))
+    assert any(n.startswith("prototypes.") for n in trained)
+
+
+@pytest.mark.parametrize("between", ["continue", "merge", "stack"])
+def test_an_encoder_with_an_adapter_learns_on_and_resumes(between, tmp_path):
+    model = {**tiny_config()["model"], "adapter": {"r": 2, "between_tasks": between}}
+    changes = {"objective": SUPCON, "strategies": {"prototype_distill": {}}, "model": model}
+    whole = trajectory(tmp_path / "a", **changes)
+    config = tiny_run_config(**changes)
+    stopped = Run(config, tmp_path / "b", None)
+    save = stopped.save
+
+    def save_then_stop(k):
+        save(k)
+        raise InterruptedError
+
+    stopped.save = save_then_stop
+    with pytest.raises(InterruptedError):
+        stopped.execute()
+    again = Trajectory(Run(config, tmp_path / "b", None))
+    assert comparable(again.record) == comparable(whole.record)
+    assert again.weights == whole.weights
+
+
+def test_a_text_encoder_from_a_folder(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    from cl_toolkit.models import byte_tokenizer
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=259, **shape)).save_pretrained(tmp_path / "bert")
+    byte_tokenizer().save_pretrained(tmp_path / "bert")
+    plain = tiny_config(objective=SUPCON, strategies={"prototype_distill": {}})
+    plain["model"] = {"name": str(tmp_path / "bert"), "head": "none"}
+    from cl_toolkit.study_config import load_run
+
+    found = Trajectory(Run(load_run(plain), tmp_path / "run", None))
+    assert found.record["status"] == "finished"
+    assert found.losses[-1]["supcon"] > 0
+    assert "prototype_distill" in found.losses[-1]
+    plain["objective"], plain["strategies"] = {"name": "sft"}, {}
+    with pytest.raises(UserError, match=r"model\.head: none: objective sft needs a head; use objective supcon"):
+        load_run(plain)
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"name": "tiny-lm"}}, "stream.name: digits gives arrays; use model mlp or small-cnn"),
+        ({"stream": {"name": "skills"}}, "stream.name: skills gives text; use a language model"),
+        ({"objective": {"name": "rft"}}, "objective rft: learns from text; stream digits gives arrays"),
+        ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from text"),
+        ({"model": {**MLP8, "adapter": {"r": 2}}}, "model.adapter: is for language models and text encoders"),
+        ({"strategies": ["prototype_distill"]}, "strategies.prototype_distill: does not work with objective sft"),
+        ({"objective": SUPCON, "strategies": ["lwf"]}, "strategies.lwf: does not work with objective supcon"),
+        ({"objective": SUPCON, "train": {"per_device_train_batch_size": 4}}, "looks at a whole step at once"),
+        ({"stream": {**DIGITS, "scenario": "class", "view": "independent"}}, "stream.scenario: class"),
+    ],
+)
+def test_what_cannot_work_is_refused(change, words):
+    from cl_toolkit.study_config import load_run
+
+    plain = digits()
+    for key, value in change.items():
+        plain[key] = value
+    with pytest.raises(UserError, match=words):
+        load_run(plain)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    from cl_toolkit.study_config import load_run
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="supcon looks at a whole step at once and cannot be cut; use one process"):
+        load_run(digits(objective=SUPCON))
+
+
+def test_class_incremental_needs_closed_answers(tmp_path):
+    with pytest.raises(UserError, match="scenario: class: needs choices in every example"):
+        Run(tiny_run_config(stream={"scenario": "class"}), tmp_path, None)
+
+
+def test_an_image_is_drawn():
+    from cl_toolkit.codec import ArrayCodec
+    from cl_toolkit.show import marked_example
+
+    stream = Digits(Digits.Config())
+    example = stream.tasks(["digits_0_1"])[0].train[0]
+    text = marked_example(example, ArrayCodec())
+    assert text.endswith("⟦0⟧")
+    assert len(text.splitlines()) == 9
+    assert "@@" in text
