@@ -15,13 +15,17 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.checkpoint import replace_file
+
 if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
+    from cl_toolkit.evaluate import Scored
 
 SCHEMA_VERSION = 1
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
@@ -144,3 +148,20 @@ def comparable(record: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in record.items() if k != "provenance"}
     kept["cost"] = {k: v for k, v in record["cost"].items() if k not in ("seconds", "peak_memory_bytes")}
     return kept
+
+
+def write_answers(folder: Path, row: int, found: Mapping[str, Sequence[Scored]]) -> None:
+    """What the model said when a row of the matrix was filled: `folder/answers/row-<row>.jsonl`."""
+    lines = [
+        json.dumps(
+            {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
+             "answer": s.answer, "score": s.score},
+            ensure_ascii=False,
+        )
+        for scored in found.values()
+        for s in scored
+    ]  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    path = folder / "answers" / f"row-{row}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

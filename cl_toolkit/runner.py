@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import time
 from contextlib import contextmanager
@@ -17,16 +17,16 @@ from cl_toolkit.codec import ArrayCodec, Codec
 from cl_toolkit.config import RunConfig
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError
-from cl_toolkit.evaluate import Evaluator, Scored, mean_score
+from cl_toolkit.evaluate import Evaluator, mean_score
 from cl_toolkit.learn import learn
 from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.probes.curves import ForgettingCurves
-from cl_toolkit.record import differs, head, now, peak_memory, provenance, stored_record
+from cl_toolkit.record import differs, head, now, peak_memory, provenance, stored_record, write_answers
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES
 from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.streams import build_stream, data_hash
-from cl_toolkit.task_view import TaskView
+from cl_toolkit.task_view import TaskView, seed_from
 from cl_toolkit.types import Example, Stream, Task
 from cl_toolkit.watch import Events, Listener
 
@@ -188,7 +188,9 @@ class Run:
                 cost["extra_forwards"] += session.forwards - session.backwards
                 cost["extra_backwards"] += session.extra_backwards
 
-        with self.clock("train"):
+        with self.clock("train"), torch.random.fork_rng():
+            # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
+            torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
             self.model = adapters.end_task(self.model, adapter)
         cost["seconds"]["train"] -= cost["seconds"]["curves"] - curve_seconds
@@ -270,36 +272,24 @@ class Run:
             task = scored_tasks[row - 1]
             cost = self.record["cost"]
             self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
-        self.write_answers(row, found)
+        if self.writes:
+            write_answers(self.folder, row, found)
         self.events("scored", row=row, scores={name: mean_score(s) for name, s in found.items()})
 
-    def write_answers(self, row: int, found: dict[str, list[Scored]]) -> None:
-        if not self.writes:
-            return
-        folder = self.folder / "answers"
-        folder.mkdir(exist_ok=True)
-        lines = [
-            json.dumps(
-                {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
-                 "answer": s.answer, "score": s.score},
-                ensure_ascii=False,
-            )
-            for scored in found.values()
-            for s in scored
-        ]  # fmt: skip
-        text = "\n".join(lines) + "\n"
-        path = folder / f"row-{row}.jsonl"
-        checkpoint.replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
     def log_losses(self, task: Task, session) -> None:
-        norm = session.grad_norm
+        norm, terms = session.grad_norm, session.losses
+        if not all(map(math.isfinite, terms.values())):
+            raise UserError(
+                f"task {task.name}: step {session.step_number}: the loss is no longer a number ({terms}); "
+                "a lower train.learning_rate or weight may help"
+            )
         self.record["losses"].append(
             {
                 "task": task.name,
                 "step": session.step_number,
                 "learning_rate": session.learning_rate,
                 "grad_norm": None if norm is None else float(norm),
-                "terms": session.losses,
+                "terms": terms,
             }
         )
 

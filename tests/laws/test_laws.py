@@ -136,8 +136,10 @@ def stop_after(run: Run, tasks: int) -> None:
         run.execute()
 
 
+DROPOUT = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.3, "between_tasks": "continue"}
 RESUMED = [
     (None, {"name": "sft"}, None),
+    (None, {"name": "sft"}, DROPOUT),
     ("replay", RFT, None),
     *(("replay", {"name": "sft"}, adapter) for adapter in ADAPTERS[1:]),
     (None, RFT, ADAPTERS[2]),

@@ -112,3 +112,9 @@ def test_a_rehearsed_example_is_scored_by_the_scorer_of_its_own_task(tmp_path):
     assert score(first.train[0], "a") == 0.0  # an odd byte, by the first task's scorer
     assert score(first.train[0], "b") == 1.0
     assert score(wrong.train[0], "b") == 0.0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_the_place(tmp_path):
+    config = tiny_run_config(train={"learning_rate": 1e30, "max_grad_norm": 0.0})
+    with pytest.raises(UserError, match=r"task max: step [234]: the loss is no longer a number"):
+        execute(config, tmp_path)
