@@ -118,7 +118,7 @@ def tune(
     rows = tuning.table(trials, records)
     rows.to_csv(folder / "trials.csv", index=False)
     typer.echo(rows.to_string(index=False, na_rep="–"))
-    tuned = tuning.write_tuned(config, folder, tuning.best(trials, records))
+    tuned = tuning.write_tuned(config, folder, tuning.best(trials, records), overrides or [])
     for failure in failures:
         typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
     typer.echo(f"\nchosen by final mean accuracy on validation data: cl-toolkit compare {tuned}")
@@ -234,14 +234,14 @@ def show(
 ):
     """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
     from cl_toolkit.codec import ArrayCodec, Codec
-    from cl_toolkit.models import Net, load_tokenizer
+    from cl_toolkit.models import NetSettings, load_tokenizer
     from cl_toolkit.show import marked_example
     from cl_toolkit.streams import build_stream
     from cl_toolkit.study_config import load_run
 
     settings = load_run(config, overrides or [])
     stream = build_stream(settings)
-    if isinstance(settings.model_settings, Net):
+    if isinstance(settings.model_settings, NetSettings):
         codec = ArrayCodec()
     else:
         codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
@@ -274,8 +274,7 @@ def check(
     for result in results:
         mark = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–", "dim")}[result.passed]
         seen = Text(result.seen)
-        if result.passed is False:
-            seen.append(f"\nWhy it matters: {result.law.why}.", "dim")
+        seen.append(f"\nWhy it matters: {result.law.why}.", "dim")
         table.add_row(str(result.law.number), result.law.title, mark, seen)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     broken = [str(r.law.number) for r in results if r.passed is False]

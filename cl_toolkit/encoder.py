@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from cl_toolkit.nets import Net
 
 
 @dataclass
@@ -24,7 +26,7 @@ class EncoderOutput:
 
 class Prototypes(nn.Module):
     """One weight p_c (D,) per class, added when its class is first seen. A weight's name holds its class, so that weights
-    alone say which classes there are."""
+    alone say which classes there are; they stand in the order of their names, whatever order they came in."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -32,17 +34,22 @@ class Prototypes(nn.Module):
 
     @property
     def classes(self) -> list[str]:
-        """Labels in the order in which they came."""
+        """The labels of the columns of the scores."""
         return [bytes.fromhex(name.removeprefix("class_")).decode() for name in self._parameters]
 
-    def grow(self, labels: Sequence[str], generator: torch.Generator) -> None:
-        """Add those classes that are not there yet, with random prototypes."""
-        like = next(iter(self._parameters.values()), None)
+    def grow(self, labels: Sequence[str], generator: torch.Generator, like: Tensor) -> None:
+        """Add those classes that are not there yet, with random prototypes of the device and type of `like`."""
+        fresh = {}
         for label in labels:
             name = f"class_{label.encode().hex()}"
             if name not in self._parameters:
-                fresh = torch.randn(self.size, generator=generator) / self.size**0.5
-                self.register_parameter(name, nn.Parameter(fresh if like is None else fresh.to(like)))
+                fresh[name] = (torch.randn(self.size, generator=generator) / self.size**0.5).to(like)
+        self._add(fresh)
+
+    def _add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.register_parameter(name, nn.Parameter(value))
+        self._parameters = dict(sorted(self._parameters.items()))
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """(h.p/|p|, cos(p, detached h)), both (B, C)."""
@@ -53,9 +60,8 @@ class Prototypes(nn.Module):
         return h @ directions.T, normalize(h.detach(), dim=1) @ directions.T
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        for key in state_dict:
-            if key.startswith(prefix) and key.removeprefix(prefix) not in self._parameters:
-                self.register_parameter(key.removeprefix(prefix), nn.Parameter(torch.empty(self.size)))
+        given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        self._add({name: value.clone() for name, value in given.items() if name not in self._parameters})
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -66,10 +72,11 @@ class Encoder(nn.Module):
     def __init__(self, backbone: nn.Module, projection_size: int, hidden_size: int, seed: int):
         super().__init__()
         self.backbone = backbone
-        self.config = getattr(backbone, "config", None)
-        size = backbone.feature_size if self.config is None else self.config.hidden_size
-        if getattr(backbone, "classifier", None) is not None and self.config is None:
+        if isinstance(backbone, Net):
+            size = backbone.feature_size
             backbone.classifier = None  # the prototypes take its place
+        else:
+            size = backbone.config.hidden_size
         # a language model need not say its vocabulary at every token
         self._options = (
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(backbone.forward).parameters else {}

@@ -66,7 +66,7 @@ class HubModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Net:
+class NetSettings:
     """A small net for arrays, with weights drawn from `seed.init`."""
 
     num_classes: int = 10
@@ -79,7 +79,7 @@ class Net:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP(Net):
+class MLP(NetSettings):
     """A perceptron with ReLU on flattened arrays of `input_size` numbers."""
 
     input_size: int = 64
@@ -87,7 +87,7 @@ class MLP(Net):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmallCNN(Net):
+class SmallCNN(NetSettings):
     """Two convolutions of 3 x 3 with `width` and twice as many channels, on images of any size; no batch statistics."""
 
     channels: int = 1
@@ -101,7 +101,7 @@ def model_config(name: str) -> type:
 
 def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
     """(model in fp32 on CPU, tokenizer; None for a net). Raises UserError where a model cannot be loaded."""
-    if isinstance(settings, Net):
+    if isinstance(settings, NetSettings):
         from cl_toolkit.nets import build_net
 
         return build_net(settings, init_seed), None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cl_toolkit.config import RunConfig
+from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.study import run_name
 from cl_toolkit.types import Stream
 
@@ -37,13 +38,14 @@ def parameters(config: RunConfig) -> tuple[int, int]:
 
     settings = config.model_settings
     with torch.device("meta"):
-        if isinstance(settings, models.Net):
+        if isinstance(settings, models.NetSettings):
             model, _ = models.load(config.model.name, settings, 0)
         elif isinstance(settings, models.TinyLM):
             model = models.build_tiny(settings, 0)
         else:
             kind = AutoModelForCausalLM if settings.head == "lm" else AutoModel
             model = kind.from_config(models.from_hub(AutoConfig, config.model.name, settings))
+        model = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
         total = sum(p.numel() for p in model.parameters())
         model = adapters.begin_task(model, config.model.adapter, 0, 0)
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -99,11 +99,11 @@ def check_stream(config: RunConfig, where: str) -> None:
 
 def check_inputs(config: RunConfig, where: str) -> None:
     """Stream, model, objective and strategies must be made for the same kind of examples."""
-    from cl_toolkit.models import HubModel, Net
+    from cl_toolkit.models import HubModel, NetSettings
 
     stream = STREAMS.get(config.stream.name, f"{where}: stream.name")
     kind = getattr(stream, "inputs", "text")
-    net = isinstance(config.model_settings, Net)
+    net = isinstance(config.model_settings, NetSettings)
     if net != (kind == "arrays"):
         use = "a language model" if net else "model mlp or small-cnn"
         raise UserError(f"{where}: stream.name: {config.stream.name} gives {kind}; use {use}, or another stream")

@@ -59,9 +59,8 @@ def build_strategy(config: RunConfig) -> Strategy:
             part = type(component.settings)(component.settings.config)
         else:
             part = STRATEGIES.get(component.name, "strategies")(component.settings)
-        part.name = component.name.rpartition(":")[
-            2
-        ]  # of `file.py:Class` the class: no draw depends on where a file lies
+        # of `file.py:Class` the class: no draw depends on where a file lies
+        part.name = component.name.rpartition(":")[2]
         parts.append(part)
     return Compose(*parts)
 
@@ -238,7 +237,7 @@ class Run:
         of them all; None: each example's own."""
         if self.config.stream.scenario == "task":
             return None
-        seen = self.stream.scored[:row] if row else self.stream.scored
+        seen = (*self.stream.anchors, *(self.stream.scored[:row] if row else self.stream.scored))
         return tuple(dict.fromkeys(choice for t in seen for e in t.train for choice in e.choices))
 
     # scores -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from cl_toolkit.benchmarks import views
 from cl_toolkit.errors import UserError
-from cl_toolkit.registry import SCORERS, STREAMS
+from cl_toolkit.models import MLP, NetSettings, SmallCNN
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STREAMS
 from cl_toolkit.types import Stream
 
 if TYPE_CHECKING:
@@ -41,7 +42,31 @@ def build_stream(config: RunConfig) -> Stream:
                 f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
                 f"(choices or class_accuracy), got {task.scorer}"
             )
+    if isinstance(config.model_settings, NetSettings):
+        check_arrays(stream, config.model_settings, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
     return views.VIEWS[section.view](stream) if section.view else stream
+
+
+def check_arrays(stream: Stream, settings: NetSettings, brings_head: bool) -> None:
+    """The arrays and classes must fit the net."""
+    for task in (*stream.scored, *stream.anchors):
+        for example in task.train:
+            shape = tuple(example.x.shape)
+            if isinstance(settings, MLP) and example.x.numel() != settings.input_size:
+                raise UserError(
+                    f"model.input_size: expected {example.x.numel()}, as task {task.name} has arrays of shape {shape}, "
+                    f"got {settings.input_size}"
+                )
+            if isinstance(settings, SmallCNN) and (len(shape) != 3 or shape[0] != settings.channels):
+                raise UserError(
+                    f"model.channels: {settings.channels}: expected images of shape ({settings.channels}, H, W), task "
+                    f"{task.name} has {shape}"
+                )
+            if not brings_head and example.y >= settings.num_classes:
+                raise UserError(
+                    f"model.num_classes: expected more than {example.y}, the index of a class of task {task.name}, "
+                    f"got {settings.num_classes}"
+                )
 
 
 def data_hash(stream: Stream) -> str:

@@ -33,7 +33,7 @@ class TaskView:
     """One task as it is trained: no validation or test split, no neighbours, no stream (law 4).
 
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
-    examples: the training examples. codec: text to tokens and back; None for arrays.
+    examples: the training examples. codec: examples as tensors.
     score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
     """
 
@@ -71,7 +71,8 @@ class TaskView:
         change what is sampled for training."""
         if self._aside is None:
             self._aside = self.keep(self.examples)
-            self._aside.seeds = {**self.seeds, "rollout": seed_from(self.seeds["rollout"], "aside")}
+            self._aside.seeds = {part: seed_from(seed, "aside") for part, seed in self.seeds.items()}
+            self._aside._generators = {}
         batch = self.objective.encode(model, self._aside, examples)
         return replace(batch, total=batch.counts())
 

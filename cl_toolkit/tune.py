@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from cl_toolkit.config import StudyConfig, find_config, merge, normalise, shipped_configs
+from cl_toolkit.config import StudyConfig, find_config, merge, normalise, parse_overrides, shipped_configs
 from cl_toolkit.errors import UserError
 from cl_toolkit.study_config import find_name, flatten, load_layers, load_study
 from cl_toolkit.typed import typed
@@ -61,7 +62,11 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
     plain, where = flatten(layers), layers[-2][0]
     if plain["search"] is None:
         raise UserError(f"{where}: search: is empty; it says which settings are tried, see configs/strategies.yaml")
+    if layers[-1][1].get("strategies"):
+        raise UserError("command line: strategies: belong into the config or its search when settings are searched")
     search = typed(Search, plain["search"], "search", where)
+    if not search.methods:
+        raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
     if search.seed in plain["seeds"]:
         raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
     found = []
@@ -88,9 +93,24 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
     return replace(study, name=f"{name}-tune", runs=runs, methods=tuple(methods), plain=plain), found
 
 
+def by_trial(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Trial -> its finished runs, one per task order."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["status"] == "finished":
+            groups.setdefault(record["method"], []).append(record)
+    return groups
+
+
+def mean_metric(runs: Sequence[Mapping[str, Any]], metric: str) -> float | None:
+    """Mean over runs; None where it is undefined."""
+    values = [run["metrics"][metric] for run in runs]
+    return None if None in values else fmean(values)
+
+
 def best(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Trial, float]]:
-    """Method -> (its best trial, mean final accuracy on validation data). Of equals the first."""
-    scores = {r["method"]: r["metrics"]["acc"] for r in records if r["status"] == "finished"}
+    """Method -> (its best trial, mean final accuracy on validation data over its task orders). Of equals the first."""
+    scores = {name: mean_metric(runs, "acc") for name, runs in by_trial(records).items()}
     chosen: dict[str, tuple[Trial, float]] = {}
     for trial in found:
         score = scores.get(trial.name)
@@ -104,12 +124,14 @@ def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]):
     import pandas as pd
 
     chosen = {trial.name for trial, _ in best(found, records).values()}
-    metrics = {r["method"]: r.get("metrics", {}) for r in records}
+    runs = by_trial(records)
     rows = [
         {
             "trial": t.name,
             "method": t.method,
-            **{key: metrics.get(t.name, {}).get(key) for key in ("acc", "bwt", "learning_accuracy")},
+            **{
+                k: mean_metric(runs[t.name], k) if t.name in runs else None for k in ("acc", "bwt", "learning_accuracy")
+            },
             "chosen": t.name in chosen,
             **t.values,
         }
@@ -118,8 +140,11 @@ def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]):
     return pd.DataFrame(rows)
 
 
-def write_tuned(source: str, folder: Path, chosen: Mapping[str, tuple[Trial, float]]) -> Path:
-    """A config that extends the searched one, with the chosen settings in its methods: `<folder>/tuned.yaml`."""
+def write_tuned(
+    source: str, folder: Path, chosen: Mapping[str, tuple[Trial, float]], overrides: Sequence[str] = ()
+) -> Path:
+    """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
+    `<folder>/tuned.yaml`."""
     from omegaconf import OmegaConf
 
     path = find_config(source)
@@ -127,7 +152,8 @@ def write_tuned(source: str, folder: Path, chosen: Mapping[str, tuple[Trial, flo
     name, layers = load_layers(source)
     methods = dict(flatten(layers)["methods"])
     methods |= {method: trial.difference for method, (trial, _) in chosen.items()}
-    content = {"extends": below, "name": f"{name}-tuned", "methods": methods}
+    given = parse_overrides(list(overrides)) if overrides else {}
+    content = {**given, "extends": below, "name": f"{name}-tuned", "methods": methods}
     lines = [f"# {m}: {acc:.3f} on validation data with {t.values}" for m, (t, acc) in chosen.items()]
     tuned = folder / "tuned.yaml"
     tuned.write_text("\n".join([*lines, OmegaConf.to_yaml(OmegaConf.create(content))]), encoding="utf-8")

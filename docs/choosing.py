@@ -1,6 +1,6 @@
-"""The tables of choosing.md, from the strategies' tags and from measured studies.
+"""The tables of choosing.md and REPRODUCIBILITY.md, from the strategies' tags and from measured studies.
 
-python docs/choosing.py                     writes the tables into choosing.md
+python docs/choosing.py                     writes the tables
 python docs/choosing.py results/my-study    first puts a study's numbers into docs/measured/
 """
 
@@ -16,7 +16,7 @@ from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.report.estimate import Estimate, paired
 from cl_toolkit.report.records import by_method, control_of, number
 
-PAGE = Path(__file__).with_name("choosing.md")
+PAGES = (Path(__file__).with_name("choosing.md"), Path(__file__).parents[1] / "REPRODUCIBILITY.md")
 MEASURED = Path(__file__).with_name("measured")
 METRICS = ("acc", "bwt", "learning_accuracy")
 
@@ -106,4 +106,5 @@ if __name__ == "__main__":
     for argument in sys.argv[1:]:
         folder = Path(argument)
         measure(folder).to_csv(MEASURED / f"{folder.name.removesuffix('-tuned')}.csv", index=False)
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -60,7 +60,7 @@ class PrototypeDistill(Strategy):
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.past: list[list[str]] = []  # labels of each past task
+        self.past: list[list[str]] = []  # labels of each past set of classes
         self._teacher = None
 
     @property
@@ -80,9 +80,8 @@ class PrototypeDistill(Strategy):
             teacher = model(**part.inputs)
         before, now = teacher.logits, out.logits
         if self.config.relation_axis == "samples":
-            before, now = (
-                s / h.norm(dim=1, keepdim=True) for s, h in ((before, teacher.features), (now, out.features))
-            )
+            pairs = (before, teacher.features), (now, out.features)
+            before, now = (s / h.norm(dim=1, keepdim=True).clamp(min=1e-12) for s, h in pairs)
         rows, place = part.source("task"), {label: i for i, label in enumerate(unwrapped(model).classes)}
         terms = []
         for labels in self.past:
@@ -93,7 +92,8 @@ class PrototypeDistill(Strategy):
 
     def after_task(self, model, task):
         # an anchor's classes may never have been learned: no prototypes stand for them
-        if known := sorted({e.target for e in task.examples} & set(model.classes)):
+        known = sorted({e.target for e in task.examples} & set(model.classes))
+        if known and known not in self.past:  # tasks with the same classes have one relation
             self.past.append(known)
         return model
 

@@ -3,7 +3,7 @@
 Khosla et al. 2020, arXiv 2004.11362, with the prototypes of Asadi et al. 2023 (PRD), arXiv 2303.14771; code
 naderAsadi/Probing-Continual-Learning. With features h of an encoder, z = g(h)/|g(h)|, and one prototype p_c per class:
     L_SC = (tau/tau_base) * mean_i  -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p/tau) / sum_{a != i} exp(z_i.z_a/tau) ),
-    L_P  = mean_i ( 1 - cos(p_{y_i}, sg[h_i]) )      over the current task's examples; sg: no gradient,
+    L_P  = mean_i ( 1 - cos(p_{y_i}, sg[h_i]) ),      sg: no gradient,
     L    = L_SC + beta * L_P.
 P(i) are the other rows with i's label. L_P moves prototypes only, so that they stand where their classes are, and the class
 of an input is that of the prototype nearest in angle.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.generate import unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
@@ -39,9 +40,9 @@ class SupCon(Objective):
     """Supervised contrastive learning of features, and a prototype per class to answer with.
 
     The features are those of `mlp` and `small-cnn`, or the last hidden state of a language model or text encoder over the
-    prompt, averaged over its tokens; an example's class is its target. With `augment` each example is there in two views. The
-    loss contrasts the rows of a step with each other, so a step cannot be cut into parts or processes. Rehearsed examples
-    enter L_SC alone.
+    prompt, averaged over its tokens; an example's class is its target, so answers must be classes with several examples
+    each. With `augment` each example is there in two views, and counts twice in the record's costs. The loss contrasts the
+    rows of a step with each other, so a step cannot be cut into parts or processes. Rehearsed examples enter both terms.
     """
 
     paper = "Khosla et al. 2020, arXiv 2004.11362; prototypes: Asadi et al. 2023, arXiv 2303.14771"
@@ -76,16 +77,21 @@ class SupCon(Objective):
     def equip(self, model, seed):
         from cl_toolkit.encoder import Encoder
 
+        if self.config.augment != "none" and hasattr(model, "config"):
+            raise UserError(f"objective.augment: {self.config.augment} is for images; set it to none")
         return Encoder(model, self.config.projection_size, self.config.hidden_size, seed)
 
     def start(self, model, task):
         labels = sorted({e.target for e in task.examples})
-        model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"))
+        like = next(model.projection.parameters())
+        model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
         return task
 
     def encode(self, model, task, examples):
         classes = {label: i for i, label in enumerate(unwrapped(model).classes)}
         batch = task.codec.prompts(examples)
+        for e in examples:  # a class that has no prototype, of an anchor, can still be contrasted
+            classes.setdefault(e.target, len(classes))
         labels = [IGNORE if e.source in WITHOUT_TARGET else classes[e.target] for e in examples]
         batch = replace(batch, labels=torch.tensor(labels))
         return batch if self.config.augment == "none" else self.two_views(batch, task.generator(f"{self.name}-views"))
@@ -103,9 +109,9 @@ class SupCon(Objective):
             out.projected[known].float(), part.labels[known], config.temperature, config.base_temperature
         )
         if config.prototype_weight:
-            own = known & part.source("task")
-            cosine = out.pull[own].gather(1, part.labels[own, None])
-            loss = loss + config.prototype_weight * (1 - cosine).sum() / max(int(own.sum()), 1)
+            pulled = known & (part.labels < out.pull.shape[1])
+            cosine = out.pull[pulled].gather(1, part.labels[pulled, None])
+            loss = loss + config.prototype_weight * (1 - cosine).sum() / max(int(pulled.sum()), 1)
         return Outputs(loss=loss, logits=out.logits, features=out.features)
 
 
@@ -113,6 +119,10 @@ def augmented(images, how: str, generator):
     """A view of images (B, C, H, W): moved, with zeros where nothing was, or with noise."""
     if how == "noise":
         return images + 0.1 * images.std() * torch.randn(images.shape, generator=generator).to(images)
+    if images.dim() != 4:
+        raise UserError(
+            f"objective.augment: shift is for images (C, H, W), got arrays of shape {tuple(images.shape[1:])}"
+        )
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     height, width = images.shape[-2:]
     moves = torch.randint(3, (len(images), 2), generator=generator).tolist()

@@ -43,7 +43,7 @@ def test_an_anchor_without_a_partner_does_not_count():
 
 def test_the_pull_moves_prototypes_and_not_features():
     head = Prototypes(2)
-    head.grow(["a"], torch.Generator().manual_seed(0))
+    head.grow(["a"], torch.Generator().manual_seed(0), torch.zeros(()))
     with torch.no_grad():
         head.class_61.copy_(torch.tensor([0.0, 2.0]))
     h = torch.tensor([[3.0, 4.0]], requires_grad=True)
@@ -57,7 +57,7 @@ def test_the_pull_moves_prototypes_and_not_features():
 
 def test_scaling_a_prototype_changes_nothing():
     head, h = Prototypes(3), torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
-    head.grow(["0", "1"], torch.Generator().manual_seed(0))
+    head.grow(["0", "1"], torch.Generator().manual_seed(0), torch.zeros(()))
     before = [t.clone() for t in head(h)]
     with torch.no_grad():
         head.class_30.mul_(3)
@@ -80,7 +80,7 @@ def test_the_loss_of_a_step():
     torch.testing.assert_close(supcon.forward(model, batch).loss, expected)
 
 
-def test_only_prototypes_of_the_current_task_are_pulled():
+def test_rehearsed_examples_pull_their_prototypes_too():
     supcon = contrastive()
     model = small_encoder(supcon)
     view = array_view(points(), supcon)
@@ -89,16 +89,26 @@ def test_only_prototypes_of_the_current_task_are_pulled():
     batch = view.encode([*(e for e in points() if e.y < 2), *old], model)
     supcon.forward(model, batch).loss.backward()
     grads = {n: p.grad for n, p in model.prototypes.named_parameters()}
-    assert grads["class_30"].abs().max() > 0
-    assert grads["class_32"] is None or grads["class_32"].abs().max() == 0
+    assert all(grad.abs().max() > 0 for grad in grads.values())
+
+
+def test_a_class_without_a_prototype_is_contrasted_and_not_pulled():
+    supcon = contrastive()
+    model = small_encoder(supcon)
+    supcon.start(model, array_view([e for e in points() if e.y < 2], supcon))
+    batch = array_view(points(), supcon).encode(points(), model)
+    assert sorted(set(batch.labels.tolist())) == [0, 1, 2]
+    assert model(**batch.inputs).pull.shape == (12, 2)
+    assert supcon.forward(model, batch).loss.isfinite()
 
 
 def test_prototypes_grow_and_are_read_from_the_weights_alone():
     head, draw = Prototypes(4), torch.Generator().manual_seed(0)
-    head.grow(["b", "a"], draw)
+    like = torch.zeros(())
+    head.grow(["b", "a"], draw, like)
     kept = head.class_61.detach().clone()
-    head.grow(["a", "ü"], draw)
-    assert head.classes == ["b", "a", "ü"]
+    head.grow(["a", "ü", "c"], draw, like)
+    assert head.classes == ["a", "b", "c", "ü"]  # whatever order they came in
     torch.testing.assert_close(head.class_61.detach(), kept, rtol=0, atol=0)
     again = Prototypes(4)
     again.load_state_dict(head.state_dict())

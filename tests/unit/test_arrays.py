@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from pieces import ask, byte_codec, contrastive, points, task_view, tiny_model
+from pieces import array_view, ask, byte_codec, contrastive, points, task_view, tiny_model
 from tiny import Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
@@ -184,12 +184,13 @@ ON_NETS = [n for n in ON_ARRAYS if not STRATEGIES.get(n, "test").tags.between_ta
 @pytest.mark.parametrize("name", ON_NETS)
 def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
     objective = SUPCON if name == "prototype_distill" else {"name": "sft"}
-    whole = run(tmp_path / "whole", strategies={name: {}}, objective=objective)
-    assert whole != run(tmp_path / "plain", objective=objective)
+    stream = {"tasks": ["digits_4_5", "digits_2_3", "digits_0_1"]}
+    whole = run(tmp_path / "whole", strategies={name: {}}, objective=objective, stream=stream)
+    assert whole != run(tmp_path / "plain", objective=objective, stream=stream)
 
     from cl_toolkit.study_config import load_run
 
-    config = load_run(digits(strategies={name: {}}, objective=objective))
+    config = load_run(digits(strategies={name: {}}, objective=objective, stream=stream))
     stopped = Run(config, tmp_path / "stopped", None)
     save = stopped.save
 
@@ -313,6 +314,7 @@ def test_a_text_encoder_from_a_folder(tmp_path):
         ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from text"),
         ({"model": {**MLP8, "adapter": {"r": 2}}}, "model.adapter: is for language models and text encoders"),
         ({"strategies": ["prototype_distill"]}, "strategies.prototype_distill: does not work with objective sft"),
+        ({"objective": SUPCON, "strategies": ["ewc"]}, "strategies.ewc: does not work with objective supcon"),
         ({"objective": SUPCON, "strategies": ["lwf"]}, "strategies.lwf: does not work with objective supcon"),
         ({"objective": SUPCON, "train": {"per_device_train_batch_size": 4}}, "looks at a whole step at once"),
         ({"stream": {**DIGITS, "scenario": "class", "view": "independent"}}, "stream.scenario: class"),
@@ -339,6 +341,53 @@ def test_several_processes_are_refused(monkeypatch):
 def test_class_incremental_needs_closed_answers(tmp_path):
     with pytest.raises(UserError, match="scenario: class: needs choices in every example"):
         Run(tiny_run_config(stream={"scenario": "class"}), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "mlp", "num_classes": 4}, "model.num_classes: expected more than [45]"),
+        ({"name": "mlp", "input_size": 10}, "model.input_size: expected 64"),
+        ({"name": "small-cnn", "channels": 3}, r"model.channels: 3: expected images of shape \(3, H, W\)"),
+    ],
+)
+def test_arrays_must_fit_the_net(model, words):
+    from cl_toolkit.streams import build_stream
+    from cl_toolkit.study_config import load_run
+
+    plain = digits()
+    plain["model"] = model
+    with pytest.raises(UserError, match=words):
+        build_stream(load_run(plain))
+
+
+def test_views_of_text_are_refused(tmp_path):
+    config = tiny_run_config(objective={**SUPCON, "augment": "shift"})
+    with pytest.raises(UserError, match=r"objective.augment: shift is for images; set it to none"):
+        Run(config, tmp_path, None)
+
+
+def test_anchors_are_contrasted_scored_and_never_learned(tmp_path):
+    stream = {"tasks": ["digits_0_1", "digits_2_3"], "anchors": ["digits_4_5"], "scenario": "class"}
+    supcon = run(tmp_path / "a", objective=SUPCON, strategies={"replay": {}, "prototype_distill": {}}, stream=stream)
+    assert supcon.run.model.classes == ["0", "1", "2", "3"]
+    assert supcon.run.strategy.parts[1].past == [["0", "1"], ["2", "3"]]
+    plain = run(tmp_path / "b", strategies={"replay": {}}, stream=stream, train={"max_steps": 60})
+    assert plain.run.choices_after(1) == ("4", "5", "0", "1")
+    assert max(row[0] for row in plain.record["anchor_matrix"]) > 0
+
+
+def test_what_is_encoded_aside_does_not_change_the_views_of_training():
+    supcon = contrastive(augment="noise")
+    model = supcon.equip(build_net(MLP(hidden_size=8), 0), 0)
+    views = []
+    for aside in (False, True):
+        view = array_view(points(6, size=(1, 8, 8)), supcon)
+        supcon.start(model, view)
+        if aside:
+            view.encode(view.examples, model)
+        views.append(supcon.encode(model, view, view.examples).inputs["x"])
+    assert torch.equal(*views)
 
 
 def test_an_image_is_drawn():

@@ -76,7 +76,7 @@ LAYERS = [
     ({"registry"}, LEAVES),
     ({"task_view", "generate", "codec"}, LEAVES),
     ({"learn"}, LEAVES | {"strategy"}),
-    ({"encoder"}, LEAVES),
+    ({"encoder"}, LEAVES | {"nets"}),
     ({"adapters"}, LEAVES | {"encoder", "generate", "task_view"}),
     ({"evaluate"}, LEAVES | {"engine.processes", "generate", "registry"}),
     ({"probes.curves"}, LEAVES | {"evaluate"}),

@@ -59,6 +59,23 @@ def test_the_best_trial_is_written_as_a_config(tmp_path):
         assert run.evaluate.split == "test"
 
 
+def test_what_the_command_line_said_of_the_trials_is_in_the_tuned_config(tmp_path):
+    source, overrides = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES}), ["train.max_steps=2"]
+    _, trials = tune.trials(source, overrides)
+    tuned = load_study(str(tune.write_tuned(source, tmp_path, {"sequential": (trials[0], 0.5)}, overrides)))
+    assert {run.train.max_steps for run in tuned.runs} == {2}
+    with pytest.raises(UserError, match="command line: strategies"):
+        tune.trials(source, ["strategies.replay.replay_fraction=0.1"])
+
+
+def test_a_trial_counts_by_its_mean_over_task_orders():
+    trials = [tune.Trial(name=f"a.{i}", method="a", values={}, difference={}) for i in (1, 2)]
+    scores = (("a.1", 0.9), ("a.1", 0.1), ("a.2", 0.6), ("a.2", 0.5))
+    records = [{"method": m, "status": "finished", "metrics": {"acc": acc}} for m, acc in scores]
+    trial, score = tune.best(trials, records)["a"]
+    assert (trial.name, score) == ("a.2", pytest.approx(0.55))
+
+
 def test_of_equal_trials_the_first_is_chosen():
     trials = [tune.Trial(name=f"a.{i}", method="a", values={}, difference={}) for i in (1, 2, 3)]
     records = [{"method": f"a.{i}", "status": "finished", "metrics": {"acc": acc}} for i, acc in ((1, 0.2), (2, 0.5))]
@@ -77,6 +94,7 @@ def test_of_equal_trials_the_first_is_chosen():
         ({"seed": 7, "methods": {"replay": {"train.learning_rate": 0.1}}}, r"expected key: \[values\]"),
         ({"seed": 7, "methods": {"replay": {"train.learning_rat": [0.1]}}}, "train.learning_rat: unknown key"),
         ({"seeds": 7}, "search.seeds: unknown key"),
+        ({"seed": 7, "methods": {}}, "search.methods: is empty"),
     ],
 )
 def test_a_wrong_search_is_refused(tmp_path, search, words):
