@@ -73,7 +73,8 @@ SHARDS = {  # what else of a weight ZeRO-3 keeps on a process: the whole of a sm
 }
 
 CONTRASTIVE = {"projection_size": 8, "hidden_size": 16}  # cannot be cut: one process, whole batches
-DISTILL = {"strategy": ["prototype_distill", {}], "supcon": CONTRASTIVE, "micro": None}
+PLAIN = {"optim": "sgd", "learning_rate": 0.1}  # Adam would blow up a past prototype's first gradient, 0 up to rounding
+DISTILL = {"strategy": ["prototype_distill", {}], "supcon": CONTRASTIVE, "micro": None, "train": PLAIN}
 
 
 def at_stage(stage, setting):

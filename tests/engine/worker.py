@@ -329,7 +329,7 @@ def main(settings, result):
     processes = start_processes(CPU)
     results = {}
     for name, setting in json.loads(Path(settings).read_text()).items():
-        train = make_train(setting.get("micro"), bf16=setting.get("bf16", False))
+        train = make_train(setting.get("micro"), bf16=setting.get("bf16", False), **setting.get("train", {}))
         if setting["engine"] == "torch":
             results[name] = run(TorchEngine(train, CPU), setting)
         elif setting["engine"] == "reopen":

@@ -40,6 +40,22 @@ def run(folder, **changes):
     return Trajectory(Run(load_run(digits(**changes)), folder, None))
 
 
+def stopped_and_resumed(config, folder, last):
+    """A run that died after task `last` was saved, and was begun again."""
+    stopped = Run(config, folder, None)
+    save = stopped.save
+
+    def save_then_stop(k):
+        save(k)
+        if k == last:
+            raise InterruptedError
+
+    stopped.save = save_then_stop
+    with pytest.raises(InterruptedError):
+        stopped.execute()
+    return Trajectory(Run(config, folder, None))
+
+
 # the stream and the nets
 
 
@@ -191,18 +207,7 @@ def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
     from cl_toolkit.study_config import load_run
 
     config = load_run(digits(strategies={name: {}}, objective=objective, stream=stream))
-    stopped = Run(config, tmp_path / "stopped", None)
-    save = stopped.save
-
-    def save_then_stop(k):
-        save(k)
-        if k == 1:
-            raise InterruptedError
-
-    stopped.save = save_then_stop
-    with pytest.raises(InterruptedError):
-        stopped.execute()
-    again = Trajectory(Run(config, tmp_path / "stopped", None))
+    again = stopped_and_resumed(config, tmp_path / "stopped", 1)
     assert comparable(again.record) == comparable(whole.record)
     assert again.weights == whole.weights
 
@@ -265,17 +270,7 @@ def test_an_encoder_with_an_adapter_learns_on_and_resumes(between, tmp_path):
     changes = {"objective": SUPCON, "strategies": {"prototype_distill": {}}, "model": model}
     whole = trajectory(tmp_path / "a", **changes)
     config = tiny_run_config(**changes)
-    stopped = Run(config, tmp_path / "b", None)
-    save = stopped.save
-
-    def save_then_stop(k):
-        save(k)
-        raise InterruptedError
-
-    stopped.save = save_then_stop
-    with pytest.raises(InterruptedError):
-        stopped.execute()
-    again = Trajectory(Run(config, tmp_path / "b", None))
+    again = stopped_and_resumed(config, tmp_path / "b", 0)
     assert comparable(again.record) == comparable(whole.record)
     assert again.weights == whole.weights
 
