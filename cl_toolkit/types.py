@@ -22,10 +22,12 @@ WITHOUT_TARGET = ("filler", "aside")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation. `role`: system, user, assistant or tool."""
+    """One turn of a conversation. `role`: system, user, assistant or tool. `extra`: what else the turn says and a chat
+    template may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_content`, as the row has them."""
 
     role: str
     content: str
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
