@@ -71,4 +71,4 @@ class Digits:
                 Example(id=f"{name}/{i}", x=images[i].unsqueeze(0), y=digit, target=str(digit), choices=choices)
             )
         parts = {split: tuple(examples) for split, examples in splits.items()}
-        return Task(name=name, **parts, scorer="class_accuracy", chance=1 / len(choices))
+        return Task(name=name, **parts, scorer="class_accuracy")

@@ -54,9 +54,7 @@ class Jsonl:
             splits[split] = tuple(read_file(path, f"{name}/{split}", prompt))
             if not splits[split]:
                 raise UserError(f"{path}: is empty; expected at least one example")
-        sets = {e.choices for e in splits["train"] if e.choices}
-        chance = 1 / len(next(iter(sets))) if len(sets) == 1 else 0.0
-        return Task(name=name, scorer=self._scorer(name), chance=chance, **splits)
+        return Task(name=name, scorer=self._scorer(name), **splits)
 
     def _scorer(self, name: str) -> str:
         scorer = self.config.scorer

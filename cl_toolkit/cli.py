@@ -233,18 +233,17 @@ def show(
     n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
 ):
     """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
-    from cl_toolkit.codec import ArrayCodec, Codec
-    from cl_toolkit.models import NetSettings, load_tokenizer
+    from cl_toolkit.fit import check_fit
+    from cl_toolkit.models import load_codec
     from cl_toolkit.show import marked_example
     from cl_toolkit.streams import build_stream
     from cl_toolkit.study_config import load_run
 
     settings = load_run(config, overrides or [])
     stream = build_stream(settings)
-    if isinstance(settings.model_settings, NetSettings):
-        codec = ArrayCodec()
-    else:
-        codec = Codec(load_tokenizer(settings.model.name, settings.model_settings), settings.prompt)
+    codec = load_codec(settings.model.name, settings.model_settings, settings.prompt)
+    for note in check_fit(codec, stream, settings):
+        typer.secho(f"note: {note}", fg="yellow")
     for task in stream.scored:
         typer.secho(
             f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}",

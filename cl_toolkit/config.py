@@ -7,6 +7,7 @@ then file, then what it `extends`, then base.yaml; nothing else sets values.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,15 @@ class Prompt:
     suffix: str
     chat_template: Literal["auto", "off"]
     max_prompt_length: int
+    chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    thoughts: bool = False
+    date: str = "2026-01-01"
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            raise ValueError(f"date: expected a day such as '2026-01-01', got {self.date!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

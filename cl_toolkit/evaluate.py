@@ -3,6 +3,7 @@ model."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -23,12 +24,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """One example, answered and scored."""
+    """One example, answered and scored. chance: the score of pure guessing, 1 / number of allowed answers where the answer
+    was chosen. cut: a generated answer that did not end within `max_new_tokens`."""
 
     task: str
     example: Example
     answer: str
     score: float
+    chance: float = 0.0
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said to one example."""
+
+    text: str
+    chance: float = 0.0
+    cut: bool = False
 
 
 class Evaluator:
@@ -63,7 +76,7 @@ class Evaluator:
         chosen = [w for w in work if has_classes or modes[w[0].name] == "choices"]
         generated = [w for w in work if not has_classes and modes[w[0].name] == "generate"]
         choose = self._classify if has_classes else self._choose
-        found: list[tuple[str, int, str]] = []
+        found: list[tuple[str, int, Reply]] = []
         for rows, answer in ((generated, self._generate), (chosen, choose)):
             batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
             for batch in self._mine(model, batches):
@@ -71,51 +84,57 @@ class Evaluator:
                 found += [(task.name, i, a) for (task, i, _), a in zip(batch, answers, strict=True)]
         if not in_lockstep(model):
             found = self.processes.gather(found)
-        answers = {(name, i): a for name, i, a in found}
-        return {
-            task.name: [
-                Scored(task.name, e, answers[task.name, i], float(scorers[task.name](e, answers[task.name, i])))
-                for i, e in enumerate(self.examples(task, limit))
-            ]
-            for task in tasks
-        }
+        replies = {(name, i): reply for name, i, reply in found}
+        result: dict[str, list[Scored]] = {}
+        for task in tasks:
+            result[task.name] = []
+            for i, e in enumerate(self.examples(task, limit)):
+                reply = replies[task.name, i]
+                score = float(scorers[task.name](e, reply.text))
+                result[task.name].append(Scored(task.name, e, reply.text, score, reply.chance, reply.cut))
+        return result
 
     def _mine(self, model: nn.Module, batches: list) -> list:
         return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
 
-    def _generate(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
+    def _generate(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
         prompts = [self.codec.ids(e)[0] for e in examples]
-        return [self.codec.decode(a) for a in generate(model, prompts, self.codec, self.max_new_tokens)]
+        answers = generate(model, prompts, self.codec, self.max_new_tokens)
+        return [Reply(self.codec.said(a), cut=not self.codec.ended(a)) for a in answers]
 
     def _allowed(self, example: Example) -> Sequence[str] | None:
         return self.choices if self.choices is not None else example.choices
 
-    def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
+    def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
         scores = self.choice_scores(model, examples)
-        return [self._allowed(e)[int(s.argmax())] for e, s in zip(examples, scores, strict=True)]
+        allowed = [self._allowed(e) for e in examples]
+        return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
 
-    def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[str]:
-        batch = self.codec.prompts(examples).to(next(model.parameters()).device)
-        with evaluating(model):
-            logits = model(**batch.inputs).logits
+    def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
+        module = unwrapped(model)
+        batch = self.codec.prompts(examples).to(next(module.parameters()).device)
+        with evaluating(module):
+            logits = module(**batch.inputs).logits
         classes, answers = unwrapped(model).classes, []
         for example, row in zip(examples, logits, strict=True):
             allowed = self._allowed(example)
             known = [i for i, label in enumerate(classes) if allowed is None or label in allowed]
             # a class that was never seen has no output
-            answers.append(classes[known[int(row[known].argmax())]] if known else "")
+            text = classes[known[int(row[known].argmax())]] if known else ""
+            answers.append(Reply(text, chance=1 / max(1, len(allowed or classes))))
         return answers
 
     def choice_scores(self, model: nn.Module, examples: Sequence[Example]) -> list[torch.Tensor]:
-        """Per example log p(choice | prompt), summed over the choice's tokens, end mark included."""
-        device = next(model.parameters()).device
+        """Per example log p(choice | prompt), summed over the choice's tokens as they are trained, end mark included."""
+        module = unwrapped(model)
+        device = next(module.parameters()).device
         rows = [(e, choice) for e in examples for choice in self._allowed(e)]
         scores = []
-        with evaluating(model):
+        with evaluating(module):
             for start in range(0, len(rows), self.batch_size):
                 some = rows[start : start + self.batch_size]
-                batch = self.codec.batch([e for e, _ in some], [self.codec.answer_ids(c) for _, c in some]).to(device)
-                logits = model(**batch.inputs).logits
+                batch = self.codec.batch([e for e, _ in some], [self.codec.answer(e, c) for e, c in some]).to(device)
+                logits = module(**batch.inputs).logits
                 scores.append(token_logprobs(logits, batch.labels).sum(1).cpu())
         return list(torch.cat(scores).split([len(self._allowed(e)) for e in examples]))
 
@@ -123,3 +142,13 @@ class Evaluator:
 def mean_score(scored: Sequence[Scored]) -> float:
     """Mean score of a task."""
     return fmean(s.score for s in scored)
+
+
+def mean_chance(scored: Sequence[Scored]) -> float:
+    """The score of pure guessing among the allowed answers, mean over a task's examples; 0 for free answers."""
+    return fmean(s.chance for s in scored)
+
+
+def majority(examples: Sequence[Example]) -> float:
+    """The share of the most frequent target: what always saying the same would reach by exact match."""
+    return max(Counter(e.target for e in examples).values()) / len(examples)

@@ -28,16 +28,42 @@ def in_lockstep(model: nn.Module) -> bool:
 
 
 @contextmanager
-def evaluating(model: nn.Module):
-    """No gradient, eval mode; the mode of every module is put back (a frozen part may have been in eval mode)."""
+def eval_mode(model: nn.Module):
+    """Eval mode (no dropout); the mode of every module is put back (a frozen part may have been in eval mode)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
-            yield model
+        yield model
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """No gradient, eval mode, and the one precision in which this model is scored: `scoring_dtype` of the module, by
+    autocast; its own weights' precision where it has none."""
+    dtype = getattr(unwrapped(model), "scoring_dtype", None)
+    kind = next(model.parameters()).device.type
+    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model):
+        yield model
+
+
+@contextmanager
+def own_settings(module: nn.Module):
+    """The model without the generation settings of its folder: transformers takes from there whatever a call leaves open,
+    such as a penalty on repeated words, so that greedy were not the arg max and a rollout not the policy's own."""
+    from transformers import GenerationConfig
+
+    holders = [m for m in module.modules() if "generation_config" in vars(m)]
+    before = [m.generation_config for m in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for holder, settings in zip(holders, before, strict=True):
+            holder.generation_config = settings
 
 
 class UniformSampling:
@@ -66,9 +92,10 @@ def generate(
     uniforms: Tensor | None = None,
     temperature: float = 1.0,
 ) -> list[list[int]]:
-    """Token ids of the answers, each up to and with its end-of-sequence token.
+    """Token ids of the answers, each up to and with the mark that ends it (`codec.stops`), or `max_new_tokens` long.
 
-    prompts: token ids per row. uniforms: (B, max_new_tokens) numbers in [0, 1) to sample with; None: greedy.
+    prompts: token ids per row. uniforms: (B, max_new_tokens) numbers in [0, 1) to sample with; None: greedy. The arg max, or
+    a draw from the model's own distribution: no setting of the model's folder changes it.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -78,12 +105,16 @@ def generate(
     ids = torch.tensor([[codec.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=codec.eos, pad_token_id=codec.pad, use_cache=True
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(codec.stops),
+        pad_token_id=codec.pad,
+        use_cache=True,
     )
     processors = LogitsProcessorList()
     if uniforms is not None:
         processors.append(UniformSampling(uniforms.to(device), temperature))
-    with evaluating(module):
+    with evaluating(module), own_settings(module):
         out = module.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -92,7 +123,8 @@ def generate(
             synced_gpus=in_lockstep(model),
         )
     answers = out[:, width:].tolist()
-    return [a[: a.index(codec.eos) + 1] if codec.eos in a else a for a in answers]
+    ends = [next((i for i, token in enumerate(a, 1) if token in codec.stops), len(a)) for a in answers]
+    return [a[:end] for a, end in zip(answers, ends, strict=True)]
 
 
 def target_logits(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:

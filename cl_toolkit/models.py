@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from cl_toolkit.codec import ArrayCodec, Codec
+    from cl_toolkit.config import Prompt
+
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
@@ -121,6 +124,26 @@ def load_tokenizer(name: str, settings: Any) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     return from_hub(AutoTokenizer, name, settings)
+
+
+def load_codec(name: str, settings: Any, prompt: Prompt) -> Codec | ArrayCodec:
+    """How a model's examples become tensors. Loads its tokenizer and settings, not its weights."""
+    from cl_toolkit.codec import ArrayCodec, Codec
+
+    if isinstance(settings, NetSettings):
+        return ArrayCodec()
+    tokenizer = load_tokenizer(name, settings)
+    if isinstance(settings, TinyLM):
+        return Codec(tokenizer, prompt, positions=settings.max_position_embeddings)
+    from transformers import AutoConfig, GenerationConfig
+
+    config = from_hub(AutoConfig, name, settings).get_text_config()
+    try:
+        ends = from_hub(GenerationConfig, name, settings).eos_token_id
+    except UserError:  # a folder need not have such a file
+        ends = config.eos_token_id
+    stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    return Codec(tokenizer, prompt, stops, getattr(config, "max_position_embeddings", None))
 
 
 def build_tiny(settings: TinyLM, seed: int) -> nn.Module:

@@ -40,6 +40,11 @@ class Objective:
         self.config = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
 
+    @property
+    def answer_limit(self) -> tuple[str, int] | None:
+        """(name of the setting, tokens) of the longest answer that the objective lets the model write; None: no limit."""
+        return None
+
     def equip(self, model: nn.Module, seed: int) -> nn.Module:
         """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""
         return model

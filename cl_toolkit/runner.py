@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from cl_toolkit import adapters, checkpoint, models
-from cl_toolkit.codec import ArrayCodec, Codec
 from cl_toolkit.config import RunConfig
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError
-from cl_toolkit.evaluate import Evaluator, mean_score
+from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
+from cl_toolkit.fit import check_fit
 from cl_toolkit.learn import learn
 from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
@@ -81,8 +81,9 @@ class Run:
         self.objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
         self.objective.name = config.objective.name
         self.strategy = build_strategy(config)
-        self.model, tokenizer = self.load_model()
-        self.codec = Codec(tokenizer, config.prompt) if tokenizer else ArrayCodec()
+        self.codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
+        self.notes = check_fit(self.codec, self.stream, config)
+        self.model = self.load_model()
         self.evaluator = Evaluator(
             self.codec,
             split=config.evaluate.split,
@@ -97,8 +98,10 @@ class Run:
 
     def load_model(self):
         seed = self.config.seed.init
-        model, tokenizer = models.load(self.config.model.name, self.config.model_settings, seed)
-        return self.objective.equip(model, seed).to(self.engine.device), tokenizer
+        model, _ = models.load(self.config.model.name, self.config.model_settings, seed)
+        model = self.objective.equip(model, seed).to(self.engine.device)
+        model.scoring_dtype = torch.bfloat16 if self.config.train.bf16 else None
+        return model
 
     def fresh_record(self) -> dict[str, Any]:
         config, stream = self.config, self.stream
@@ -112,7 +115,10 @@ class Run:
                 "model_hash": models.fingerprint(self.model),
             },
             "tasks": [t.name for t in stream.scored],
-            "chance": [t.chance for t in stream.scored],
+            "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
+            "majority": [majority(self.scored_on(t)) for t in stream.scored],
+            "cut_answers": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
+            "notes": self.notes,
             "scorers": [t.scorer for t in stream.scored],
             "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
             "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
@@ -146,15 +152,15 @@ class Run:
             self.fill_row(0)
         for k in range(self.done, len(self.stream.tasks)):
             if self.stream.restart and k > 0:
-                self.model, _ = self.load_model()
+                self.model = self.load_model()
             self.train_task(k)
             self.fill_row(self.stream.row_of[k])
             self.done = k + 1
             self.save(k)
         if self.stream.view == "start":
             for row in range(1, len(self.record["matrix"])):
-                self.record["matrix"][row] = list(self.record["matrix"][0])
-                self.record["anchor_matrix"][row] = list(self.record["anchor_matrix"][0])
+                for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
+                    self.record[key][row] = list(self.record[key][0])
         return self.finish()
 
     def train_task(self, k: int) -> None:
@@ -265,6 +271,8 @@ class Run:
         for i, task in enumerate(scored_tasks):
             if task.name in found:
                 self.record["matrix"][row][i] = mean_score(found[task.name])
+                self.record["chance"][row][i] = mean_chance(found[task.name])
+                self.record["cut_answers"][row][i] = sum(s.cut for s in found[task.name])
         for i, task in enumerate(anchors):
             self.record["anchor_matrix"][row][i] = mean_score(found[task.name])
         if row and self.stream.view in ("sequential", "cumulative"):

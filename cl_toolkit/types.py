@@ -60,14 +60,13 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task of a stream: three splits, a scorer, and the score of pure guessing (`chance`, in the scorer's unit)."""
+    """A task of a stream: three splits and a scorer."""
 
     name: str
     train: tuple[Example, ...]
     valid: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
     scorer: str = "exact_match"
-    chance: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

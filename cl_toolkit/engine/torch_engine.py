@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -65,6 +66,7 @@ class TorchSession(Session):
     def _wrap_forward(self) -> None:
         plain_forward = self.plain.forward
 
+        @functools.wraps(plain_forward)  # transformers reads the signature: position ids, logits_to_keep
         def forward(*args, **kwargs):
             with self.engine.precision():
                 return plain_forward(*args, **kwargs)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cl_toolkit.generate import generate, in_lockstep, token_logprobs
+from cl_toolkit.generate import eval_mode, generate, in_lockstep, token_logprobs, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
 from cl_toolkit.types import IGNORE, Outputs
@@ -92,6 +92,10 @@ class RFT(Objective):
         self.updates = self.config.num_iterations
         self._reference = None
 
+    @property
+    def answer_limit(self):
+        return "max_completion_length", self.config.max_completion_length
+
     def start(self, model, task):
         from cl_toolkit.adapters import Reference
 
@@ -133,16 +137,14 @@ class RFT(Objective):
 
     def score(self, task, examples, rollouts):
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
-        accuracy = [
-            [task.score(e, task.codec.decode(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)
-        ]
+        accuracy = [[task.score(e, task.codec.said(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
         shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
         return torch.tensor(accuracy), torch.tensor(shaped)
 
     def well_formed(self, codec, answer: list[int]) -> float:
         """1 for an answer that ended by itself and matches the pattern."""
-        ended = answer[-1:] == [codec.eos]
-        return float(ended and re.fullmatch(self.config.format_pattern, codec.decode(answer), re.DOTALL) is not None)
+        matches = re.fullmatch(self.config.format_pattern, codec.said(answer), re.DOTALL) is not None
+        return float(codec.ended(answer) and matches)
 
     def encode(self, model, task, examples):
         n = self.config.num_generations
@@ -153,34 +155,40 @@ class RFT(Objective):
         rows = [e for e in examples for _ in range(n)]
         batch = task.codec.batch(rows, [answer for row in rollouts for answer in row])
         batch.extra["advantages"] = advantages(rewards, self.config.algorithm).flatten()
-        if self._reference is None and self.updates == 1:
-            return batch
-        device = next(model.parameters()).device
-        on_device = batch.to(device)
-        if self._reference is not None:
-            with self._reference.restored(model):
-                batch.extra["reference"] = self._logp(model, on_device)
-        if self.updates > 1:
-            batch.extra["old"] = self._logp(model, on_device)
+        if self.updates > 1:  # filled in at the first of the updates, part by part; so it stays where it is
+            batch = batch.to(next(model.parameters()).device)
+            batch.extra["old"] = torch.full(batch.labels.shape, torch.nan, device=batch.labels.device)
         return batch
 
-    def _logp(self, model, batch):
-        """log p of the answers' tokens without gradient, (B, T): column t belongs to labels[:, t], column 0 is 0."""
-        with torch.no_grad():
-            logits = model(**batch.inputs).logits
-            logp = token_logprobs(logits, batch.labels, self.config.temperature)
-        return torch.nn.functional.pad(logp, (1, 0)).cpu()
-
     def forward(self, model, part):
-        logits = model(**part.inputs).logits  # (B, T, V)
+        # without dropout, as the rollouts were sampled: at unchanged weights the ratio is 1 and the KL is 0
+        reference = self._reference_logp(model, part)
+        with eval_mode(unwrapped(model)):
+            logits = model(**part.inputs).logits  # (B, T, V)
         logp = token_logprobs(logits, part.labels, self.config.temperature)  # (B, T-1)
         target = part.labels[:, 1:] != IGNORE
-        old = part.extra["old"][:, 1:] if "old" in part.extra else logp.detach()
+        old = self._old_logp(part, logp)
         ratio = torch.exp(logp - old)
         advantage = part.extra["advantages"][:, None].to(logp)
         clipped = ratio.clamp(1 - self.config.epsilon, 1 + self.config.epsilon)
         per_token = -torch.minimum(ratio * advantage, clipped * advantage)
-        if "reference" in part.extra:
-            per_token = per_token + self.config.beta * low_variance_kl(part.extra["reference"][:, 1:], logp)
+        if reference is not None:
+            per_token = per_token + self.config.beta * low_variance_kl(reference, logp)
         total = torch.where(target, per_token, 0.0).sum()
         return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+
+    def _reference_logp(self, model, part):
+        """log p of the part's tokens by the model at the task's start, (B, T-1); None without a reference."""
+        if self._reference is None:
+            return None
+        with torch.no_grad(), self._reference.restored(model):
+            return token_logprobs(model(**part.inputs).logits, part.labels, self.config.temperature)
+
+    def _old_logp(self, part, logp):
+        """log p of the part's tokens by the model that sampled them, (B, T-1): what it is at the first update."""
+        if "old" not in part.extra:
+            return logp.detach()
+        kept = part.extra["old"][:, 1:]
+        if kept.isnan().any():
+            kept.copy_(logp.detach())
+        return kept

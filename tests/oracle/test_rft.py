@@ -63,7 +63,7 @@ def test_low_variance_kl():
 def test_the_reward_of_right_and_of_formatted():
     objective, codec = rft(), byte_codec()
     task = task_view([ask("q", "ab")], objective, codec=codec, score=lambda e, a: float(a == e.target))
-    ended, cut, wrong, blank = codec.answer_ids("ab"), codec.answer_ids("ab")[:-1], codec.answer_ids("x"), [codec.eos]
+    ended, cut, wrong, blank = [*b"ab", codec.eos], [*b"ab"], [*b"x", codec.eos], [codec.eos]
     accuracy, shaped = objective.score(task, task.examples, [[ended, cut, wrong, blank]])
     a, b = objective.config.reward_weights
     assert (a * accuracy + b * shaped)[0].tolist() == pytest.approx([1.0, 0.9, 0.1, 0.0])
@@ -132,7 +132,8 @@ def test_the_clipped_ratio_by_hand():
     task = view(objective, QUESTIONS[:1])
     batch = task.encode(task.examples, model)
     now = torch.nn.functional.pad(token_logprobs(model(**batch.inputs).logits, batch.labels), (1, 0)).detach()
-    assert torch.allclose(batch.extra["old"], now, atol=1e-5)
+    objective.forward(model, batch)  # the first update
+    assert torch.allclose(batch.extra["old"][:, 1:], now[:, 1:], atol=1e-5)
     signs = torch.tensor([1.0, 1.0, -1.0, -1.0])
     ratios = torch.tensor([2.0, 0.5, 2.0, 0.5])
     batch.extra = {"advantages": signs, "old": now - ratios.log()[:, None]}
@@ -252,7 +253,7 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
         assert moved > 1e-4
         again = task.encode(task.examples, model)  # the reference is still the model of the start
         with torch.no_grad():
-            assert not torch.allclose(again.extra["reference"][:, 1:], token_logprobs(
+            assert not torch.allclose(objective._reference_logp(model, again), token_logprobs(
                 model(**again.inputs).logits, again.labels), atol=1e-3)  # fmt: skip
         assert {n for n, p in model.named_parameters() if p.requires_grad} == trained
         model = adapters.end_task(model, adapter)
@@ -284,3 +285,40 @@ def test_settings_without_meaning_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             RFT.Config(**config)
+
+
+def test_under_dropout_the_ratio_is_1_and_the_kl_0_at_unchanged_weights():
+    model = adapters.begin_task(tiny_model(), Adapter(r=4, lora_dropout=0.5), 0, seed=0)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.weight.shape[0] == 4:
+            torch.nn.init.normal_(layer.weight)
+    model.train()
+    objective = rft(beta=1.0, num_iterations=2)
+    task = view(objective)
+    objective.start(model, task)
+    batch = task.encode(task.examples, model)
+    batch.extra["advantages"].zero_()
+    for _ in range(2):  # the reference is asked anew, the old log-probabilities are those of the first time
+        assert objective.forward(model, batch).loss.item() == pytest.approx(0.0, abs=1e-6)
+        assert model.training
+
+
+def test_the_reference_is_asked_in_the_parts_of_the_training_forward():
+    """No forward of training, reference or old log-probabilities has more rows than a part; how it is cut changes nothing."""
+    final = []
+    for size in (None, 3):
+        objective, model, rows = rft(beta=0.1, num_iterations=2), tiny_model(), []
+        forward = objective.forward
+
+        def watched(model, part, forward=forward, rows=rows):
+            handle = model.register_forward_hook(lambda m, a, out: rows.append(len(out.logits)))
+            try:
+                return forward(model, part)
+            finally:
+                handle.remove()
+
+        objective.forward = watched
+        train(model, view(objective), optim="sgd", per_device_train_batch_size=size)
+        assert max(rows) == (size or 16)
+        final.append(weights_of(model))
+    assert all(torch.allclose(final[0][name], final[1][name], atol=1e-5) for name in final[0])

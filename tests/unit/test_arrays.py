@@ -69,7 +69,7 @@ def test_digits_has_disjoint_splits_of_all_images(protocol, tasks, classes):
         assert len(ids) == len(set(ids))
         assert {e.target for e in task.test} == set(task.test[0].choices)
         assert len(task.test[0].choices) == classes
-        assert task.chance == 1 / classes
+        assert {len(e.choices) for e in task.test} == {classes}
         assert len(task.valid) < len(task.test) < len(task.train)
     if protocol == "split":
         assert sum(len(t.train) + len(t.valid) + len(t.test) for t in found) == 1797

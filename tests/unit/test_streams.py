@@ -164,7 +164,7 @@ def test_tasks_of_a_folder(tmp_path):
     builder = Jsonl(Jsonl.Config(path=str(tmp_path), scorer={"a": "choices"}))
     assert builder.names() == ["a", "b"]
     b, a = builder.tasks(["b", "a"], PROMPT)
-    assert (a.scorer, b.scorer, a.chance) == ("choices", "exact_match", 0.5)
+    assert (a.scorer, b.scorer) == ("choices", "exact_match")
     assert [len(a.train), len(a.valid), len(a.test)] == [3, 0, 2]
 
 
