@@ -35,12 +35,16 @@ class Codec:
     """Right-padded character codes; the target's are the labels."""
 
     eos = pad = 0
+    stops = frozenset({0})
 
     def ids(self, example):
         return [ord(c) for c in example.question], [ord(c) for c in example.target]
 
-    def decode(self, ids):
+    def said(self, ids):
         return "".join(chr(i) for i in ids if i != self.eos)
+
+    def ended(self, ids):
+        return ids[-1:] == [self.eos]
 
     def prompts(self, examples):
         return self.batch(examples, [[]] * len(examples))
