@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +21,93 @@ else:
     torch = LazyModule("torch")
 
 TENSOR = "__tensor__"
+SUMS = "checksums.json"
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says when there is no more room."""
+
+
+@contextmanager
+def room(path: Path):
+    """A full disk in one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) in FULL or "No space left" in str(error):
+            raise UserError(f"the disk is full: {path} could not be written; free some room and repeat the command") from error
+        raise
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything older is deleted."""
+    if path.is_dir() and os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside `path` and rename it over, so that `path` is whole at every moment."""
+    """Write a file beside `path`, flush it and rename it over, so that `path` is whole at every moment and never a way to
+    another place."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room(path):
+        try:
+            write(temporary)
+            flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text, written beside and renamed."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
     """JSON, written beside and renamed. NaN and infinity are refused."""
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+CHECKSUM = "checksum"
+
+
+def write_checked(path: Path, data: dict[str, Any]) -> None:
+    """JSON that holds a checksum over the rest of itself."""
+    write_json(path, {**data, CHECKSUM: _content_checksum(data)})
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """What `write_checked` wrote; raises UserError that names the file where it is damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged: {' '.join(str(error).split())[:120]}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: is damaged: expected an object, got {type(data).__name__}")
+    checksum = data.pop(CHECKSUM, None)
+    if checksum != _content_checksum(data):
+        raise UserError(f"{path}: is damaged or was edited (checksum differs)")
+    return data
+
+
+def _content_checksum(data: Any) -> str:
+    text = json.dumps(data, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def clear_litter(folder: Path) -> None:
+    """Remove what a killed process left half written: temporary files, half-made or half-deleted checkpoints."""
+    for path in (*folder.glob("*.tmp"), *folder.glob("answers/*.tmp")):
+        path.unlink(missing_ok=True)
+    for path in folder.glob("checkpoints/*"):
+        whole = path.name.removeprefix("task-").isdigit() and (path / SUMS).is_file()
+        if path.is_dir() and not path.is_symlink() and not whole:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def to_plain(state: Any, tensors: dict[str, torch.Tensor], path: str = "state") -> Any:
@@ -73,15 +146,30 @@ def save(folder: Path, state: Any, weights: dict[str, torch.Tensor]) -> None:
 
     beside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    tensors: dict[str, torch.Tensor] = {}
-    (beside / "state.json").write_text(json.dumps(to_plain(state, tensors), ensure_ascii=False), encoding="utf-8")
-    save_file(tensors, beside / "state.safetensors")
-    save_file(distinct(weights), beside / "model.safetensors")
-    sums = {path.name: _checksum(path) for path in sorted(beside.iterdir())}
-    (beside / "checksums.json").write_text(json.dumps(sums), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    with room(folder):
+        try:
+            beside.mkdir(parents=True)
+            tensors: dict[str, torch.Tensor] = {}
+            text = json.dumps(to_plain(state, tensors), ensure_ascii=False)
+            (beside / "state.json").write_text(text, encoding="utf-8")
+            save_file(tensors, beside / "state.safetensors")
+            save_file(distinct(weights), beside / "model.safetensors")
+            sums = {path.name: _checksum(path) for path in sorted(beside.iterdir())}
+            (beside / SUMS).write_text(json.dumps(sums), encoding="utf-8")
+            for path in (*beside.iterdir(), beside):
+                flush(path)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)  # half a checkpoint only fills the disk
+            raise
+    discard(folder)
     os.replace(beside, folder)
+    flush(folder.parent)
+
+
+def discard(folder: Path) -> None:
+    """Delete a checkpoint; its checksums first, so that a half-deleted one is known for what it is."""
+    (folder / SUMS).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -89,7 +177,7 @@ def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     from safetensors.torch import load_file
 
     try:
-        sums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         damaged = [name for name, wanted in sums.items() if _checksum(folder / name) != wanted]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not a whole checkpoint: {error}; delete it to start anew") from error
@@ -120,6 +208,6 @@ def distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint with the highest task number in a folder of `task-<k>`."""
-    found = [p for p in folder.glob("task-*") if p.name.removeprefix("task-").isdigit()]
+    """The checkpoint with the highest task number in a folder of `task-<k>`; half-deleted ones do not count."""
+    found = [p for p in folder.glob("task-*") if p.name.removeprefix("task-").isdigit() and (p / SUMS).exists()]
     return max(found, key=lambda p: int(p.name.removeprefix("task-")), default=None)

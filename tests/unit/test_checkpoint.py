@@ -125,6 +125,8 @@ def test_the_newest_is_by_number(tmp_path):
     assert newest(tmp_path) is None
     for name in ("task-9", "task-10", "task-11.tmp", "task-x", "other-12"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "checksums.json").write_text("{}")
+    (tmp_path / "task-12").mkdir()  # half deleted: the checksums go first
     assert newest(tmp_path).name == "task-10"
 
 
