@@ -202,15 +202,14 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
 @app.command()
 def plan(config: Config, overrides: Overrides = None):
     """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
-    from omegaconf import OmegaConf
-
     from cl_toolkit import plan as plans
     from cl_toolkit.engine.choose import pick_device
+    from cl_toolkit.plain_yaml import to_yaml
     from cl_toolkit.streams import build_stream
     from cl_toolkit.study_config import load_study
 
     study = load_study(config, overrides or [])
-    typer.echo(OmegaConf.to_yaml(OmegaConf.create(study.plain)))
+    typer.echo(to_yaml(study.plain))
     rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
     total = 0.0
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")

@@ -35,27 +35,7 @@ def check(config: RunConfig, where: str) -> None:
 
 
 def check_train(config: RunConfig, where: str) -> None:
-    train, evaluate = config.train, config.evaluate
-    for path, value, good, wanted in (
-        ("train.learning_rate", train.learning_rate, train.learning_rate >= 0, "0 or more"),
-        ("train.global_batch_size", train.global_batch_size, train.global_batch_size >= 1, "1 or more examples"),
-        ("train.per_device_train_batch_size", train.per_device_train_batch_size,
-         train.per_device_train_batch_size is None or train.per_device_train_batch_size >= 1, "null or 1 or more"),
-        ("train.num_train_epochs", train.num_train_epochs, train.num_train_epochs > 0, "a number above 0"),
-        ("train.warmup_ratio", train.warmup_ratio, 0 <= train.warmup_ratio <= 1, "a share in [0, 1]"),
-        ("prompt.max_prompt_length", config.prompt.max_prompt_length, config.prompt.max_prompt_length >= 1, "1 or more"),
-        ("train.logging_steps", train.logging_steps, train.logging_steps >= 1, "1 or more steps"),
-        ("train.num_threads", train.num_threads, train.num_threads >= 1, "1 or more threads"),
-        ("evaluate.batch_size", evaluate.batch_size, evaluate.batch_size >= 1, "1 or more sequences"),
-        ("evaluate.max_new_tokens", evaluate.max_new_tokens, evaluate.max_new_tokens >= 1, "1 or more tokens"),
-        ("evaluate.limit", evaluate.limit, evaluate.limit is None or evaluate.limit >= 1, "null or 1 or more examples"),
-        ("evaluate.forgetting_curve.every", evaluate.forgetting_curve.every, evaluate.forgetting_curve.every >= 1,
-         "1 or more steps"),
-        ("evaluate.forgetting_curve.examples", evaluate.forgetting_curve.examples,
-         evaluate.forgetting_curve.examples >= 1, "1 or more examples"),
-    ):  # fmt: skip
-        if not good:
-            raise UserError(f"{where}: {path}: expected {wanted}, got {value!r}")
+    train = config.train
     if train.lr_scheduler_type not in SCHEDULES:
         near = did_you_mean(train.lr_scheduler_type, SCHEDULES)
         raise UserError(f"{where}: train.lr_scheduler_type: unknown schedule {train.lr_scheduler_type!r}{near}")
