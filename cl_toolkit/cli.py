@@ -60,6 +60,8 @@ def compare(
             "compare: runs in one process; under a launcher use `run CONFIG --method NAME seed=0` for each run, "
             "then `report results/<name>`"
         )
+    if methods is not None and not split_names(methods):
+        raise UserError("--methods: is empty; expected names with commas between them")
     study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
     raise typer.Exit(run_comparison(study, out or Path("results") / study.name, jobs))
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+HERE = str(Path(__file__).parent)
 
 
 class UserError(Exception):
@@ -65,7 +69,11 @@ def guest(where: str, thing: Any) -> Iterator[None]:
 def told(error: BaseException, thing: Any) -> str:
     """An exception of a guest's code in one line: whose, what, where."""
     name = thing if isinstance(thing, str) else getattr(thing, "__qualname__", type(thing).__qualname__)
-    frames = traceback.extract_tb(error.__traceback__)
+    own = (
+        thing if isinstance(thing, str) else getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", "")
+    )
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", HERE))]
+    frames = [f for f in frames if f.filename == own] or frames
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"{name}: {short(' '.join(what.split()), 160)}{place}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ class ExampleStore:
     """Examples of past tasks, at most `size` in all (None: all are kept).
 
     policy: `reservoir` (each example seen so far is kept with equal chance, Vitter 1985), `ring` (the newest ones), or
-    `quota` (each past task has an equal share, drawn at random). Random numbers come from the generator that is passed
+    `quota` (each past task has an equal share, drawn at random; what a small task
+    does not need goes to the others). Random numbers come from the generator that is passed
     in; none are drawn while everything fits.
     """
 
@@ -66,10 +68,10 @@ class ExampleStore:
         self.seen += len(examples)
         groups = self.by_task()
         groups[task] = [*groups.get(task, []), *examples]
-        share, rest = divmod(self.size, len(groups))
+        sizes = [len(group) for group in groups.values()]
+        quotas = allocate(self.size, [1.0] * len(sizes), sizes) if sum(sizes) > self.size else sizes
         self.items = []
-        for position, (index, group) in enumerate(groups.items()):
-            quota = share + (position < rest)
+        for quota, (index, group) in zip(quotas, groups.items(), strict=True):
             if len(group) > quota:
                 kept = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
                 group = [group[i] for i in kept]
@@ -93,6 +95,31 @@ class ExampleStore:
         self.items = [(task, example_from_plain(e)) for task, e in state["items"]]
 
 
+def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to `weights` that sum to `budget`, by largest remainder.
+
+    No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
+    store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
+    """
+    capped = sum(sizes) >= budget
+    counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
+    while left and open_:
+        total = sum(weights[i] for i in open_)
+        # weights that are too small for a number: nothing tells these tasks apart
+        exact = {i: left * weights[i] / total if total else left / len(open_) for i in open_}
+        given = {i: math.floor(exact[i]) for i in open_}
+        by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
+        for i in by_remainder[: left - sum(given.values())]:
+            given[i] += 1
+        for i in list(open_):
+            counts[i] += given[i]
+            if capped and counts[i] >= sizes[i]:
+                counts[i] = sizes[i]
+                open_.discard(i)
+        left = budget - sum(counts)
+    return counts
+
+
 def example_to_plain(example: Example) -> dict[str, Any]:
     """An example as JSON data (tensors stay tensors)."""
     import torch
@@ -102,14 +129,16 @@ def example_to_plain(example: Example) -> dict[str, Any]:
     plain = {k: v for k, v in plain.items() if k == "id" or isinstance(v, torch.Tensor) or v not in empty}
     if "choices" in plain:
         plain["choices"] = list(plain["choices"])
-    plain["messages"] = [[m.role, m.content] for m in example.messages]
+    plain["messages"] = [[m.role, m.content, *([dict(m.extra)] if m.extra else [])] for m in example.messages]
     return plain
 
 
 def example_from_plain(plain: dict[str, Any]) -> Example:
     """What `example_to_plain` gave, as an Example."""
     plain = dict(plain)
-    plain["messages"] = tuple(Message(role=role, content=content) for role, content in plain.get("messages", ()))
+    plain["messages"] = tuple(
+        Message(role=role, content=content, extra=dict(*extra)) for role, content, *extra in plain.get("messages", ())
+    )
     if "choices" in plain:
         plain["choices"] = tuple(plain["choices"])
     if "tools" in plain:

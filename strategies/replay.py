@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.memory import ExampleStore
+from cl_toolkit.memory import ExampleStore, allocate
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import Batches, Example
@@ -29,31 +29,6 @@ def age_weights(ages: Sequence[int], schedule: str, exponent: float = 5.6, offse
     if schedule == "exponential":
         return [math.exp(-d / exponent) for d in ages]
     return [1.0] * len(ages)
-
-
-def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Whole numbers in proportion to `weights` that sum to `budget`, by largest remainder.
-
-    No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
-    store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
-    """
-    capped = sum(sizes) >= budget
-    counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
-    while left and open_:
-        total = sum(weights[i] for i in open_)
-        # weights that are too small for a number: nothing tells these tasks apart
-        exact = {i: left * weights[i] / total if total else left / len(open_) for i in open_}
-        given = {i: math.floor(exact[i]) for i in open_}
-        by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
-        for i in by_remainder[: left - sum(given.values())]:
-            given[i] += 1
-        for i in list(open_):
-            counts[i] += given[i]
-            if capped and counts[i] >= sizes[i]:
-                counts[i] = sizes[i]
-                open_.discard(i)
-        left = budget - sum(counts)
-    return counts
 
 
 class Replay(Strategy):

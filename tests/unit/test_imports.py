@@ -157,7 +157,8 @@ def test_each_library_has_its_doors(library):
     assert users <= DOORS[library], f"{users - DOORS[library]} may not import {library}"
 
 
-LIGHT = ["__init__", "api", "cli", "config", "study_config", "refusals", "registry", "typed", "ranges", "plain_yaml", "errors", "strategy", "show",
+LIGHT = ["__init__", "api", "cli", "config", "study_config", "refusals", "registry", "typed", "errors", "strategy", "show",
+         "ranges", "plain_yaml",
          "study", "record", "types", "lazy", "objective", "memory", "metrics", "models"]  # fmt: skip
 
 
