@@ -54,6 +54,14 @@ class Prompt:
     chat_template: Literal["auto", "off"]
     max_prompt_length: Annotated[int, at_least(1)]
 
+    def __post_init__(self) -> None:
+        from cl_toolkit.benchmarks.rows import Template
+
+        try:
+            Template.of(self.template)
+        except ValueError as error:
+            raise ValueError(f"template: {error}") from None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:

@@ -101,23 +101,29 @@ def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> lis
     No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
     store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
     """
-    capped = sum(sizes) >= budget
-    counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
-    while left and open_:
-        total = sum(weights[i] for i in open_)
-        # weights that are too small for a number: nothing tells these tasks apart
-        exact = {i: left * weights[i] / total if total else left / len(open_) for i in open_}
-        given = {i: math.floor(exact[i]) for i in open_}
-        by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
-        for i in by_remainder[: left - sum(given.values())]:
-            given[i] += 1
-        for i in list(open_):
-            counts[i] += given[i]
-            if capped and counts[i] >= sizes[i]:
-                counts[i] = sizes[i]
-                open_.discard(i)
+    counts, open_, left = [0] * len(sizes), list(range(len(sizes))), budget
+    full = list(open_) if sum(sizes) >= budget else []
+    while full:
+        exact = _shares(left, weights, open_)
+        full = [i for i in open_ if exact[i] >= sizes[i]]
+        for i in full:
+            counts[i] = sizes[i]
+        open_ = [i for i in open_ if i not in full]
         left = budget - sum(counts)
+    exact = _shares(left, weights, open_)
+    for i in open_:
+        counts[i] = math.floor(exact[i])
+    by_remainder = sorted(open_, key=lambda i: (counts[i] - exact[i], -weights[i], i))
+    for i in by_remainder[: budget - sum(counts)]:
+        counts[i] += 1
     return counts
+
+
+def _shares(budget: int, weights: Sequence[float], indices: Sequence[int]) -> dict[int, float]:
+    """What each of them would get of a budget if numbers need not be whole."""
+    total = sum(weights[i] for i in indices)
+    # weights that are too small for a number: nothing tells these apart
+    return {i: budget * weights[i] / total if total else budget / len(indices) for i in indices}
 
 
 def example_to_plain(example: Example) -> dict[str, Any]:
