@@ -174,6 +174,7 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
+BUILT_IN_MODELS = ("tiny-lm", "mlp", "small-cnn")
 COMPARISON_KEYS = ("seeds", "orders", "methods", "search")
 
 
@@ -280,6 +281,22 @@ def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {k: v for k, v in data.items() if k in names}, {k: v for k, v in data.items() if k not in names}
 
 
+def check_model_name(name: str, settings: Mapping[str, Any], where: str) -> None:
+    """A built-in model's settings beside a name that is none: the name is to blame."""
+    from cl_toolkit.models import HubModel, model_config
+
+    if model_config(name) is not HubModel:
+        return
+    known = {f.name for f in dataclasses.fields(HubModel)}
+    for key in settings:
+        owners = [m for m in BUILT_IN_MODELS if key in {f.name for f in dataclasses.fields(model_config(m))}]
+        if key not in known and owners:
+            raise UserError(
+                f"{where}: model.name: {quoted(name)} is a Hugging Face id or a folder, which has no setting {key} "
+                f"({' and '.join(owners)} have it){did_you_mean(name, BUILT_IN_MODELS).split('; known')[0]}"
+            )
+
+
 def build_run(
     plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
 ) -> RunConfig:
@@ -306,6 +323,7 @@ def build_run(
 
     common, settings = split_section(ModelSection, plain["model"])
     model = typed(ModelSection, common, "model", where)
+    check_model_name(model.name, settings, where)
     model_settings = typed(model_config(model.name), settings, "model", where)
 
     name = plain["objective"].get("name")

@@ -41,6 +41,11 @@ def check_train(config: RunConfig, where: str) -> None:
     if train.lr_scheduler_type not in SCHEDULES:
         near = did_you_mean(train.lr_scheduler_type, SCHEDULES)
         raise UserError(f"{where}: train.lr_scheduler_type: unknown schedule {quoted(train.lr_scheduler_type)}{near}")
+    if train.warmup_ratio and train.lr_scheduler_type == "constant":
+        raise UserError(
+            f"{where}: train.warmup_ratio: {train.warmup_ratio} does nothing: the schedule constant has no warm-up; use "
+            "constant_with_warmup"
+        )
 
 
 def check_stream(config: RunConfig, where: str) -> None:

@@ -89,11 +89,11 @@ def test_no_key_of_base_yaml_is_there_twice():
 
 
 def test_command_line_over_file_over_extends_over_base(file):
-    file("train: {learning_rate: 0.1, max_steps: 1, warmup_ratio: 0.1}\nmethods: {a: {}, b: {}}", "below.yaml")
+    file("train: {learning_rate: 0.1, max_steps: 1, weight_decay: 0.1}\nmethods: {a: {}, b: {}}", "below.yaml")
     file("extends: below.yaml\ntrain: {learning_rate: 0.2, max_steps: 2}", "above.yaml")
     path = file("extends: above.yaml\ntrain: {learning_rate: 0.3}\nmethods: {c: {train: {max_steps: 3}}, d: {}}")
     c, d = load_study(path).runs
-    assert (c.train.learning_rate, c.train.max_steps, c.train.warmup_ratio) == (0.3, 3, 0.1)
+    assert (c.train.learning_rate, c.train.max_steps, c.train.weight_decay) == (0.3, 3, 0.1)
     assert (d.train.max_steps, d.train.adam_beta2) == (2, 0.999)
     c, d = load_study(path, ["train.max_steps=9", "train.learning_rate=1e-4"]).runs
     assert (c.train.max_steps, d.train.max_steps) == (9, 9)  # over the method too
@@ -219,6 +219,8 @@ REFUSALS = [
     ("train: {lr_scheduler_type: cosin}", "train.lr_scheduler_type: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ("train: 3", "train: expected a mapping, got 3"),
     ("train:", "train: expected a mapping, got None"),
+    ("train: {warmup_ratio: 0.1}", "train.warmup_ratio: 0.1 does nothing: the schedule constant has no warm-up"),
+    ("model: {name: tinylm, num_attention_heads: 2}", "model.name: 'tinylm' is a Hugging Face id or a folder"),
     ("stream: {name: skils}", "stream.name: unknown stream 'skils'; did you mean 'skills'?"),
     ("stream: {tasks: [max, srot]}", "stream.tasks: unknown task 'srot'; did you mean 'sort'?"),
     ("stream: {tasks: [max, max]}", "stream.tasks: a task is named twice: max, max"),
