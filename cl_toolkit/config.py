@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
-from cl_toolkit.plain_yaml import read_yaml, unfilled
+from cl_toolkit.plain_yaml import as_plain, read_yaml, unfilled
 from cl_toolkit.ranges import SEED, SHARE, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS, canonical
 from cl_toolkit.strategy import Strategy
@@ -334,7 +334,7 @@ def build_run(
     strategies = []
     for name, settings in plain["strategies"].items():
         if name in instances:
-            own = dataclasses.asdict(instances[name].config)
+            own = as_plain(dataclasses.asdict(instances[name].config), where)
             check_instance(instances[name].config, f"strategies.{name}", where)
             if {k: v for k, v in settings.items() if k != "class"} != own:
                 raise UserError(f"{where}: strategies.{name}: is an object, which brings its settings itself: {own}")

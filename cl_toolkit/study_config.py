@@ -239,7 +239,7 @@ def take_instances(difference: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         if isinstance(value, Strategy):
             instances[name] = value
             kind = f"{type(value).__module__}:{type(value).__qualname__}"
-            value = {"class": kind, **dataclasses.asdict(value.config)}
+            value = as_plain({"class": kind, **dataclasses.asdict(value.config)}, f"strategies.{name}")
         strategies[name] = value
     return ({**difference, "strategies": strategies} if "strategies" in difference else dict(difference)), instances
 
