@@ -297,6 +297,37 @@ def check_model_name(name: str, settings: Mapping[str, Any], where: str) -> None
             )
 
 
+def config_of(cls: Any, where: str) -> type:
+    """The settings class of a stream, an objective or a strategy; a guest's must have one."""
+    found = getattr(cls, "Config", None)
+    if not isinstance(cls, type) or not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise UserError(f"{where}: {quoted(cls)}: expected a class with a dataclass Config in it")
+    return found
+
+
+def strategies_of(named: Mapping[str, Any], instances: Mapping[str, Strategy], where: str) -> tuple[Component, ...]:
+    """The strategies of a run, each with its settings; of an object the object itself."""
+    strategies = []
+    for name, settings in named.items():
+        if name in instances:
+            own = as_plain(dataclasses.asdict(instances[name].config), where)
+            check_instance(instances[name].config, f"strategies.{name}", where)
+            if {k: v for k, v in settings.items() if k != "class"} != own:
+                raise UserError(
+                    f"{where}: strategies.{name}: is an object, which brings its settings itself: {quoted(own)}"
+                )
+            strategies.append(Component(name=name, settings=instances[name]))
+            continue
+        cls = STRATEGIES.get(name, f"{where}: strategies")
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
+        if not isinstance(settings, dict):
+            raise UserError(f"{where}: strategies.{name}: expected settings, got {quoted(settings)}")
+        config = config_of(cls, f"{where}: strategies.{name}")
+        strategies.append(Component(name=name, settings=typed(config, settings, f"strategies.{name}", where)))
+    return tuple(strategies)
+
+
 def build_run(
     plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
 ) -> RunConfig:
@@ -304,7 +335,6 @@ def build_run(
     from cl_toolkit import refusals
     from cl_toolkit.models import model_config
 
-    instances = instances or {}
     known = base_layer()
     for key in plain:
         if key not in known:
@@ -319,7 +349,7 @@ def build_run(
     common, settings = split_section(StreamSection, plain["stream"])
     stream = typed(StreamSection, common, "stream", where)
     stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
-    stream_settings = typed(stream_cls.Config, settings, "stream", where)
+    stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where)
 
     common, settings = split_section(ModelSection, plain["model"])
     model = typed(ModelSection, common, "model", where)
@@ -327,25 +357,9 @@ def build_run(
     model_settings = typed(model_config(model.name), settings, "model", where)
 
     name = plain["objective"].get("name")
-    objective_cls = OBJECTIVES.get(name, f"{where}: objective.name")
+    objective_config = config_of(OBJECTIVES.get(name, f"{where}: objective.name"), f"{where}: objective.name")
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
-    objective = Component(name=name, settings=typed(objective_cls.Config, settings, "objective", where))
-
-    strategies = []
-    for name, settings in plain["strategies"].items():
-        if name in instances:
-            own = as_plain(dataclasses.asdict(instances[name].config), where)
-            check_instance(instances[name].config, f"strategies.{name}", where)
-            if {k: v for k, v in settings.items() if k != "class"} != own:
-                raise UserError(f"{where}: strategies.{name}: is an object, which brings its settings itself: {own}")
-            strategies.append(Component(name=name, settings=instances[name]))
-            continue
-        cls = STRATEGIES.get(name, f"{where}: strategies")
-        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
-            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
-        if not isinstance(settings, dict):
-            raise UserError(f"{where}: strategies.{name}: expected settings, got {quoted(settings)}")
-        strategies.append(Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where)))
+    objective = Component(name=name, settings=typed(objective_config, settings, "objective", where))
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
@@ -359,7 +373,7 @@ def build_run(
         model=model,
         model_settings=model_settings,
         objective=objective,
-        strategies=tuple(strategies),
+        strategies=strategies_of(plain["strategies"], instances or {}, where),
         train=typed(Train, plain["train"], "train", where),
         engine=typed(EngineSection, plain["engine"], "engine", where),
         evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),

@@ -1,6 +1,7 @@
 """From YAML and a command line to frozen settings: precedence, shorthands, and one line for every mistake."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -202,6 +203,16 @@ def test_strategies_may_be_objects(file):
     for run in study.runs[1:]:
         assert isinstance(run.strategies[0].settings, Mine)
         assert run.plain["strategies"]["m"]["weight"] == 2.0
+
+
+def test_settings_of_an_object_stand_in_the_record_as_json_has_them(file):
+    class Mine(Strategy):
+        @dataclasses.dataclass(frozen=True, kw_only=True)
+        class Config:
+            layers: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+
+    (_, run) = load_study(file(""), methods={"m": {"strategies": {"m": Mine()}}}).runs
+    assert json.loads(json.dumps(run.plain)) == run.plain
 
 
 # refusals ---------------------------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_tasks_that_are_none(tmp_path, tasks, message):
     assert said.startswith(("stream.name: ", "the config: stream.name: "))
 
 
+def test_a_stream_without_settings(tmp_path):
+    for name in ("ask", "Example"):
+        with pytest.raises(UserError, match=r"stream.name: .*: expected a class with a dataclass Config in it"):
+            load_run(config(tmp_path, name))
+
+
 def test_constructors_that_fail(tmp_path, monkeypatch, capsys):
     guest = tmp_path / "guest.py"
     for sections, message in (

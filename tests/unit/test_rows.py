@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from files import write_case
+from files import call, write_case
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.jsonl import read_file
@@ -130,10 +130,14 @@ def test_reading_stays_fast(tmp_path):
     assert time.process_time() - started < 3
 
 
-def test_lines_of_train_that_also_stand_in_test_are_counted(tmp_path):
+def test_lines_of_train_that_also_stand_in_test_are_counted(tmp_path, monkeypatch, capsys):
     both = [{"input": f"{i}", "target": "a"} for i in range(4)]
     config = write_case(tmp_path, both, [*both[:3], {"input": "3", "target": "b"}, {"input": "9", "target": "a"}])
     stream = build_stream(load_run(config))
     assert overlap(stream) == {"t": 3}
     assert overlap_lines(stream) == ["t: 3 of 5 test examples also stand in the training data"]
     assert overlap(build_stream(load_run("quickstart"))) == {}
+    for command in ("plan", "show"):
+        code, said, _ = call(monkeypatch, capsys, command, config)
+        assert code == 0
+        assert said.count("t: 3 of 5 test examples also stand in the training data") == 1
