@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Example, Task
 
 torch = LazyModule("torch")
@@ -29,12 +30,8 @@ class Digits:
         permutations, not of a run."""
 
         protocol: Literal["split", "permuted"] = "split"
-        permutations: int = 5
-        seed: int = 0
-
-        def __post_init__(self) -> None:
-            if self.permutations < 1:
-                raise ValueError(f"permutations: expected 1 or more, got {self.permutations}")
+        permutations: Annotated[int, at_least(1).up_to(1000)] = 5
+        seed: Annotated[int, SEED] = 0
 
     def __init__(self, config: Config):
         self.config = config

@@ -10,7 +10,9 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Example, Message, Task
 
 DIGITS, LETTERS = "0123456789", "abcdefghijklmnopqrstuvwxyz"
@@ -64,17 +66,11 @@ class Skills:
         """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. seed: of the data
         itself, not of a run."""
 
-        length: int = 5
-        train_size: int = 1000
-        valid_size: int = 100
-        test_size: int = 200
-        seed: int = 0
-
-        def __post_init__(self) -> None:
-            if not 1 <= self.length <= 64:
-                raise ValueError(f"length: expected 1 to 64 characters, got {self.length}")
-            if self.train_size < 1:
-                raise ValueError(f"train_size: expected at least one example, got {self.train_size}")
+        length: Annotated[int, at_least(1).up_to(64)] = 5
+        train_size: Annotated[int, at_least(1).up_to(1_000_000)] = 1000
+        valid_size: Annotated[int, at_least(0).up_to(1_000_000)] = 100
+        test_size: Annotated[int, at_least(0).up_to(1_000_000)] = 200
+        seed: Annotated[int, SEED] = 0
 
     def __init__(self, config: Config):
         self.config = config

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cl_toolkit.errors import UserError, did_you_mean
-from cl_toolkit.types import Stream, Task
+from cl_toolkit.types import Stream, Task, spread
 
 
 def joint(stream: Stream) -> Stream:
@@ -47,10 +47,12 @@ def order(stream: Stream, names: Sequence[str]) -> Stream:
 
 
 def limit(stream: Stream, train: int | None = None, valid: int | None = None, test: int | None = None) -> Stream:
-    """At most so many examples per split and task, the first ones."""
+    """At most so many examples per split and task, spread evenly over each split."""
 
     def cut(task: Task) -> Task:
-        return replace(task, train=task.train[:train], valid=task.valid[:valid], test=task.test[:test])
+        return replace(
+            task, train=spread(task.train, train), valid=spread(task.valid, valid), test=spread(task.test, test)
+        )
 
     return Stream.of(stream.name, [cut(t) for t in stream.tasks], [cut(t) for t in stream.anchors])
 

@@ -2,6 +2,19 @@
 
 from cl_toolkit.api import Study, compare, load, register, run
 from cl_toolkit.errors import UserError
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Compose, Strategy, Tags
 
-__all__ = ["Compose", "Strategy", "Study", "Tags", "UserError", "compare", "load", "register", "run"]
+__all__ = [
+    "Compose",
+    "Strategy",
+    "Study",
+    "Tags",
+    "UserError",
+    "above",
+    "at_least",
+    "compare",
+    "load",
+    "register",
+    "run",
+]

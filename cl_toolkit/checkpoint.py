@@ -35,7 +35,9 @@ def room(path: Path):
         yield
     except Exception as error:
         if getattr(error, "errno", None) in FULL or "No space left" in str(error):
-            raise UserError(f"the disk is full: {path} could not be written; free some room and repeat the command") from error
+            raise UserError(
+                f"the disk is full: {path} could not be written; free some room and repeat the command"
+            ) from error
         raise
 
 

@@ -60,6 +60,8 @@ def compare(
             "compare: runs in one process; under a launcher use `run CONFIG --method NAME seed=0` for each run, "
             "then `report results/<name>`"
         )
+    if methods is not None and not split_names(methods):
+        raise UserError("--methods: is empty; expected names with commas between them")
     study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
     raise typer.Exit(run_comparison(study, out or Path("results") / study.name, jobs))
 
@@ -202,20 +204,22 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
 @app.command()
 def plan(config: Config, overrides: Overrides = None):
     """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
-    from omegaconf import OmegaConf
-
     from cl_toolkit import plan as plans
     from cl_toolkit.engine.choose import pick_device
-    from cl_toolkit.streams import build_stream
+    from cl_toolkit.plain_yaml import to_yaml
+    from cl_toolkit.streams import build_stream, overlap_lines
     from cl_toolkit.study_config import load_study
 
     study = load_study(config, overrides or [])
-    typer.echo(OmegaConf.to_yaml(OmegaConf.create(study.plain)))
+    typer.echo(to_yaml(study.plain))
     rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
     total = 0.0
+    notes: dict[str, None] = {}
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
     for run_config in study.runs:
-        cost = plans.estimate(run_config, build_stream(run_config), plans.parameters(run_config), rate)
+        stream = build_stream(run_config)
+        notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
+        cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
         total += cost.seconds
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
@@ -224,6 +228,8 @@ def plan(config: Config, overrides: Overrides = None):
         f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;"
     )
     typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
+    for line in notes:
+        typer.echo(line)
 
 
 @app.command()
@@ -236,7 +242,7 @@ def show(
     from cl_toolkit.fit import check_fit
     from cl_toolkit.models import load_codec
     from cl_toolkit.show import marked_example
-    from cl_toolkit.streams import build_stream
+    from cl_toolkit.streams import build_stream, overlap_lines
     from cl_toolkit.study_config import load_run
 
     settings = load_run(config, overrides or [])
@@ -252,6 +258,8 @@ def show(
         for example in task.train[:n]:
             typer.echo("  " + marked_example(example, codec).replace("\n", "\n  "))
         typer.echo()
+    for line in overlap_lines(stream, settings.evaluate.split):
+        typer.echo(line)
 
 
 @app.command()

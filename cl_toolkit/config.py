@@ -1,4 +1,4 @@
-"""YAML -> OmegaConf -> frozen dataclasses. The only door to omegaconf.
+"""YAML -> plain data -> frozen dataclasses.
 
 Defaults of the core stand once, in `configs/base.yaml`; so the dataclasses here have none. Precedence: command line,
 then file, then what it `extends`, then base.yaml; nothing else sets values.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.plain_yaml import as_plain, read_yaml, unfilled
+from cl_toolkit.ranges import SEED, SHARE, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS, canonical
 from cl_toolkit.strategy import Strategy
-from cl_toolkit.typed import typed
+from cl_toolkit.typed import check_instance, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,9 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    train: int | None
-    valid: int | None
-    test: int | None
+    train: Annotated[int, at_least(1)] | None
+    valid: Annotated[int, at_least(1)] | None
+    test: Annotated[int, at_least(1)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Prompt:
     system: str | None
     suffix: str
     chat_template: Literal["auto", "off"]
-    max_prompt_length: int
+    max_prompt_length: Annotated[int, at_least(1)]
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     thoughts: bool = False
     date: str = "2026-01-01"
@@ -68,9 +70,9 @@ class Adapter:
     """LoRA by PEFT's names, and what happens to it between tasks: one adapter trained on and on (`continue`), merged into
     the weights and started afresh (`merge`), or frozen with a new one added (`stack`)."""
 
-    r: int = 8
-    lora_alpha: int = 16
-    lora_dropout: float = 0.0
+    r: Annotated[int, at_least(1).up_to(65_536)] = 8
+    lora_alpha: Annotated[int, at_least(1)] = 16
+    lora_dropout: Annotated[float, at_least(0).below(1)] = 0.0
     target_modules: tuple[str, ...] | str = "all-linear"
     use_rslora: bool = False
     between_tasks: Literal["continue", "merge", "stack"] = "continue"
@@ -84,22 +86,22 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    num_train_epochs: float
-    max_steps: int
-    global_batch_size: int
-    per_device_train_batch_size: int | None
-    learning_rate: float
+    num_train_epochs: Annotated[float, above(0).up_to(1_000_000)]
+    max_steps: Annotated[int, at_least(1).or_(-1)]
+    global_batch_size: Annotated[int, at_least(1)]
+    per_device_train_batch_size: Annotated[int, at_least(1)] | None
+    learning_rate: Annotated[float, at_least(0)]
     optim: Literal["adamw_torch", "sgd"]
-    weight_decay: float
-    adam_beta1: float
-    adam_beta2: float
-    adam_epsilon: float
-    max_grad_norm: float
+    weight_decay: Annotated[float, at_least(0)]
+    adam_beta1: Annotated[float, at_least(0).below(1)]
+    adam_beta2: Annotated[float, at_least(0).below(1)]
+    adam_epsilon: Annotated[float, above(0)]
+    max_grad_norm: Annotated[float, at_least(0)]
     lr_scheduler_type: str
-    warmup_ratio: float
+    warmup_ratio: Annotated[float, SHARE]
     bf16: bool
-    logging_steps: int
-    num_threads: int
+    logging_steps: Annotated[int, at_least(1)]
+    num_threads: Annotated[int, at_least(1).up_to(1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +114,17 @@ class EngineSection:
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     schedule: Literal["log_spaced", "linear", "off"]
-    every: int
-    examples: int
+    every: Annotated[int, at_least(1)]
+    examples: Annotated[int, at_least(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     tasks: Literal["all", "seen"]
     split: Literal["test", "valid"]
-    limit: int | None
-    batch_size: int
-    max_new_tokens: int
+    limit: Annotated[int, at_least(1)] | None
+    batch_size: Annotated[int, at_least(1)]
+    max_new_tokens: Annotated[int, at_least(1)]
     forgetting_curve: Curve
 
 
@@ -135,10 +137,10 @@ class Checkpoint:
 class Seeds:
     """data: order of examples. init: fresh weights. memory: what strategies draw. rollout: what is sampled."""
 
-    data: int
-    init: int
-    memory: int
-    rollout: int
+    data: Annotated[int, SEED]
+    init: Annotated[int, SEED]
+    memory: Annotated[int, SEED]
+    rollout: Annotated[int, SEED]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,7 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
+BUILT_IN_MODELS = ("tiny-lm", "mlp", "small-cnn")
 COMPARISON_KEYS = ("seeds", "orders", "methods", "search")
 
 
@@ -204,16 +207,9 @@ def find_config(name: str) -> Path:
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
     """(file, content) from the most general to the file itself, following `extends`."""
-    from omegaconf import OmegaConf
-
     if path.resolve() in seen:
         raise UserError(f"{path}: extends itself")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -221,26 +217,25 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, dict
     base = content.pop("extends", None)
     if base is None:
         return [(str(path), content)]
-    beside = path.parent / str(base)
-    return [*read_layers(beside if beside.is_file() else find_config(str(base)), (*seen, path.resolve())),
-            (str(path), content)]  # fmt: skip
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path}: extends: expected the name or the path of a config, got {quoted(base)}")
+    beside = path.parent / base
+    try:
+        below = beside if beside.is_file() else find_config(base)
+    except (UserError, OSError) as error:
+        raise UserError(f"{path}: extends: {short(str(error), 200)}") from None
+    return [*read_layers(below, (*seen, path.resolve())), (str(path), content)]
 
 
 def base_layer() -> dict[str, Any]:
     return read_layers(config_dir() / "base.yaml")[0][1]
 
 
-def parse_overrides(overrides: list[str]) -> dict[str, Any]:
-    """`train.learning_rate=1e-4` -> nested dict."""
-    from omegaconf import OmegaConf
-
-    for item in overrides:
-        if "=" not in item:
-            raise UserError(f"{item}: expected key=value, such as train.learning_rate=1e-4")
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
-    except Exception as error:
-        raise UserError(f"command line: {' '.join(str(error).split())}") from error
+def _strategy_name(name: Any) -> str | None:
+    """`-` and `_` are equal in the name of a strategy, not in a path; None for what is no name."""
+    if not isinstance(name, str):
+        return None
+    return name if ":" in name else canonical(name)
 
 
 def normalise(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -252,12 +247,14 @@ def normalise(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(strategies, str):
         strategies = [strategies]
     if isinstance(strategies, (list, tuple)):
-        strategies = {str(name): {} for name in strategies}
+        strategies = {_strategy_name(name): {} for name in strategies}
     if "strategies" in layer:
-        if not isinstance(strategies, dict):
-            raise UserError(f"{where}: strategies: expected names or name: settings, got {strategies!r}")
-        layer["strategies"] = {name.replace("-", "_") if ":" not in name else name: value if value is not None else {}
-                               for name, value in strategies.items()}  # fmt: skip
+        if not isinstance(strategies, Mapping) or None in strategies:
+            raise UserError(f"{where}: strategies: expected names or name: settings, got {quoted(layer['strategies'])}")
+        named = {_strategy_name(name): {} if settings is None else settings for name, settings in strategies.items()}
+        if len(named) < len(strategies):
+            raise UserError(f"{where}: strategies: one is named twice: {short(', '.join(strategies))}")
+        layer["strategies"] = named
     for section in ("stream", "model", "objective"):
         if isinstance(layer.get(section), str):
             layer[section] = {"name": layer[section]}
@@ -286,13 +283,51 @@ def split_section(cls: type, data: Mapping[str, Any]) -> tuple[dict[str, Any], d
     return {k: v for k, v in data.items() if k in names}, {k: v for k, v in data.items() if k not in names}
 
 
-def unfilled(plain: Any, path: str = "") -> Iterator[str]:
-    """Paths of the keys that a shipped config leaves to its user (`???`)."""
-    if isinstance(plain, dict):
-        for key, value in plain.items():
-            yield from unfilled(value, f"{path}.{key}".strip("."))
-    elif plain == "???":
-        yield path
+def check_model_name(name: str, settings: Mapping[str, Any], where: str) -> None:
+    """A built-in model's settings beside a name that is none: the name is to blame."""
+    from cl_toolkit.models import HubModel, model_config
+
+    if model_config(name) is not HubModel:
+        return
+    known = {f.name for f in dataclasses.fields(HubModel)}
+    for key in settings:
+        owners = [m for m in BUILT_IN_MODELS if key in {f.name for f in dataclasses.fields(model_config(m))}]
+        if key not in known and owners:
+            raise UserError(
+                f"{where}: model.name: {quoted(name)} is a Hugging Face id or a folder, which has no setting {key} "
+                f"({' and '.join(owners)} have it){did_you_mean(name, BUILT_IN_MODELS).split('; known')[0]}"
+            )
+
+
+def config_of(cls: Any, where: str) -> type:
+    """The settings class of a stream, an objective or a strategy; a guest's must have one."""
+    found = getattr(cls, "Config", None)
+    if not isinstance(cls, type) or not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise UserError(f"{where}: {quoted(cls)}: expected a class with a dataclass Config in it")
+    return found
+
+
+def strategies_of(named: Mapping[str, Any], instances: Mapping[str, Strategy], where: str) -> tuple[Component, ...]:
+    """The strategies of a run, each with its settings; of an object the object itself."""
+    strategies = []
+    for name, settings in named.items():
+        if name in instances:
+            own = as_plain(dataclasses.asdict(instances[name].config), where)
+            check_instance(instances[name].config, f"strategies.{name}", where)
+            if {k: v for k, v in settings.items() if k != "class"} != own:
+                raise UserError(
+                    f"{where}: strategies.{name}: is an object, which brings its settings itself: {quoted(own)}"
+                )
+            strategies.append(Component(name=name, settings=instances[name]))
+            continue
+        cls = STRATEGIES.get(name, f"{where}: strategies")
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
+        if not isinstance(settings, dict):
+            raise UserError(f"{where}: strategies.{name}: expected settings, got {quoted(settings)}")
+        config = config_of(cls, f"{where}: strategies.{name}")
+        strategies.append(Component(name=name, settings=typed(config, settings, f"strategies.{name}", where)))
+    return tuple(strategies)
 
 
 def build_run(
@@ -302,14 +337,13 @@ def build_run(
     from cl_toolkit import refusals
     from cl_toolkit.models import model_config
 
-    instances = instances or {}
     known = base_layer()
     for key in plain:
         if key not in known:
-            raise UserError(f"{where}: {key}: unknown key{did_you_mean(str(key), known)}")
+            raise UserError(f"{where}: {short(key)}: unknown key{did_you_mean(key, known)}")
     for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
         if not isinstance(plain[key], dict):
-            raise UserError(f"{where}: {key}: expected a mapping, got {plain[key]!r}")
+            raise UserError(f"{where}: {key}: expected a mapping, got {quoted(plain[key])}")
 
     for path in unfilled(plain):
         raise UserError(f"{where}: {path}: must be given; add {path}=... to the command or write it into a config")
@@ -317,31 +351,17 @@ def build_run(
     common, settings = split_section(StreamSection, plain["stream"])
     stream = typed(StreamSection, common, "stream", where)
     stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
-    stream_settings = typed(stream_cls.Config, settings, "stream", where)
+    stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where)
 
     common, settings = split_section(ModelSection, plain["model"])
     model = typed(ModelSection, common, "model", where)
+    check_model_name(model.name, settings, where)
     model_settings = typed(model_config(model.name), settings, "model", where)
 
     name = plain["objective"].get("name")
-    objective_cls = OBJECTIVES.get(name, f"{where}: objective.name")
+    objective_config = config_of(OBJECTIVES.get(name, f"{where}: objective.name"), f"{where}: objective.name")
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
-    objective = Component(name=name, settings=typed(objective_cls.Config, settings, "objective", where))
-
-    strategies = []
-    for name, settings in plain["strategies"].items():
-        if name in instances:
-            own = dataclasses.asdict(instances[name].config)
-            if {k: v for k, v in settings.items() if k != "class"} != own:
-                raise UserError(f"{where}: strategies.{name}: is an object, which brings its settings itself: {own}")
-            strategies.append(Component(name=name, settings=instances[name]))
-            continue
-        cls = STRATEGIES.get(name, f"{where}: strategies")
-        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
-            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
-        if not isinstance(settings, dict):
-            raise UserError(f"{where}: strategies.{name}: expected settings, got {settings!r}")
-        strategies.append(Component(name=name, settings=typed(cls.Config, settings, f"strategies.{name}", where)))
+    objective = Component(name=name, settings=typed(objective_config, settings, "objective", where))
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
@@ -355,7 +375,7 @@ def build_run(
         model=model,
         model_settings=model_settings,
         objective=objective,
-        strategies=tuple(strategies),
+        strategies=strategies_of(plain["strategies"], instances or {}, where),
         train=typed(Train, plain["train"], "train", where),
         engine=typed(EngineSection, plain["engine"], "engine", where),
         evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),

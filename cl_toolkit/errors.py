@@ -1,9 +1,16 @@
-"""The one error that is meant for people."""
+"""The one error that is meant for people, and how things are named in it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).parent)
 
 
 class UserError(Exception):
@@ -12,9 +19,61 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'replay'?"`, or the known names where none is near. Empty when nothing is known."""
+    """`"; did you mean 'replay'?"`, or the known names (the first of them, where there are many) where none is near. Empty
+    when nothing is known."""
     known = sorted(known)
-    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.replace("-", "_")[:80], known, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {listed(known)}" if known else ""
+
+
+def listed(names: Iterable[str], length: int = 160) -> str:
+    """Names with commas between, as many as fit; of the others the number."""
+    names = list(names)
+    shown = names
+    while len(shown) > 1 and len(", ".join(shown)) > length:
+        shown = shown[: len(shown) // 2]
+    rest = len(names) - len(shown)
+    return short(", ".join(shown), length) + (f" and {rest} more" if rest else "")
+
+
+def short(text: str, length: int = 80) -> str:
+    """A text on one line, cut where it is long."""
+    text = " ".join(text.split()) if "\n" in text else text
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def quoted(value: Any, length: int = 80) -> str:
+    """A value as Python writes it, short enough for a message."""
+    try:
+        return short(repr(value), length)
+    except Exception:  # a guest's own repr, or a number of too many digits
+        return f"a {type(value).__name__}"
+
+
+@contextmanager
+def guest(where: str, thing: Any) -> Iterator[None]:
+    """Whatever a guest's code raises, its exit included, is told in one line with its place.
+
+    where: the key or file to name; thing: the class, object or module that is called.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{where}: {told(error, thing)}") from error
+
+
+def told(error: BaseException, thing: Any) -> str:
+    """An exception of a guest's code in one line: whose, what, where."""
+    name = thing if isinstance(thing, str) else getattr(thing, "__qualname__", type(thing).__qualname__)
+    own = (
+        thing if isinstance(thing, str) else getattr(sys.modules.get(getattr(thing, "__module__", "")), "__file__", "")
+    )
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(("<frozen", HERE))]
+    frames = [f for f in frames if f.filename == own] or frames
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{name}: {short(' '.join(what.split()), 160)}{place}"

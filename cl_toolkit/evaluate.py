@@ -14,7 +14,8 @@ import torch
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.generate import evaluating, generate, in_lockstep, token_logprobs, unwrapped
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.types import Example, Task
+from cl_toolkit.scorers import score
+from cl_toolkit.types import Example, Task, spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,11 +64,11 @@ class Evaluator:
         self.processes = processes or Processes()
 
     def examples(self, task: Task, limit: int | None = None) -> Sequence[Example]:
-        """The examples that a task is scored on."""
-        return getattr(task, self.split)[:limit]
+        """The examples that a task is scored on; a limit takes some of the whole split."""
+        return spread(getattr(task, self.split), limit)
 
     def __call__(self, model: nn.Module, tasks: Sequence[Task], limit: int | None = None) -> dict[str, list[Scored]]:
-        """Per task the scored examples, in the split's order. limit: at most so many per task, the first ones."""
+        """Per task the scored examples, in the split's order. limit: at most so many per task, spread over it."""
         work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
         work.sort(key=lambda item: (self.codec.length(item[2]), item[0].name, item[1]))
         scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
@@ -90,8 +91,8 @@ class Evaluator:
             result[task.name] = []
             for i, e in enumerate(self.examples(task, limit)):
                 reply = replies[task.name, i]
-                score = float(scorers[task.name](e, reply.text))
-                result[task.name].append(Scored(task.name, e, reply.text, score, reply.chance, reply.cut))
+                value = score(task.name, task.scorer, scorers[task.name], e, reply.text)
+                result[task.name].append(Scored(task.name, e, reply.text, value, reply.chance, reply.cut))
         return result
 
     def _mine(self, model: nn.Module, batches: list) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ class ExampleStore:
     """Examples of past tasks, at most `size` in all (None: all are kept).
 
     policy: `reservoir` (each example seen so far is kept with equal chance, Vitter 1985), `ring` (the newest ones), or
-    `quota` (each past task has an equal share, drawn at random). Random numbers come from the generator that is passed
+    `quota` (each past task has an equal share, drawn at random; what a small task
+    does not need goes to the others). Random numbers come from the generator that is passed
     in; none are drawn while everything fits.
     """
 
@@ -66,10 +68,10 @@ class ExampleStore:
         self.seen += len(examples)
         groups = self.by_task()
         groups[task] = [*groups.get(task, []), *examples]
-        share, rest = divmod(self.size, len(groups))
+        sizes = [len(group) for group in groups.values()]
+        quotas = allocate(self.size, [1.0] * len(sizes), sizes) if sum(sizes) > self.size else sizes
         self.items = []
-        for position, (index, group) in enumerate(groups.items()):
-            quota = share + (position < rest)
+        for quota, (index, group) in zip(quotas, groups.items(), strict=True):
             if len(group) > quota:
                 kept = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
                 group = [group[i] for i in kept]
@@ -93,6 +95,37 @@ class ExampleStore:
         self.items = [(task, example_from_plain(e)) for task, e in state["items"]]
 
 
+def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Whole numbers in proportion to `weights` that sum to `budget`, by largest remainder.
+
+    No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
+    store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
+    """
+    counts, open_, left = [0] * len(sizes), list(range(len(sizes))), budget
+    full = list(open_) if sum(sizes) >= budget else []
+    while full:
+        exact = _shares(left, weights, open_)
+        full = [i for i in open_ if exact[i] >= sizes[i]]
+        for i in full:
+            counts[i] = sizes[i]
+        open_ = [i for i in open_ if i not in full]
+        left = budget - sum(counts)
+    exact = _shares(left, weights, open_)
+    for i in open_:
+        counts[i] = math.floor(exact[i])
+    by_remainder = sorted(open_, key=lambda i: (counts[i] - exact[i], -weights[i], i))
+    for i in by_remainder[: budget - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _shares(budget: int, weights: Sequence[float], indices: Sequence[int]) -> dict[int, float]:
+    """What each of them would get of a budget if numbers need not be whole."""
+    total = sum(weights[i] for i in indices)
+    # weights that are too small for a number: nothing tells these apart
+    return {i: budget * weights[i] / total if total else budget / len(indices) for i in indices}
+
+
 def example_to_plain(example: Example) -> dict[str, Any]:
     """An example as JSON data (tensors stay tensors)."""
     import torch
@@ -102,14 +135,16 @@ def example_to_plain(example: Example) -> dict[str, Any]:
     plain = {k: v for k, v in plain.items() if k == "id" or isinstance(v, torch.Tensor) or v not in empty}
     if "choices" in plain:
         plain["choices"] = list(plain["choices"])
-    plain["messages"] = [[m.role, m.content] for m in example.messages]
+    plain["messages"] = [[m.role, m.content, *([dict(m.extra)] if m.extra else [])] for m in example.messages]
     return plain
 
 
 def example_from_plain(plain: dict[str, Any]) -> Example:
     """What `example_to_plain` gave, as an Example."""
     plain = dict(plain)
-    plain["messages"] = tuple(Message(role=role, content=content) for role, content in plain.get("messages", ()))
+    plain["messages"] = tuple(
+        Message(role=role, content=content, extra=dict(*extra)) for role, content, *extra in plain.get("messages", ())
+    )
     if "choices" in plain:
         plain["choices"] = tuple(plain["choices"])
     if "tools" in plain:

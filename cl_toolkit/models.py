@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cl_toolkit.errors import UserError
+from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.ranges import SEED, above, at_least
 from cl_toolkit.registry import canonical
 
 if TYPE_CHECKING:
@@ -28,12 +29,21 @@ class Warmup:
     seed of a comparison. Cached by content.
     """
 
-    steps: int = 400
-    batch_size: int = 64
-    learning_rate: float = 2e-3
+    steps: Annotated[int, at_least(1)] = 400
+    batch_size: Annotated[int, at_least(1)] = 64
+    learning_rate: Annotated[float, above(0)] = 2e-3
     skills: tuple[str, ...] | None = None
-    length: int = 5
-    seed: int = 0
+    length: Annotated[int, at_least(1).up_to(64)] = 5
+    seed: Annotated[int, SEED] = 0
+
+    def __post_init__(self) -> None:
+        from cl_toolkit.benchmarks.skills import skill_names
+
+        if self.skills == ():
+            raise ValueError("skills: is empty; null takes all of them")
+        for name in self.skills or ():
+            if name not in skill_names():
+                raise ValueError(f"skills: unknown skill {name!r}{did_you_mean(name, skill_names())}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +51,11 @@ class TinyLM:
     """A byte-level model of Llama's architecture; 0.35 M parameters by default. `warmup: null` starts from random weights
     (drawn from `seed.init`)."""
 
-    hidden_size: int = 96
-    intermediate_size: int = 256
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 4
-    max_position_embeddings: int = 2048
+    hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96
+    intermediate_size: Annotated[int, at_least(1).up_to(1_000_000)] = 256
+    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 3
+    num_attention_heads: Annotated[int, at_least(1).up_to(1024)] = 4
+    max_position_embeddings: Annotated[int, at_least(2).up_to(2**24)] = 2048
     warmup: Warmup | None = None
 
     def __post_init__(self) -> None:
@@ -72,29 +82,24 @@ class HubModel:
 class NetSettings:
     """A small net for arrays, with weights drawn from `seed.init`."""
 
-    num_classes: int = 10
-    hidden_size: int = 128
-
-    def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"{key}: expected 1 or more, got {value}")
+    num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10
+    hidden_size: Annotated[int, at_least(1).up_to(65_536)] = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLP(NetSettings):
     """A perceptron with ReLU on flattened arrays of `input_size` numbers."""
 
-    input_size: int = 64
-    num_hidden_layers: int = 2
+    input_size: Annotated[int, at_least(1)] = 64
+    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallCNN(NetSettings):
     """Two convolutions of 3 x 3 with `width` and twice as many channels, on images of any size; no batch statistics."""
 
-    channels: int = 1
-    width: int = 32
+    channels: Annotated[int, at_least(1).up_to(65_536)] = 1
+    width: Annotated[int, at_least(1).up_to(65_536)] = 32
 
 
 def model_config(name: str) -> type:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
-from cl_toolkit.errors import UserError, did_you_mean
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical
+from cl_toolkit.errors import UserError, did_you_mean, guest, listed, quoted
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical, made
 from cl_toolkit.strategy import refuse_pair
 
 if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
 
+MAX_TASKS = 1000
+"""Tasks of a stream: every row scores every task, so the work grows with the square of their number."""
 SCHEDULES = (
     "constant",
     "constant_with_warmup",
@@ -28,57 +30,49 @@ SCHEDULES = (
 def check(config: RunConfig, where: str) -> None:
     """Raise UserError for a config that cannot run."""
     check_train(config, where)
+    check_prompt(config, where)
     check_stream(config, where)
     check_inputs(config, where)
     check_strategies(config, where)
     check_engine(config, where)
 
 
+def check_prompt(config: RunConfig, where: str) -> None:
+    from cl_toolkit.benchmarks.rows import Template
+
+    try:
+        Template.of(config.prompt.template)
+    except ValueError as error:
+        raise UserError(f"{where}: prompt.template: {error}") from None
+
+
 def check_train(config: RunConfig, where: str) -> None:
-    train, evaluate = config.train, config.evaluate
-    for path, value, good, wanted in (
-        ("train.learning_rate", train.learning_rate, train.learning_rate >= 0, "0 or more"),
-        ("train.global_batch_size", train.global_batch_size, train.global_batch_size >= 1, "1 or more examples"),
-        ("train.per_device_train_batch_size", train.per_device_train_batch_size,
-         train.per_device_train_batch_size is None or train.per_device_train_batch_size >= 1, "null or 1 or more"),
-        ("train.num_train_epochs", train.num_train_epochs, train.num_train_epochs > 0, "a number above 0"),
-        ("train.warmup_ratio", train.warmup_ratio, 0 <= train.warmup_ratio <= 1, "a share in [0, 1]"),
-        ("prompt.max_prompt_length", config.prompt.max_prompt_length, config.prompt.max_prompt_length >= 1, "1 or more"),
-        ("train.logging_steps", train.logging_steps, train.logging_steps >= 1, "1 or more steps"),
-        ("train.num_threads", train.num_threads, train.num_threads >= 1, "1 or more threads"),
-        ("evaluate.batch_size", evaluate.batch_size, evaluate.batch_size >= 1, "1 or more sequences"),
-        ("evaluate.max_new_tokens", evaluate.max_new_tokens, evaluate.max_new_tokens >= 1, "1 or more tokens"),
-        ("evaluate.limit", evaluate.limit, evaluate.limit is None or evaluate.limit >= 1, "null or 1 or more examples"),
-        ("evaluate.forgetting_curve.every", evaluate.forgetting_curve.every, evaluate.forgetting_curve.every >= 1,
-         "1 or more steps"),
-        ("evaluate.forgetting_curve.examples", evaluate.forgetting_curve.examples,
-         evaluate.forgetting_curve.examples >= 1, "1 or more examples"),
-    ):  # fmt: skip
-        if not good:
-            raise UserError(f"{where}: {path}: expected {wanted}, got {value!r}")
+    train = config.train
     if train.lr_scheduler_type not in SCHEDULES:
         near = did_you_mean(train.lr_scheduler_type, SCHEDULES)
-        raise UserError(f"{where}: train.lr_scheduler_type: unknown schedule {train.lr_scheduler_type!r}{near}")
+        raise UserError(f"{where}: train.lr_scheduler_type: unknown schedule {quoted(train.lr_scheduler_type)}{near}")
+    if train.warmup_ratio and train.lr_scheduler_type == "constant":
+        raise UserError(
+            f"{where}: train.warmup_ratio: {train.warmup_ratio} does nothing: the schedule constant has no warm-up; use "
+            "constant_with_warmup"
+        )
 
 
 def check_stream(config: RunConfig, where: str) -> None:
     section = config.stream
-    stream = STREAMS.get(section.name, f"{where}: stream.name")(config.stream_settings)
-    names = stream.names()
+    names = task_names(config, where)
     for key, wanted in (("tasks", section.tasks or ()), ("anchors", section.anchors)):
         for name in wanted:
             if name not in names:
                 raise UserError(f"{where}: stream.{key}: unknown task {name!r}{did_you_mean(name, names)}")
         if len(set(wanted)) < len(wanted):
-            raise UserError(f"{where}: stream.{key}: a task is named twice: {', '.join(wanted)}")
+            raise UserError(f"{where}: stream.{key}: a task is named twice: {listed(wanted)}")
     tasks = section.tasks or tuple(names)
     for name in section.order or ():
         if name not in tasks:
             raise UserError(f"{where}: stream.order: unknown task {name!r}{did_you_mean(name, tasks)}")
     if section.order is not None and sorted(section.order) != sorted(tasks):
-        raise UserError(
-            f"{where}: stream.order: expected each of {', '.join(tasks)} once, got {', '.join(section.order)}"
-        )
+        raise UserError(f"{where}: stream.order: expected each of {listed(tasks)} once, got {listed(section.order)}")
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
     if both := set(section.anchors) & set(section.tasks or names):
@@ -87,14 +81,37 @@ def check_stream(config: RunConfig, where: str) -> None:
         )
     if section.scenario == "class" and section.view == "independent":
         raise UserError(f"{where}: stream.scenario: class: a model of view independent knows one task's answers only")
-    scorer = getattr(config.stream_settings, "scorer", None)
-    for name in scorer.values() if isinstance(scorer, dict) else [scorer] if scorer else []:
-        SCORERS.get(name, f"{where}: stream.scorer")
+    check_scorers(getattr(config.stream_settings, "scorer", None), names, where)
     if section.view in ("independent", "start") and config.strategies:
         raise UserError(
             f"{where}: stream.view: {section.view}: takes no strategies, since nothing is kept from task to task; "
             f"got {', '.join(s.name for s in config.strategies)}"
         )
+
+
+def task_names(config: RunConfig, where: str) -> list[str]:
+    """The names of all tasks that a config's stream has, as the stream says."""
+    cls = STREAMS.get(config.stream.name, f"{where}: stream.name")
+    stream = made(cls, config.stream_settings, f"{where}: stream.name")
+    with guest(f"{where}: stream.name", f"{cls.__name__}.names"):
+        names = stream.names()
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: stream.name: {cls.__name__}.names: expected a list of texts, got {quoted(names)}")
+    if not names:
+        raise UserError(f"{where}: stream.name: {cls.__name__}.names: gives no task")
+    for key, many in (("name", names), ("tasks", config.stream.tasks or ())):
+        if len(many) > MAX_TASKS:
+            raise UserError(f"{where}: stream.{key}: {len(many)} tasks; expected at most {MAX_TASKS}")
+    return list(names)
+
+
+def check_scorers(scorer: Any, names: list[str], where: str) -> None:
+    """Scorers must be known, and the tasks that they are for."""
+    for task in scorer if isinstance(scorer, dict) else ():
+        if task not in names:
+            raise UserError(f"{where}: stream.scorer: no task {quoted(task)}{did_you_mean(str(task), names)}")
+    for name in scorer.values() if isinstance(scorer, dict) else [scorer] if scorer else []:
+        SCORERS.get(name, f"{where}: stream.scorer")
 
 
 def check_inputs(config: RunConfig, where: str) -> None:
@@ -184,7 +201,7 @@ def engine_name(config: RunConfig) -> str:
 def check_engine(config: RunConfig, where: str) -> None:
     device = config.engine.device
     if device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"{where}: engine.device: expected auto | cpu | cuda | mps, got {device!r}")
+        raise UserError(f"{where}: engine.device: expected auto | cpu | cuda | mps, got {quoted(device)}")
     if engine_name(config) == "torch":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(f"{where}: engine.name: torch is for one process; use deepspeed for several")
@@ -195,7 +212,10 @@ def check_engine(config: RunConfig, where: str) -> None:
 
     if find_spec("deepspeed") is None:
         raise UserError(f"{where}: engine.name: deepspeed is not installed here (it is for Linux); use torch")
-    stage = zero_stage(final_config(config.engine.deepspeed, config.train))
+    try:
+        stage = zero_stage(final_config(config.engine.deepspeed, config.train))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     parts = [(f"objective {config.objective.name}", objective.zero_stages)]
     parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]

@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError, did_you_mean, guest, quoted
 
 
 def canonical(name: str) -> str:
@@ -29,6 +29,8 @@ class Registry:
         self.kind, self.group = kind, group
         self._sources: dict[str, str | type | EntryPoint] = dict(builtins)
         self._scanned = False
+        self.broken: dict[str, str] = {}
+        """Entry points that cannot be used, and why."""
 
     def _scan(self) -> None:
         if self._scanned:
@@ -37,8 +39,9 @@ class Registry:
         for entry in entry_points(group=self.group):
             name = canonical(entry.name)
             if name in self._sources:
-                raise UserError(f"the {self.kind} {name!r} of {entry.value} is already {self.origin(name)}")
-            self._sources[name] = entry
+                self.broken[f"{name} of {entry.value}"] = f"the {self.kind} {name!r} is already {self.origin(name)}"
+            else:
+                self._sources[name] = entry
 
     def register(self, name: str, cls: type) -> None:
         """Add a class for this process (a notebook, a script). A name taken twice is an error."""
@@ -67,13 +70,13 @@ class Registry:
         """The class of that name, or behind `module:Class` or `file.py:Class` (split at the last colon). `where` names
         the place for the error message."""
         if not isinstance(name, str):
-            raise UserError(f"{where}: expected the name of a {self.kind}, got {name!r}")
+            raise UserError(f"{where}: expected the name of a {self.kind}, got {quoted(name)}")
         if ":" in name:
             return load_reference(name, where)
         self._scan()
         key = canonical(name)
         if key not in self._sources:
-            raise UserError(f"{where}: unknown {self.kind} {name!r}{did_you_mean(key, self._sources)}")
+            raise UserError(f"{where}: unknown {self.kind} {quoted(name)}{did_you_mean(key, self._sources)}")
         source = self._sources[key]
         if isinstance(source, EntryPoint):
             source = source.value
@@ -89,9 +92,12 @@ def load_reference(reference: str, where: str) -> Any:
         module = _load_file(Path(location), where)
     else:
         try:
-            module = importlib.import_module(location)
-        except ImportError as error:
-            raise UserError(f"{where}: {reference}: cannot import {location}: {error}") from error
+            with guest(f"{where}: {reference}", f"cannot import {location}"):
+                module = importlib.import_module(location)
+        except UserError as error:
+            if not isinstance(error.__cause__, ImportError):
+                raise
+            raise UserError(f"{where}: {reference}: cannot import {location}: {error.__cause__}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -106,15 +112,22 @@ def _load_file(path: Path, where: str) -> Any:
     name = f"cl_toolkit_guest_{''.join(c if c.isalnum() else '_' for c in path.stem)}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of a guest look their module up
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with guest(where, str(path.resolve())):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise UserError(f"{where}: {path}: {type(error).__name__}: {error}") from error
+        raise
     return module
+
+
+def made(cls: type, settings: Any, where: str) -> Any:
+    """An object of a registered class; what its constructor raises is told with its place."""
+    with guest(where, cls):
+        return cls(settings)
 
 
 STRATEGIES = Registry(

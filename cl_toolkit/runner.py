@@ -23,7 +23,8 @@ from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.probes.curves import ForgettingCurves
 from cl_toolkit.record import differs, head, now, peak_memory, provenance, stored_record, write_answers
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, made
+from cl_toolkit.scorers import score
 from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.streams import build_stream, data_hash
 from cl_toolkit.task_view import TaskView, seed_from
@@ -58,7 +59,9 @@ def build_strategy(config: RunConfig) -> Strategy:
         if isinstance(component.settings, Strategy):
             part = type(component.settings)(component.settings.config)
         else:
-            part = STRATEGIES.get(component.name, "strategies")(component.settings)
+            part = made(
+                STRATEGIES.get(component.name, "strategies"), component.settings, f"strategies.{component.name}"
+            )
         # of `file.py:Class` the class: no draw depends on where a file lies
         part.name = component.name.rpartition(":")[2]
         parts.append(part)
@@ -78,7 +81,9 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         self.engine.processes.barrier()
         self.events = Events(folder / "events.jsonl" if self.writes else None, listener if self.writes else None)
-        self.objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
+        self.objective = made(
+            OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
+        )
         self.objective.name = config.objective.name
         self.strategy = build_strategy(config)
         self.codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
@@ -91,7 +96,7 @@ class Run:
             max_new_tokens=config.evaluate.max_new_tokens,
             processes=self.engine.processes,
         )
-        self.curves = ForgettingCurves(config.evaluate.forgetting_curve, self.evaluator)
+        self.curves = ForgettingCurves(config.evaluate.forgetting_curve, self.evaluator, config.evaluate.limit)
         self.start_parameters = sum(p.numel() for p in self.model.parameters())
         self.record = self.fresh_record()
         self.done = 0
@@ -235,8 +240,8 @@ class Run:
     def score_by_own_task(self):
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one."""
         tasks = (*self.stream.scored, *self.stream.anchors)
-        scorers = {e.id: SCORERS.get(t.scorer, "scorer") for t in tasks for e in t.train}
-        return lambda example, answer: scorers[example.id](example, answer)
+        scorers = {e.id: (t.name, t.scorer, SCORERS.get(t.scorer, "scorer")) for t in tasks for e in t.train}
+        return lambda example, answer: score(*scorers[example.id], example, answer)
 
     def choices_after(self, row: int) -> tuple[str, ...] | None:
         """What an answer is chosen from once the tasks of so many rows are learned: in a class-incremental stream the choices

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from pathlib import Path
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.registry import STRATEGIES
 
 STRATEGY = '''"""One line: what the method does. Paper and equation, or "ours"."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from cl_toolkit import Strategy, Tags
+from cl_toolkit import Strategy, Tags, at_least
 
 
 class {cls}(Strategy):
@@ -26,11 +29,7 @@ class {cls}(Strategy):
     class Config:
         """weight: of the penalty; 0 is sequential training."""
 
-        weight: float = 1.0
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {{self.weight}}")
+        weight: Annotated[float, at_least(0)] = 1.0
 
     tags = Tags(paper="ours", off={{"weight": 0.0}})
 
@@ -80,6 +79,12 @@ def new_strategy(name: str, folder: Path) -> list[Path]:
     name = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"new strategy {name}: expected a name of small letters, digits and _")
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name):
+        raise UserError(f"new strategy {name}: is a word of Python; choose another name")
+    if name in STRATEGIES.names():
+        raise UserError(f"new strategy {name}: is the name of {STRATEGIES.origin(name)}; choose another name")
+    if len(name) > 100:
+        raise UserError(f"new strategy {name[:40]}…: expected at most 100 characters")
     cls = "".join(part.capitalize() for part in name.split("_"))
     files = {folder / f"{name}.py": STRATEGY, folder / f"test_{name}.py": TEST}
     for path in files:

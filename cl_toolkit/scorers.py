@@ -1,15 +1,43 @@
 """How good an answer is: `(example, answer) -> number`, 0 wrong and 1 right.
 
 A scorer with `mode = "choices"` is not given generated text but the allowed answer that the model finds likeliest.
+
+Words: what blanks and punctuation part, in any script; in scripts that write no blanks (Chinese, Japanese, Thai, Lao, Khmer,
+Burmese) each character is a word of its own. Punctuation belongs to no word.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import string
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
+from decimal import Context, Decimal
+from functools import lru_cache
+from numbers import Real
 
+from cl_toolkit.errors import UserError, quoted, told
 from cl_toolkit.types import Example
+
+Scorer = Callable[[Example, str], float]
+
+
+def score(task: str, name: str, scorer: Scorer, example: Example, answer: str) -> float:
+    """What a scorer gives for one answer; raises UserError, with scorer, task and example, where it raises or gives
+    anything but a finite number (true and false are 1 and 0)."""
+    where = f"task {task}: scorer {name}: example {example.id}"
+    try:
+        given = scorer(example, answer)
+        value = given.item() if hasattr(given, "item") else given
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(f"{where}: {told(error, scorer)}") from error
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(f"{where}: expected a finite number, got {quoted(given)}")
+    return float(value)
 
 
 def exact_match(example: Example, answer: str) -> float:
@@ -17,35 +45,105 @@ def exact_match(example: Example, answer: str) -> float:
     return float(answer.strip() == example.target.strip())
 
 
+WITHOUT_BLANKS = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff])"
+)
+
+
+def split_words(text: str) -> list[str]:
+    """The pieces between blanks; of scripts without blanks the characters."""
+    return WITHOUT_BLANKS.sub(r" \1 ", text).split()
+
+
+@lru_cache(maxsize=4096)
+def is_punctuation(character: str) -> bool:
+    """ASCII's marks and signs, and what Unicode calls punctuation."""
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
 def normalize(text: str) -> list[str]:
-    """Lower-cased words without punctuation and articles, the SQuAD way (Rajpurkar 2016)."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+    """Lower-cased words without punctuation and articles, the SQuAD way (Rajpurkar 2016). Where nothing would be left,
+    articles stay (the letter A of a choice); where still nothing is left, punctuation too (a sign)."""
+    text = text.lower()
+    kept = "".join(c for c in text if not is_punctuation(c))
+    return split_words(re.sub(r"\b(a|an|the)\b", " ", kept)) or split_words(kept) or text.split()
+
+
+@lru_cache(maxsize=4096)
+def is_of_a_word(character: str) -> bool:
+    """Letters, their marks, digits."""
+    return unicodedata.category(character)[0] in "LMN" or character == "_"
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased words; punctuation parts them. A text without a word stays as it is."""
+    text = text.lower()
+    return split_words("".join(c if is_of_a_word(c) else " " for c in text)) or text.split()
 
 
 def normalized_exact(example: Example, answer: str) -> float:
-    """1 if the answer is the target after lower-casing and removing punctuation, articles and extra blanks."""
+    """1 if the answer is the target after lower-casing and removing punctuation, articles and extra blanks; where that leaves
+    nothing, as it is."""
     return float(normalize(answer) == normalize(example.target))
 
 
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+BLANK = "[ \u00a0\u2009\u202f]"
+PLAIN = rf"(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d{{1,3}}(?:{BLANK}\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+"
+NUMBER = re.compile(
+    rf"(?P<date>(?<![\d/])(?:\d{{1,2}}/)?\d{{1,2}}/(?:19|20)\d\d(?![\d/]))"
+    rf"|(?P<sign>(?<![\d.%)])[-+])?(?:(?P<top>(?<![\d/])\d+)/(?P<bottom>\d+)(?![\d/])"
+    rf"|(?P<plain>{PLAIN})(?P<power>[eE][-+]?\d+)?(?![\d]))"
+)
+EXACT = Context(prec=60, traps=[])
 
 
-def last_number(text: str) -> float | None:
-    """The last number in a text: `#### 1,234` gives 1234, `1/2` gives 0.5; None without one."""
-    found = NUMBER.findall(text)
-    if not found:
-        return None
-    numerator, _, denominator = found[-1].replace(",", "").partition("/")
-    if denominator and float(denominator) == 0:
-        return None
-    return float(numerator) / float(denominator or 1)
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text, None without one.
+
+    `#### 1,234`, `1 234`, `.5`, `1e5`, `\u22125` and the simple fraction `1/2` (0.5) are numbers; of `3-5` the last one is
+    5, of `1,2` it is 2. A date such as 12/2024 is passed over where there is any other number.
+    """
+    found, year = None, None
+    for match in NUMBER.finditer(text.replace("\u2212", "-")):
+        if match["date"]:
+            year = Decimal(match["date"].rpartition("/")[2])
+        else:
+            found = _value(match)
+    return year if found is None else found
+
+
+def _value(match: re.Match[str]) -> Decimal | None:
+    """The number that a match stands for; None for a fraction over 0 and for what is too large for any number."""
+    sign = -1 if match["sign"] == "-" else 1
+    if match["top"]:
+        value = EXACT.divide(EXACT.create_decimal(match["top"]), EXACT.create_decimal(match["bottom"]))
+    else:
+        value = (
+            Decimal(re.sub(rf",|{BLANK}", "", match["plain"]))
+            if not match["power"]
+            else EXACT.create_decimal(re.sub(rf",|{BLANK}", "", match["plain"]) + match["power"])
+        )
+    return value.copy_sign(Decimal(sign)) if value.is_finite() else None
 
 
 def numeric(example: Example, answer: str) -> float:
-    """1 if the last number of the answer equals the last number of the target to a relative 1e-6."""
+    """1 if the last number of the answer equals the last number of the target: whole numbers exactly, others to a relative
+    1e-6."""
     got, wanted = last_number(answer), last_number(example.target)
-    return float(got is not None and wanted is not None and abs(got - wanted) <= 1e-6 * max(1.0, abs(wanted)))
+    if got is None or wanted is None:
+        return 0.0
+    if got == wanted:
+        return 1.0
+    if is_whole(got) and is_whole(wanted):
+        return 0.0
+    room = EXACT.multiply(Decimal("1e-6"), max(Decimal(1), abs(wanted)))
+    return float(abs(EXACT.subtract(got, wanted)) <= room)
+
+
+def is_whole(number: Decimal) -> bool:
+    """Whether a number has no fraction."""
+    return number == number.to_integral_value()
 
 
 def choices(example: Example, answer: str) -> float:
@@ -65,7 +163,7 @@ class_accuracy.mode = "choices"
 
 
 def token_f1(example: Example, answer: str) -> float:
-    """Harmonic mean of precision and recall over normalised words (Rajpurkar 2016)."""
+    """Harmonic mean of precision and recall over normalised words (Rajpurkar 2016); words as in the module."""
     got, wanted = normalize(answer), normalize(example.target)
     common = sum((Counter(got) & Counter(wanted)).values())
     if not common:
@@ -75,8 +173,8 @@ def token_f1(example: Example, answer: str) -> float:
 
 
 def rouge_l(example: Example, answer: str) -> float:
-    """F1 of the longest common subsequence over lower-cased words (Lin 2004)."""
-    got, wanted = answer.lower().split(), example.target.lower().split()
+    """F1 of the longest common subsequence over lower-cased words (Lin 2004); words as in the module."""
+    got, wanted = words(answer), words(example.target)
     if not got or not wanted:
         return float(got == wanted)
     row = [0] * (len(wanted) + 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.config import shipped_configs
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError, did_you_mean, guest
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry
 from cl_toolkit.types import IGNORE
 
@@ -17,7 +17,8 @@ from cl_toolkit.types import IGNORE
 def catalogue() -> dict[str, list[dict[str, Any]]]:
     """Everything that can be named in a config: name, one line, paper, needs, settings with defaults."""
     found = {
-        plural: [describe(registry, name) for name in registry]
+        plural: [entry(registry, name) for name in registry]
+        + [{"name": name, "summary": f"cannot be used: {why}"} for name, why in registry.broken.items()]
         for plural, registry in (
             ("strategies", STRATEGIES),
             ("objectives", OBJECTIVES),
@@ -30,6 +31,15 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
         for name, path in shipped_configs().items()
     ]
     return found
+
+
+def entry(registry: Registry, name: str) -> dict[str, Any]:
+    """One entry of the catalogue; a guest's that cannot be used says why, and costs no more than its own line."""
+    try:
+        with guest(registry.origin(name), name):
+            return describe(registry, name)
+    except UserError as error:
+        return {"name": name, "summary": f"cannot be used: {error}", "from": registry.origin(name)}
 
 
 def describe(registry: Registry, name: str) -> dict[str, Any]:
@@ -122,5 +132,5 @@ def read_answers(path: Path, task: str) -> list[dict[str, Any]]:
     """The answers of one row to one task; [] where it was not scored then."""
     if not path.is_file():
         return []
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line)
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
     return [row for row in rows if row["task"] == task]

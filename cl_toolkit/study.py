@@ -16,6 +16,7 @@ from typing import Any
 from cl_toolkit.checkpoint import write_json
 from cl_toolkit.config import RunConfig, StudyConfig
 from cl_toolkit.errors import UserError
+from cl_toolkit.plain_yaml import read_yaml, to_yaml
 from cl_toolkit.record import differs, head, stored_record
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.watch import last_event
@@ -49,9 +50,7 @@ def compare(
     """
     read_streams(study)
     folder.mkdir(parents=True, exist_ok=True)
-    from omegaconf import OmegaConf
-
-    (folder / "study.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(study.plain)), encoding="utf-8")
+    (folder / "study.yaml").write_text(to_yaml(study.plain), encoding="utf-8")
     todo = []
     for config in study.runs:
         place = folder / "runs" / run_name(config)
@@ -205,12 +204,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 def study_order(folder: Path) -> dict[str, int]:
     """Methods in the order of the study's config."""
-    from omegaconf import OmegaConf
-
     path = folder / "study.yaml"
     if not path.is_file():
         return {}
-    return {str(name): i for i, name in enumerate(OmegaConf.load(path).get("methods", {}))}
+    return {name: i for i, name in enumerate((read_yaml(path) or {}).get("methods") or {})}
 
 
 def report(folder: Path, records: list[dict[str, Any]]) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cl_toolkit.config import StudyConfig, find_config, merge, normalise, parse_overrides, shipped_configs
+from cl_toolkit.config import StudyConfig, find_config, merge, normalise, shipped_configs
 from cl_toolkit.errors import UserError
+from cl_toolkit.plain_yaml import parse_overrides, to_yaml
 from cl_toolkit.study_config import find_name, flatten, load_layers, load_study
 from cl_toolkit.typed import typed
 
@@ -145,8 +146,6 @@ def write_tuned(
 ) -> Path:
     """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
     `<folder>/tuned.yaml`."""
-    from omegaconf import OmegaConf
-
     path = find_config(source)
     below = source if source in shipped_configs() else str(path.resolve())
     name, layers = load_layers(source)
@@ -156,5 +155,5 @@ def write_tuned(
     content = {**given, "extends": below, "name": f"{name}-tuned", "methods": methods}
     lines = [f"# {m}: {acc:.3f} on validation data with {t.values}" for m, (t, acc) in chosen.items()]
     tuned = folder / "tuned.yaml"
-    tuned.write_text("\n".join([*lines, OmegaConf.to_yaml(OmegaConf.create(content))]), encoding="utf-8")
+    tuned.write_text("\n".join([*lines, to_yaml(content)]), encoding="utf-8")
     return tuned

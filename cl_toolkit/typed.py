@@ -1,27 +1,42 @@
-"""Plain data -> frozen dataclass, with errors that name the key, say what was expected and the nearest right name."""
+"""Plain data -> frozen dataclass, with errors that name the key, say what was expected and the nearest right name.
+
+The one place where types and ranges (`cl_toolkit.ranges`) are checked. No number anywhere may be NaN or infinite.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError, did_you_mean, quoted, short, told
+from cl_toolkit.ranges import Range
+
+WHOLE = 2**63
+"""Whole numbers beyond this are no setting's."""
+
+
+class OutOfRange(ValueError):
+    """A number of the right type that its field does not take; the text says what it takes."""
 
 
 def typed(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
     """An instance of the dataclass `cls` from a mapping.
 
     path: of the section, `train`; where: the file, for the message. Raises UserError for an unknown key, a missing one,
-    a wrong type, or what the class itself refuses (a ValueError of its `__post_init__`).
+    a wrong type, a number out of its range, or what the class itself refuses (a ValueError of its `__post_init__`).
     """
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise UserError(f"{where}: {path}: the types of {cls.__qualname__} cannot be read: {error}") from error
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in data:
         if key not in fields:
-            raise UserError(f"{where}: {path}.{key}: unknown key{did_you_mean(str(key), fields)}")
+            raise UserError(f"{where}: {path}.{short(str(key))}: unknown key{did_you_mean(str(key), fields)}")
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -32,38 +47,43 @@ def typed(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
         return cls(**values)
     except ValueError as error:
         raise UserError(f"{where}: {path}.{error}") from error
+    except Exception as error:
+        raise UserError(f"{where}: {path}: {told(error, cls)}") from error
+
+
+def check_instance(settings: Any, path: str, where: str) -> None:
+    """The same checks for settings that were made by hand (a notebook's `Config(weight=-1)`)."""
+    if dataclasses.is_dataclass(settings):
+        values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.init}
+        typed(type(settings), values, path, where)
 
 
 def convert(hint: Any, value: Any, path: str, where: str) -> Any:
     """One value to one type; raises UserError."""
     try:
         return _convert(hint, value, path, where)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {path}: expected {describe(hint)}, got {value!r}") from None
+    except OutOfRange as error:
+        raise UserError(f"{where}: {path}: expected {error}, got {quoted(value)}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: {path}: expected {describe(hint)}, got {quoted(value)}") from None
 
 
 def _convert(hint: Any, value: Any, path: str, where: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _ranged(_convert(args[0], value, path, where), args[1:])
     if hint is Any:
-        return value
+        return finite(value)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [arg for arg in args if arg is not type(None)]
-        if len(options) == 1:
-            return convert(options[0], value, path, where)
-        for option in options:
-            try:
-                return _convert(option, value, path, where)
-            except (TypeError, ValueError, UserError):
-                continue
-        raise TypeError
+        return _one_of(args, value, path, where)
     if origin is Literal:
         # YAML reads a bare `off` as False
         value = "off" if value is False and "off" in args else value
         if value not in args:
             near = did_you_mean(value, [a for a in args if isinstance(a, str)]) if isinstance(value, str) else ""
-            raise UserError(f"{where}: {path}: expected {describe(hint)}, got {value!r}{near.split('; known')[0]}")
+            raise UserError(
+                f"{where}: {path}: expected {describe(hint)}, got {quoted(value)}{near.split('; known')[0]}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -76,12 +96,42 @@ def _convert(hint: Any, value: Any, path: str, where: str) -> Any:
     if origin is dict or hint is dict:
         if not isinstance(value, Mapping):
             raise TypeError
-        return dict(value)
+        inner = args[1] if args else Any
+        return {key: convert(inner, v, f"{path}.{short(str(key))}", where) for key, v in value.items()}
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            check_instance(value, path, where)
+            return value
         if not isinstance(value, Mapping):
             raise TypeError
         return typed(hint, value, path, where)
     return _scalar(hint, value)
+
+
+def _one_of(options: tuple[Any, ...], value: Any, path: str, where: str) -> Any:
+    """A value to one of several types, null among them or not."""
+    optional = type(None) in options
+    if value is None and optional:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:
+        try:
+            return _convert(options[0], value, path, where)
+        except OutOfRange as error:
+            raise OutOfRange(f"null or {error}" if optional else str(error)) from None
+    for option in options:
+        try:
+            return _convert(option, value, path, where)
+        except (TypeError, ValueError, UserError):
+            continue
+    raise TypeError
+
+
+def _ranged(value: Any, metadata: tuple[Any, ...]) -> Any:
+    for item in metadata:
+        if isinstance(item, Range) and value not in item:
+            raise OutOfRange(str(item))
+    return value
 
 
 def _scalar(hint: type, value: Any) -> Any:
@@ -94,19 +144,32 @@ def _scalar(hint: type, value: Any) -> Any:
     if hint is float:
         if not isinstance(value, (int, float, str)):  # YAML reads 1e-4 as a string
             raise TypeError
-        return float(value)
+        return finite(float(value))
     if hint is int:
         if not isinstance(value, int):
             raise TypeError
+        if abs(value) >= WHOLE:
+            raise OutOfRange("a whole number under 2^63")
         return value
     if not isinstance(value, hint):
         raise TypeError
     return value
 
 
+def finite(value: Any) -> Any:
+    """The value; raises OutOfRange where it is, or holds, NaN or infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OutOfRange("a finite number")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
+        finite(inner)
+    return value
+
+
 def describe(hint: Any) -> str:
     """A type in words."""
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return describe(args[0])
     if origin in (Union, types.UnionType):
         return " or ".join("null" if a is type(None) else describe(a) for a in args)
     if origin is Literal:

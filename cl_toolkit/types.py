@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -179,6 +180,25 @@ class Outputs:
     loss: Tensor
     logits: Tensor | None = None
     features: Tensor | None = None
+
+
+def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """At most `limit` of the examples (None: all), spread evenly over them, in their order, without a draw.
+
+    One of each of `limit` equal stretches, at a place that moves from stretch to stretch by the golden ratio: of a file
+    sorted by class, or in which classes take turns, not one class alone.
+    """
+    count = len(examples)
+    if limit is None or limit >= count:
+        return examples
+    if limit == 0:
+        return examples[:0]
+    bounds = [i * count // limit for i in range(limit + 1)]
+    places = (low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds)))
+    return type(examples)(examples[place] for place in places)
+
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Batches(Sequence):

@@ -7,10 +7,11 @@ Chaudhry et al. 2019, arXiv 1812.00420. g is the gradient of the step, r that of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.memory import ExampleStore
+from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -33,15 +34,9 @@ class AGEM(Strategy):
         """memory_batch_size: examples per step that r is taken on; 0: off. buffer_size: examples that may be stored in
         all; None: all. policy: what stays when the buffer is full."""
 
-        memory_batch_size: int = 32
-        buffer_size: int | None = None
+        memory_batch_size: Annotated[int, at_least(0)] = 32
+        buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "quota"
-
-        def __post_init__(self) -> None:
-            if self.memory_batch_size < 0:
-                raise ValueError(f"memory_batch_size: expected 0 or more examples, got {self.memory_batch_size}")
-            if self.buffer_size is not None and self.buffer_size < 0:
-                raise ValueError(f"buffer_size: expected null or a number of examples, got {self.buffer_size}")
 
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1812.00420",

@@ -9,8 +9,10 @@ a format prompt in the question. The authors let a model write many of these; he
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import SHARE
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import Batches, Example, Message
 
@@ -76,11 +78,7 @@ class AnswerStyles(Strategy):
     class Config:
         """share: of a task's examples that are rewritten, in equal parts for the other styles, in [0, 1]."""
 
-        share: float = 0.2
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.share <= 1:
-                raise ValueError(f"share: expected a share of the examples in [0, 1], got {self.share}")
+        share: Annotated[float, SHARE] = 0.2
 
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",

@@ -10,9 +10,11 @@ logits of that moment.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.memory import ExampleStore
+from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import IGNORE, Batches, Example
 
@@ -45,13 +47,10 @@ class DER(Strategy):
         """alpha: weight of the logits' squared error; 0: off. memory_batch_size: rehearsed examples per step. buffer_size:
         examples stored in all, by reservoir over all steps. top_k: logits kept per token."""
 
-        alpha: float = 0.5
-        memory_batch_size: int = 32
-        buffer_size: int = 500
-        top_k: int = 32
-
-        def __post_init__(self) -> None:
-            check_common(self)
+        alpha: Annotated[float, at_least(0)] = 0.5
+        memory_batch_size: Annotated[int, at_least(1)] = 32
+        buffer_size: Annotated[int, at_least(1)] = 500
+        top_k: Annotated[int, at_least(1)] = 32
 
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
@@ -161,16 +160,11 @@ class DERpp(DER):
     class Config:
         """beta: weight of the plain loss on the second batch, averaged over its answer tokens. The rest as for der."""
 
-        alpha: float = 0.5
-        beta: float = 0.5
-        memory_batch_size: int = 32
-        buffer_size: int = 500
-        top_k: int = 32
-
-        def __post_init__(self) -> None:
-            check_common(self)
-            if self.beta < 0:
-                raise ValueError(f"beta: expected 0 or more, got {self.beta}")
+        alpha: Annotated[float, at_least(0)] = 0.5
+        beta: Annotated[float, at_least(0)] = 0.5
+        memory_batch_size: Annotated[int, at_least(1)] = 32
+        buffer_size: Annotated[int, at_least(1)] = 500
+        top_k: Annotated[int, at_least(1)] = 32
 
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
@@ -184,12 +178,3 @@ class DERpp(DER):
 
     def weights(self):
         return {"der": self.config.alpha, "ce": self.config.beta}
-
-
-def check_common(config: DER.Config | DERpp.Config) -> None:
-    """Settings that both share."""
-    if config.alpha < 0:
-        raise ValueError(f"alpha: expected 0 or more, got {config.alpha}")
-    for key, least in (("memory_batch_size", 0), ("buffer_size", 0), ("top_k", 1)):
-        if getattr(config, key) < least:
-            raise ValueError(f"{key}: expected {least} or more, got {getattr(config, key)}")

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.generate import evaluating, target_logits
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -67,19 +68,11 @@ class EWC(Strategy):
         running Fisher. gamma: decay of the running Fisher; at 0 the strict rule has no penalty at all. fisher: see the
         class. fisher_examples: training examples per task that it is estimated on."""
 
-        weight: float = 1000.0
+        weight: Annotated[float, at_least(0)] = 1000.0
         mode: Literal["separate", "online"] = "separate"
-        gamma: float = 1.0
+        gamma: Annotated[float, SHARE] = 1.0
         fisher: Literal["exact", "sampled", "empirical", "batched"] = "sampled"
-        fisher_examples: int = 200
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if not 0 <= self.gamma <= 1:
-                raise ValueError(f"gamma: expected a number in [0, 1], got {self.gamma}")
-            if self.fisher_examples < 1:
-                raise ValueError(f"fisher_examples: expected 1 or more examples, got {self.fisher_examples}")
+        fisher_examples: Annotated[int, at_least(1)] = 200
 
     tags = Tags(
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",

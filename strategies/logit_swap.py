@@ -10,9 +10,11 @@ could not be: the choices here are an open re-implementation's (alpha = 0.3).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cl_toolkit.generate import target_logits
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -41,14 +43,8 @@ class LogitSwap(Strategy):
     class Config:
         """weight: alpha. temperature: divides the logits of both."""
 
-        weight: float = 0.3
-        temperature: float = 1.0
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
+        weight: Annotated[float, at_least(0)] = 0.3
+        temperature: Annotated[float, above(0)] = 1.0
 
     tags = Tags(
         paper="Jiang et al. 2024 (Mix-CPT), arXiv 2407.10804",

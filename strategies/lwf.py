@@ -8,9 +8,11 @@ as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cl_toolkit.generate import target_logits
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -39,14 +41,8 @@ class LwF(Strategy):
     class Config:
         """weight: alpha. temperature: T."""
 
-        weight: float = 1.0
-        temperature: float = 2.0
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
+        weight: Annotated[float, at_least(0)] = 1.0
+        temperature: Annotated[float, above(0)] = 2.0
 
     tags = Tags(
         paper="Li & Hoiem 2016, arXiv 1606.09282",

@@ -9,8 +9,10 @@ is what the code does. That the paper prints the squared entry could not be conf
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -33,14 +35,9 @@ class OLoRA(Strategy):
     class Config:
         """weight: lambda_1. norm_weight: lambda_2. squared: the square of each entry instead of its absolute value."""
 
-        weight: float = 0.5
-        norm_weight: float = 0.0
+        weight: Annotated[float, at_least(0)] = 0.5
+        norm_weight: Annotated[float, at_least(0)] = 0.0
         squared: bool = False
-
-        def __post_init__(self) -> None:
-            for key in ("weight", "norm_weight"):
-                if getattr(self, key) < 0:
-                    raise ValueError(f"{key}: expected 0 or more, got {getattr(self, key)}")
 
     tags = Tags(
         paper="Wang et al. 2023, arXiv 2310.14152",

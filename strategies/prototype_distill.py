@@ -11,10 +11,11 @@ gradient reaches the encoder and the past prototypes; that is how these go on mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.generate import unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -40,15 +41,9 @@ class PrototypeDistill(Strategy):
     class Config:
         """weight: alpha. kappa: temperature of both sides. relation_axis: see the module."""
 
-        weight: float = 4.0
-        kappa: float = 1.0
+        weight: Annotated[float, at_least(0)] = 4.0
+        kappa: Annotated[float, above(0)] = 1.0
         relation_axis: Literal["classes", "samples"] = "classes"
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if self.kappa <= 0:
-                raise ValueError(f"kappa: expected a number above 0, got {self.kappa}")
 
     tags = Tags(
         paper="Asadi et al. 2023 (PRD), arXiv 2303.14771",

@@ -10,8 +10,10 @@ is applied neither here nor when positions are chosen, as in the code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -41,15 +43,9 @@ class RegLoRA(Strategy):
         """weight: lambda. share: of each matrix's elements protected per task, in [0, 1]. duplicates: a list of positions
         instead of a set."""
 
-        weight: float = 2500.0
-        share: float = 0.02
+        weight: Annotated[float, at_least(0)] = 2500.0
+        share: Annotated[float, SHARE] = 0.02
         duplicates: bool = False
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if not 0 <= self.share <= 1:
-                raise ValueError(f"share: expected a share of the elements in [0, 1], got {self.share}")
 
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.memory import ExampleStore
+from cl_toolkit.memory import ExampleStore, allocate
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
@@ -30,31 +31,6 @@ def age_weights(ages: Sequence[int], schedule: str, exponent: float = 5.6, offse
     return [1.0] * len(ages)
 
 
-def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Whole numbers in proportion to `weights` that sum to `budget`, by largest remainder.
-
-    No number exceeds its task's size while all together hold enough; what is cut off goes to the others by weight. A
-    store smaller than the budget is cycled instead: the shares stay, and examples come more than once.
-    """
-    capped = sum(sizes) >= budget
-    counts, open_, left = [0] * len(sizes), set(range(len(sizes))), budget
-    while left and open_:
-        total = sum(weights[i] for i in open_)
-        # weights that are too small for a number: nothing tells these tasks apart
-        exact = {i: left * weights[i] / total if total else left / len(open_) for i in open_}
-        given = {i: math.floor(exact[i]) for i in open_}
-        by_remainder = sorted(open_, key=lambda i: (given[i] - exact[i], -weights[i], i))
-        for i in by_remainder[: left - sum(given.values())]:
-            given[i] += 1
-        for i in list(open_):
-            counts[i] += given[i]
-            if capped and counts[i] >= sizes[i]:
-                counts[i] = sizes[i]
-                open_.discard(i)
-        left = budget - sum(counts)
-    return counts
-
-
 class Replay(Strategy):
     """Rehearse stored examples of past tasks in every batch.
 
@@ -67,12 +43,9 @@ class Replay(Strategy):
         """replay_fraction: share of each batch that is rehearsed, in [0, 1). buffer_size: examples that may be stored in
         all; None: all. policy: what stays when the buffer is full."""
 
-        replay_fraction: float = 0.5
-        buffer_size: int | None = None
+        replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
+        buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "reservoir"
-
-        def __post_init__(self) -> None:
-            check_common(self)
 
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
@@ -163,18 +136,15 @@ class PowerLaw(Replay):
         """schedule: weight by age d: (c+d)^-a | exp(-d/a) | equal. exponent: a (5.6 for the power law; the authors'
         exponential has 1). offset: c. unrestricted: no budget. The rest as for replay."""
 
-        replay_fraction: float = 0.5
-        buffer_size: int | None = None
+        replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
+        buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "reservoir"
         schedule: Literal["power_law", "exponential", "uniform"] = "power_law"
-        exponent: float = 5.6
-        offset: float = 10.0
+        exponent: Annotated[float, at_least(0)] = 5.6
+        offset: Annotated[float, above(0)] = 10.0
         unrestricted: bool = False
 
         def __post_init__(self) -> None:
-            check_common(self)
-            if self.offset <= 0:
-                raise ValueError(f"offset: expected a number above 0, got {self.offset}")
             if self.schedule == "exponential" and self.exponent <= 0:
                 raise ValueError(
                     f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"
@@ -199,11 +169,3 @@ class PowerLaw(Replay):
             age: min(size, round(new * w))
             for (age, size), w in zip(sizes.items(), self.weights(list(sizes)), strict=True)
         }
-
-
-def check_common(config: Replay.Config | PowerLaw.Config) -> None:
-    """Settings that both rehearsals share."""
-    if not 0 <= config.replay_fraction < 1:
-        raise ValueError(f"replay_fraction: expected a share of the batch in [0, 1), got {config.replay_fraction}")
-    if config.buffer_size is not None and config.buffer_size < 0:
-        raise ValueError(f"buffer_size: expected null or a number of examples, got {config.buffer_size}")

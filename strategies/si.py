@@ -9,9 +9,11 @@ Zenke et al. 2017, arXiv 1703.04200. Along the path of task k, with g the gradie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
 torch = LazyModule("torch")
@@ -34,14 +36,8 @@ class SI(Strategy):
     class Config:
         """weight: c. damping: xi, which bounds the importance of a weight that hardly moved."""
 
-        weight: float = 0.1
-        damping: float = 0.1
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise ValueError(f"weight: expected 0 or more, got {self.weight}")
-            if self.damping <= 0:
-                raise ValueError(f"damping: expected a number above 0, got {self.damping}")
+        weight: Annotated[float, at_least(0)] = 0.1
+        damping: Annotated[float, above(0)] = 0.1
 
     tags = Tags(
         paper="Zenke et al. 2017, arXiv 1703.04200",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.generate import eval_mode, generate, in_lockstep, token_logprobs, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.types import IGNORE, Outputs
 
 torch = LazyModule("torch")
@@ -65,23 +66,19 @@ class RFT(Objective):
         1. instance_filter: examples dropped before a task, by rollouts of the model as it then is."""
 
         algorithm: Literal["grpo", "rloo"] = "grpo"
-        num_generations: int = 8
-        max_completion_length: int = 32
-        temperature: float = 1.0
-        beta: float = 0.01
-        epsilon: float = 0.2
-        num_iterations: int = 1
+        num_generations: Annotated[int, at_least(2)] = 8
+        max_completion_length: Annotated[int, at_least(1)] = 32
+        temperature: Annotated[float, above(0)] = 1.0
+        beta: Annotated[float, at_least(0)] = 0.01
+        epsilon: Annotated[float, above(0)] = 0.2
+        num_iterations: Annotated[int, at_least(1)] = 1
         instance_filter: Literal["none", "incompetent", "zero_variance"] = "none"
-        reward_weights: tuple[float, float] = (0.9, 0.1)
+        reward_weights: tuple[Annotated[float, at_least(0)], Annotated[float, at_least(0)]] = (0.9, 0.1)
         format_pattern: str = r"\S.*"
 
         def __post_init__(self) -> None:
-            if self.num_generations < 2:
-                raise ValueError(f"num_generations: expected 2 or more rollouts per prompt, got {self.num_generations}")
-            if self.temperature <= 0:
-                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
-            if self.num_iterations < 1:
-                raise ValueError(f"num_iterations: expected 1 or more, got {self.num_iterations}")
+            if not any(self.reward_weights):
+                raise ValueError("reward_weights: expected one above 0, got two zeros: nothing would be rewarded")
             try:
                 re.compile(self.format_pattern)
             except re.error as error:

@@ -12,12 +12,13 @@ of an input is that of the prototype nearest in angle.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.generate import unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
+from cl_toolkit.ranges import above, at_least
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Outputs
 
 torch = LazyModule("torch")
@@ -56,23 +57,12 @@ class SupCon(Objective):
         hidden_size: of g, which has three layers. augment: how a view of an image differs from it: none (one view) | shift (by
         up to one pixel in each direction) | noise (normal, a tenth of the images' spread)."""
 
-        temperature: float = 0.1
-        base_temperature: float | None = 0.07
-        prototype_weight: float = 2.0
-        projection_size: int = 128
-        hidden_size: int = 512
+        temperature: Annotated[float, above(0)] = 0.1
+        base_temperature: Annotated[float, above(0)] | None = 0.07
+        prototype_weight: Annotated[float, at_least(0)] = 2.0
+        projection_size: Annotated[int, at_least(1)] = 128
+        hidden_size: Annotated[int, at_least(1)] = 512
         augment: Literal["none", "shift", "noise"] = "none"
-
-        def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise ValueError(f"temperature: expected a number above 0, got {self.temperature}")
-            if self.base_temperature is not None and self.base_temperature <= 0:
-                raise ValueError(f"base_temperature: expected null or a number above 0, got {self.base_temperature}")
-            if self.prototype_weight < 0:
-                raise ValueError(f"prototype_weight: expected 0 or more, got {self.prototype_weight}")
-            for key in ("projection_size", "hidden_size"):
-                if getattr(self, key) < 1:
-                    raise ValueError(f"{key}: expected 1 or more, got {getattr(self, key)}")
 
     def equip(self, model, seed):
         from cl_toolkit.encoder import Encoder

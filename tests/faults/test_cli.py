@@ -148,7 +148,7 @@ LINES = [
     ('{"messages": []}', "messages: expected at least two turns, the last one by the assistant"),
     ('{"messages": [{"role": "user", "content": "q"}]}', "messages: expected at least two turns"),
     ('{"messages": [{"role": "bot", "content": "q"}, {"role": "assistant", "content": "a"}]}', "role: expected system"),
-    ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "messages: content: expected text, got None"),
+    ('{"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}', "messages[0]: content: expected text"),
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}]}', "messages: the last turn"),
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "choices": ["b"]}',
      "target: 'a' is not one of the choices ['b']"),

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from pieces import ask, equal, task_view, tiny_model, train, weights_of
+from pieces import ask, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import Strategy
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.agem import AGEM, projection
 
 NEW = [ask("ab", "c"), ask("d", "ef")]
@@ -98,5 +99,5 @@ def test_the_memory_batch_is_of_past_examples_only_and_of_the_size_asked_for():
 
 @pytest.mark.parametrize("settings", [{"memory_batch_size": -1}, {"buffer_size": -1}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        AGEM.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(AGEM, **settings)

@@ -3,8 +3,9 @@
 from collections import Counter
 
 import pytest
-from pieces import ask, task_view
+from pieces import ask, configured, task_view
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.answer_styles import STYLES, AnswerStyles, own_style, restyle
 
 EXAMPLE = ask("2 + 2?", "4", "id")
@@ -104,5 +105,5 @@ def test_rehearsed_examples_are_left_alone_and_share_zero_changes_nothing():
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_bad_settings(share):
-    with pytest.raises(ValueError, match=r"^share: expected"):
-        AnswerStyles.Config(share=share)
+    with pytest.raises(UserError, match="share: expected"):
+        configured(AnswerStyles, share=share)

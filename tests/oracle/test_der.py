@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from pieces import ask, task_view, tiny_model, train
+from pieces import ask, configured, task_view, tiny_model, train
 
 from cl_toolkit.engine.processes import Processes
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.der import DER, DERpp, answer_logits, squared_error
 from cl_toolkit.types import Batch, Outputs
 
@@ -150,8 +151,8 @@ def test_the_buffer_is_never_above_its_size_and_counts_its_logits():
     [(DER, {"alpha": -1.0}), (DERpp, {"beta": -1.0}), (DER, {"top_k": 0}), (DER, {"memory_batch_size": -1})],
 )
 def test_bad_settings(cls, settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        cls.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(cls, **settings)
 
 
 def test_a_batch_without_a_target_counts_nowhere():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pieces import ask, task_view, tiny_model, train, weights_of
+from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
 from cl_toolkit.adapters import begin_task
@@ -164,5 +164,5 @@ def test_weights_that_are_no_longer_trained_are_refused():
 
 @pytest.mark.parametrize("settings", [{"weight": -1}, {"gamma": 1.5}, {"fisher_examples": 0}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        EWC.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(EWC, **settings)

@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from pieces import ask, equal, task_view, tiny_model, train, weights_of
+from pieces import ask, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import adapters
 from cl_toolkit.config import Adapter
+from cl_toolkit.errors import UserError
 from cl_toolkit.generate import target_logits
 from cl_toolkit.strategies.logit_swap import LogitSwap, swap
 
@@ -133,5 +134,5 @@ def test_the_original_survives_a_resume():
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"temperature": 0.0}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        LogitSwap.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(LogitSwap, **settings)

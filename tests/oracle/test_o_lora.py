@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from pieces import ask, task_view, tiny_model, train, weights_of
+from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import adapters
 from cl_toolkit.config import Adapter
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.o_lora import OLoRA, overlap
 
 STACK = Adapter(r=2, lora_alpha=4, between_tasks="stack")
@@ -73,5 +74,5 @@ def test_training_turns_the_new_rows_away_and_leaves_past_adapters_active_and_un
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"norm_weight": -1.0}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        OLoRA.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(OLoRA, **settings)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from pieces import ask, task_view
 
-from cl_toolkit.strategies.replay import PowerLaw, Replay, age_weights, allocate
+from cl_toolkit.memory import allocate
+from cl_toolkit.strategies.replay import PowerLaw, Replay, age_weights
 from cl_toolkit.typed import typed
 from cl_toolkit.types import Batches
 
@@ -162,9 +163,9 @@ def test_off_stores_nothing_and_changes_nothing():
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
-        (Replay, {"replay_fraction": 1.0}, "s.replay_fraction: expected a share of the batch in [0, 1), got 1.0"),
-        (Replay, {"buffer_size": -1}, "s.buffer_size: expected null or a number of examples, got -1"),
-        (PowerLaw, {"offset": 0}, "s.offset: expected a number above 0, got 0.0"),
+        (Replay, {"replay_fraction": 1.0}, "s.replay_fraction: expected a number in [0, 1), got 1.0"),
+        (Replay, {"buffer_size": -1}, "s.buffer_size: expected null or 0 or more, got -1"),
+        (PowerLaw, {"offset": 0}, "s.offset: expected a number above 0, got 0"),
         (PowerLaw, {"schedule": "exponential", "exponent": 0}, "s.exponent: expected a number above 0"),
     ],
 )

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from pieces import ask, task_view, tiny_model, weights_of
+from pieces import ask, configured, task_view, tiny_model, weights_of
 
 from cl_toolkit import adapters
 from cl_toolkit.config import Adapter
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.reg_lora import RegLoRA, largest, protected_mean
 
 MERGE = Adapter(r=2, lora_alpha=16, between_tasks="merge")
@@ -111,5 +112,5 @@ def test_merging_does_not_change_the_answers():
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"share": 1.1}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        RegLoRA.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(RegLoRA, **settings)

@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 import torch
-from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
+from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import adapters
 from cl_toolkit.config import Adapter
+from cl_toolkit.errors import UserError
 from cl_toolkit.generate import UniformSampling, token_logprobs
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
 from cl_toolkit.types import IGNORE
@@ -282,9 +283,11 @@ def test_settings_without_meaning_are_refused():
         ({"temperature": 0.0}, "temperature: expected a number above 0"),
         ({"num_iterations": 0}, "num_iterations: expected 1 or more"),
         ({"format_pattern": "("}, "format_pattern: not a regular expression"),
+        ({"reward_weights": [0, 0]}, "reward_weights: expected one above 0"),
+        ({"reward_weights": [1, -1]}, r"reward_weights\[1\]: expected 0 or more"),
     ):
-        with pytest.raises(ValueError, match=message):
-            RFT.Config(**config)
+        with pytest.raises(UserError, match=message):
+            configured(RFT, **config)
 
 
 def test_under_dropout_the_ratio_is_1_and_the_kl_0_at_unchanged_weights():

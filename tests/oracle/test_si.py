@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from pieces import ask, task_view, tiny_model, train
+from pieces import ask, configured, task_view, tiny_model, train
 
 from cl_toolkit import Compose, Strategy
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.si import SI, importance
 
 EXAMPLES = [ask("ab", "c"), ask("d", "ef")]
@@ -102,5 +103,5 @@ def test_switched_off_it_keeps_nothing():
 
 @pytest.mark.parametrize("settings", [{"weight": -1.0}, {"damping": 0.0}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
-        SI.Config(**settings)
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
+        configured(SI, **settings)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pieces import array_view, contrastive, points, small_encoder, train, weights_of
+from pieces import array_view, configured, contrastive, points, small_encoder, train, weights_of
 
 from cl_toolkit.encoder import Prototypes
+from cl_toolkit.errors import UserError
 from cl_toolkit.models import MLP
 from cl_toolkit.nets import build_net
 from cl_toolkit.strategies.objectives.supcon import SupCon, augmented, supervised_contrastive
@@ -153,5 +154,5 @@ def test_a_shift_moves_by_at_most_one_pixel():
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"base_temperature": -1.0}, {"prototype_weight": -1.0}])
 def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        SupCon.Config(**wrong)
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        configured(SupCon, **wrong)

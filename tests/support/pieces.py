@@ -96,3 +96,8 @@ def weights_of(model) -> dict[str, torch.Tensor]:
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Bit equality of two sets of weights."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def configured(cls: type, **settings: Any) -> Any:
+    """Settings of a strategy or an objective as they are read from a config: types and ranges are checked."""
+    return typed(cls.Config, settings, cls.__name__, "test")

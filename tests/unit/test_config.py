@@ -1,6 +1,7 @@
 """From YAML and a command line to frozen settings: precedence, shorthands, and one line for every mistake."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -92,11 +93,11 @@ def test_no_key_of_base_yaml_is_there_twice():
 
 
 def test_command_line_over_file_over_extends_over_base(file):
-    file("train: {learning_rate: 0.1, max_steps: 1, warmup_ratio: 0.1}\nmethods: {a: {}, b: {}}", "below.yaml")
+    file("train: {learning_rate: 0.1, max_steps: 1, weight_decay: 0.1}\nmethods: {a: {}, b: {}}", "below.yaml")
     file("extends: below.yaml\ntrain: {learning_rate: 0.2, max_steps: 2}", "above.yaml")
     path = file("extends: above.yaml\ntrain: {learning_rate: 0.3}\nmethods: {c: {train: {max_steps: 3}}, d: {}}")
     c, d = load_study(path).runs
-    assert (c.train.learning_rate, c.train.max_steps, c.train.warmup_ratio) == (0.3, 3, 0.1)
+    assert (c.train.learning_rate, c.train.max_steps, c.train.weight_decay) == (0.3, 3, 0.1)
     assert (d.train.max_steps, d.train.adam_beta2) == (2, 0.999)
     c, d = load_study(path, ["train.max_steps=9", "train.learning_rate=1e-4"]).runs
     assert (c.train.max_steps, d.train.max_steps) == (9, 9)  # over the method too
@@ -207,6 +208,16 @@ def test_strategies_may_be_objects(file):
         assert run.plain["strategies"]["m"]["weight"] == 2.0
 
 
+def test_settings_of_an_object_stand_in_the_record_as_json_has_them(file):
+    class Mine(Strategy):
+        @dataclasses.dataclass(frozen=True, kw_only=True)
+        class Config:
+            layers: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+
+    (_, run) = load_study(file(""), methods={"m": {"strategies": {"m": Mine()}}}).runs
+    assert json.loads(json.dumps(run.plain)) == run.plain
+
+
 # refusals ---------------------------------------------------------------------------------------------------------
 
 REFUSALS = [
@@ -217,20 +228,22 @@ REFUSALS = [
     ("train: {max_steps: true}", "train.max_steps: expected a whole number, got True"),
     ("train: {bf16: 1}", "train.bf16: expected true or false, got 1"),
     ("train: {optim: adam}", "train.optim: expected adamw_torch | sgd, got 'adam'"),
-    ("train: {global_batch_size: 0}", "train.global_batch_size: expected 1 or more examples, got 0"),
-    ("train: {learning_rate: .nan}", "train.learning_rate: expected 0 or more, got nan"),
+    ("train: {global_batch_size: 0}", "train.global_batch_size: expected 1 or more, got 0"),
+    ("train: {learning_rate: .nan}", "train.learning_rate: expected a finite number, got nan"),
     ("train: {lr_scheduler_type: cosin}", "train.lr_scheduler_type: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ("train: 3", "train: expected a mapping, got 3"),
     ("train:", "train: expected a mapping, got None"),
+    ("train: {warmup_ratio: 0.1}", "train.warmup_ratio: 0.1 does nothing: the schedule constant has no warm-up"),
+    ("model: {name: tinylm, num_attention_heads: 2}", "model.name: 'tinylm' is a Hugging Face id or a folder"),
     ("stream: {name: skils}", "stream.name: unknown stream 'skils'; did you mean 'skills'?"),
     ("stream: {tasks: [max, srot]}", "stream.tasks: unknown task 'srot'; did you mean 'sort'?"),
     ("stream: {tasks: [max, max]}", "stream.tasks: a task is named twice: max, max"),
     ("stream: {tasks: []}", "stream.tasks: is empty; expected at least one task"),
-    ("stream: {tasks: max}", "stream.tasks: expected a list of text, got 'max'"),
+    ("stream: {tasks: max}", "stream.tasks: expected a list of text or null, got 'max'"),
     ("stream: {tasks: [max], anchors: [max]}", "stream.anchors: max is also a task; an anchor is never trained"),
     ("stream: {tasks: [max, sort], order: [max]}", "stream.order: expected each of max, sort once, got max"),
     ("stream: {tasks: [max, sort], order: [max, srot]}", "stream.order: unknown task 'srot'; did you mean 'sort'?"),
-    ("stream: {length: 0}", "stream.length: expected 1 to 64 characters, got 0"),
+    ("stream: {length: 0}", "stream.length: expected a number in [1, 64], got 0"),
     ("stream: {lenth: 4}", "stream.lenth: unknown key; did you mean 'length'?"),
     (
         "stream: {view: joined}",
@@ -238,11 +251,14 @@ REFUSALS = [
     ),
     ("stream: {view: start}\nstrategies: [replay]", "stream.view: start: takes no strategies"),
     ("objective: {name: rtf}", "objective.name: unknown objective 'rtf'; did you mean 'rft'?"),
-    ("objective: {name: rft, num_generations: 1}", "objective.num_generations: expected 2 or more rollouts"),
+    ("objective: {name: rft, num_generations: 1}", "objective.num_generations: expected 2 or more, got 1"),
     ("objective: {name: 3}", "objective.name: expected the name of a objective, got 3"),
     ("strategies: [replai]", "strategies: unknown strategy 'replai'; did you mean 'replay'?"),
     ("strategies: {replay: 3}", "strategies.replay: expected settings, got 3"),
-    ("strategies: {replay: {replay_fraction: 1}}", "strategies.replay.replay_fraction: expected a share"),
+    (
+        "strategies: {replay: {replay_fraction: 1}}",
+        "strategies.replay.replay_fraction: expected a number in [0, 1), got 1",
+    ),
     ("strategies: [replay, power_law]", "strategies: replay and power_law cannot be used together: both rehearse"),
     ("model: {hidden_size: 17}", "model.hidden_size: expected a multiple of twice num_attention_heads (8), got 17"),
     (
@@ -251,7 +267,7 @@ REFUSALS = [
     ),
     ("engine: {device: tpu}", "engine.device: expected auto | cpu | cuda | mps, got 'tpu'"),
     ("engine: {name: torch, deepspeed: {}}", "engine.deepspeed: is given but engine.name is torch"),
-    ("evaluate: {limit: 0}", "evaluate.limit: expected null or 1 or more examples, got 0"),
+    ("evaluate: {limit: 0}", "evaluate.limit: expected null or 1 or more, got 0"),
     ("seeds: []", "seeds: expected a list of whole numbers, got []"),
     ("seeds: [1, x]", "seeds: expected a list of whole numbers, got [1, 'x']"),
     ("orders: [[max, sort]]\nstream: {tasks: [max, last]}", "unknown task 'sort'"),

@@ -107,9 +107,9 @@ def test_choices_by_likelihood_are_those_of_brute_force(model):
         assert answered.score == float(best == "b")
 
 
-def test_the_limit_takes_the_first_and_the_mean_is_over_them(model):
+def test_the_limit_is_spread_over_the_split_and_the_mean_is_over_them(model):
     scored = evaluator()(model, [task()], limit=3)["task"]
-    assert [s.example.id for s in scored] == ["0", "1", "2"]
+    assert [s.example.id for s in scored] == ["0", "4", "6"]
     right = [replace(s, score=v) for s, v in zip(scored, (1.0, 0.0, 0.5), strict=True)]
     assert mean_score(right) == 0.5
 

@@ -52,8 +52,37 @@ def test_another_package_brings_its_own(monkeypatch):
     assert things.get("their_own", "t") is Strategy
     assert things.origin("their-own") == "cl_toolkit.strategy:Strategy"
     monkeypatch.setattr(registry, "entry_points", entry("power-law", "other.package:Thing"))
-    with pytest.raises(UserError, match=r"the thing 'power_law' of other.package:Thing is already cl_toolkit"):
-        fresh().names()
+    things = fresh()
+    assert things.names() == ["power_law"]
+    assert things.broken == {
+        "power_law of other.package:Thing": "the thing 'power_law' is already cl_toolkit.strategies.replay:PowerLaw"
+    }
+
+
+def test_one_broken_plugin_costs_its_own_line(monkeypatch):
+    for value, why in (
+        ("no_such_package:Thing", "No module named 'no_such_package'"),
+        ("os:nothing", "has no 'nothing'"),
+    ):
+        monkeypatch.setattr(
+            registry, "entry_points", lambda group, v=value: [EntryPoint(name="theirs", value=v, group=group)]
+        )
+        for known in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS):
+            monkeypatch.setattr(known, "_scanned", False)
+            monkeypatch.setattr(known, "_sources", dict(known._sources))
+        found = catalogue()
+        assert {row["name"] for row in found["strategies"]} >= {"replay", "theirs"}
+        (row,) = (row for row in found["strategies"] if row["name"] == "theirs")
+        assert row["summary"].startswith("cannot be used: ")
+        assert why in row["summary"]
+        monkeypatch.undo()
+
+
+def test_a_file_that_leaves_on_import_is_refused(tmp_path):
+    path = tmp_path / "leaves.py"
+    path.write_text("import sys\n\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"t: .*leaves.py: SystemExit: 0 \(.*leaves.py:3\)"):
+        load_reference(f"{path}:A", "t")
 
 
 @pytest.mark.parametrize(

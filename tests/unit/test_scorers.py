@@ -2,12 +2,14 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
+import torch
 from pieces import ask
 
 from cl_toolkit import UserError
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.scorers import last_number
+from cl_toolkit.scorers import last_number, score
 
 CASES = [
     ("class_accuracy", "3", "3", 1),
@@ -21,6 +23,12 @@ CASES = [
     ("normalized_exact", "answers", "answer", 0),
     ("normalized_exact", "theory", "ory", 0),  # an article is a whole word
     ("normalized_exact", "ÄPFEL", "äpfel", 1),
+    ("normalized_exact", "", "A", 0),
+    ("normalized_exact", "the", "A", 0),
+    ("normalized_exact", "...", "A", 0),
+    ("normalized_exact", "a.", "A", 1),
+    ("normalized_exact", "-", "+", 0),
+    ("normalized_exact", "don’t", "don't", 1),
     ("numeric", "It is 42.", "42", 1),
     ("numeric", "first 1, then 42", "#### 42", 1),
     ("numeric", "1,234.50", "1234.5", 1),
@@ -28,6 +36,9 @@ CASES = [
     ("numeric", "-3", "3", 0),
     ("numeric", "none", "3", 0),
     ("numeric", "1/0", "3", 0),
+    ("numeric", "1000001", "1000000", 0),  # whole numbers compare exactly
+    ("numeric", "1e5", "100000", 1),
+    ("numeric", "0.3333333", "1/3", 1),
     ("numeric", "1000000.5", "1000000", 1),  # within a relative 1e-6
     ("numeric", "1000002", "1000000", 0),
     ("choices", "b", "b", 1),
@@ -35,10 +46,17 @@ CASES = [
     ("token_f1", "x y z", "x y", 0.8),  # precision 2/3, recall 1
     ("token_f1", "x x", "x", 2 / 3),  # each word counts as often as it is in both
     ("token_f1", "q", "x", 0),
-    ("token_f1", "", "the", 1),  # nothing is left on both sides
+    ("token_f1", "", "the", 0),
+    ("token_f1", "我爱你", "我爱他", 2 / 3),  # a character is a word
+    ("token_f1", "東京です。", "東京", 2 / 3),
+    ("token_f1", "", "", 1),
     ("rouge_l", "police killed the gunman", "police kill the gunman", 0.75),  # the paper's example, F1
     ("rouge_l", "the gunman kill police", "police kill the gunman", 0.5),
     ("rouge_l", "a b c d", "a c d", 6 / 7),
+    ("rouge_l", "The end.", "the end", 1),  # a mark is of no word
+    ("rouge_l", "ฉันรัก", "ฉันรัก", 1),
+    ("rouge_l", "北京市", "北京", 0.8),
+    ("rouge_l", "?", "!", 0),
     ("rouge_l", "", "a", 0),
     ("rouge_l", "", "", 1),
 ]
@@ -86,10 +104,33 @@ def test_the_longest_common_subsequence_by_brute_force():
         ("", None),
         ("--", None),
         ("12,345,678", 12345678),
+        (".5", 0.5),
+        ("-.5", -0.5),
+        ("1e5", 100000),
+        ("2.5E-1", 0.25),
+        ("1 000 000", 1000000),
+        ("1\u202f000", 1000),
+        ("1\u2009000 and 1\u00a0234.5", 1234.5),
+        ("1,000", 1000),
+        ("1,2,3", 3),
+        ("3-5", 5),
+        ("10%-20%", 20),
+        ("\u22125", -5),
+        ("-1/2", -0.5),
+        ("1/2/3", 3),
+        ("5 (see 12/2024)", 5),
+        ("5, on 1/12/2024", 5),
+        ("12/2024", 2024),
+        ("1e999999999999", None),
     ],
 )
 def test_last_number(text, number):
     assert last_number(text) == number
+
+
+def test_a_number_of_any_length_is_compared_exactly():
+    for last, value in (("8", 1), ("7", 0)):
+        assert SCORERS.get("numeric", "test")(ask("q", "9" * 6000 + "8"), "9" * 6000 + last) == value
 
 
 def test_a_scorer_of_ones_own(tmp_path):
@@ -98,3 +139,30 @@ def test_a_scorer_of_ones_own(tmp_path):
     assert SCORERS.get(f"{path}:half", "test")(ask("q"), "") == 0.5
     with pytest.raises(UserError, match=r"has no 'hal'; did you mean 'half'\?"):
         SCORERS.get(f"{path}:hal", "test")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [(True, 1.0), (2, 2.0), (np.float32(0.5), 0.5), (torch.tensor(0.25), 0.25), (np.bool_(False), 0.0)],
+)
+def test_a_score_may_be_any_finite_number(given, value):
+    assert score("t", "s", lambda example, answer: given, ask("q"), "a") == value
+
+
+@pytest.mark.parametrize(
+    ("scorer", "why"),
+    [
+        (lambda example, answer: None, "expected a finite number, got None"),
+        (lambda example, answer: float("nan"), "expected a finite number, got nan"),
+        (lambda example, answer: torch.tensor(float("inf")), "expected a finite number, got tensor(inf)"),
+        (lambda example, answer: "1.0", "expected a finite number, got '1.0'"),
+        (lambda example, answer: 1 / 0, "ZeroDivisionError: division by zero"),
+        (lambda example, answer: torch.ones(2), "RuntimeError: "),
+        (lambda example, answer: exit(0), "SystemExit"),
+    ],
+)
+def test_anything_else_is_told_with_scorer_task_and_example(scorer, why):
+    with pytest.raises(UserError) as error:
+        score("sums", "my.py:f", scorer, ask("q", identity="sums/test/3"), "a")
+    assert str(error.value).startswith("task sums: scorer my.py:f: example sums/test/3: ")
+    assert why in str(error.value)

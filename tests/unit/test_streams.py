@@ -13,7 +13,7 @@ from cl_toolkit.benchmarks.skills import Skills, skill_names, split_of
 from cl_toolkit.config import Prompt, base_layer
 from cl_toolkit.streams import build_stream, data_hash
 from cl_toolkit.typed import typed
-from cl_toolkit.types import Stream, Task
+from cl_toolkit.types import Stream, Task, spread
 
 PROMPT = typed(Prompt, base_layer()["prompt"], "prompt", "test")
 SPLITS = ("train", "valid", "test")
@@ -204,9 +204,23 @@ def test_order_and_limit():
         with pytest.raises(UserError, match=f"stream.order: .*{message}"):
             views.order(STREAM, list(names))
     limited = views.limit(STREAM, train=2, test=0)
-    assert [ids(t) for t in limited.tasks] == [["a0", "a1"], ["b0", "b1"], ["c0", "c1"]]
+    assert [ids(t) for t in limited.tasks] == [["a0", "a3"], ["b0", "b3"], ["c0", "c3"]]
     assert limited.tasks[0].test == ()
     assert views.limit(STREAM) == STREAM
+
+
+def test_a_limit_takes_of_the_whole_and_of_every_class():
+    for count in range(1, 40):
+        for limit in range(1, count + 3):
+            found = spread(tuple(range(count)), limit)
+            assert len(found) == min(limit, count)
+            assert found == tuple(sorted(set(found)))
+            assert spread(found, limit) == found
+    assert spread((1, 2), None) == (1, 2)
+    sorted_by_class, turns = tuple("a" * 50 + "b" * 50), tuple("ab" * 50)
+    for file in (sorted_by_class, turns):
+        for limit in (10, 20, 25, 50):
+            assert 0.3 <= spread(file, limit).count("a") / limit <= 0.7
 
 
 @pytest.mark.parametrize("view", views.VIEWS)

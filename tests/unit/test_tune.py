@@ -4,6 +4,7 @@ import pytest
 from tiny import tiny_config
 
 from cl_toolkit import UserError, tune
+from cl_toolkit.plain_yaml import to_yaml
 from cl_toolkit.study import compare
 from cl_toolkit.study_config import load_study
 
@@ -13,10 +14,8 @@ METHODS = {"sequential": {}, "replay": {"strategies": ["replay"]}}
 
 def config(path, **search):
     """A config file with a search."""
-    from omegaconf import OmegaConf
-
     plain = tiny_config(methods=METHODS, seeds=[0], search=search)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    path.write_text(to_yaml(plain))
     return str(path)
 
 

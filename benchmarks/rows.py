@@ -1,0 +1,251 @@
+"""One line of a JSONL file as an Example: every field of it is used, or refused by name.
+
+Five fields: `instruction`, `input`, `target` (needed), `choices`, `task`, and every field that `prompt.template` names. Besides
+them `system` (a system turn in front) and `history` (a list of [user, assistant] pairs before the question).
+A conversation: `messages`, whose last assistant turn is the answer; `tools`, `choices`. A turn has `role`, `content`, and what
+chat templates may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. Beside `tool_calls` the content may be
+null. `developer` is read as `system`. `weight` says whether a turn is learned: 1 or nothing on the last turn, 0 or nothing on
+the others, since only the last one is.
+
+null is as good as absent. `id`, `idx`, `source`, `metadata` and `extra` say nothing that could be learned and are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
+from cl_toolkit.types import Example, Message
+
+ROLES = ("system", "user", "assistant", "tool")
+TURN = ("name", "tool_calls", "tool_call_id", "reasoning_content")
+PASSED_OVER = ("id", "idx", "source", "metadata", "extra")
+FIVE = ("task", "instruction", "input", "target", "choices", "system", "history", "tools")
+CONVERSATION = ("messages", "tools", "choices", "task", "system")
+
+
+@dataclass(frozen=True)
+class Template:
+    """`prompt.template`, read once: the text and the fields that it names."""
+
+    text: str
+    fields: frozenset[str]
+
+    @staticmethod
+    def of(text: str) -> Template:
+        """Raises ValueError for a template without a field, or with more than plain names in its braces."""
+        fields = set()
+        for _, name, spec, _ in string.Formatter().parse(text):
+            if name is not None:
+                if not name.isidentifier() or "{" in (spec or ""):
+                    raise ValueError(
+                        f"expected names of fields in the braces, such as {{input}}, got {{{short(name)}}}"
+                    )
+                fields.add(name)
+        if not fields:
+            raise ValueError(f"names no field, so every question would be alike; got {quoted(text)}")
+        return Template(text, frozenset(fields))
+
+
+def parse_row(line: str, where: str) -> dict[str, Any]:
+    """The fields of a line that have a value. Strict JSON: no NaN, no key twice, no half of a character."""
+    try:
+        row = DECODER.decode(line)
+        if "\\ud" in line or "\\uD" in line:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise UserError(f"{where}: holds half of a character ({half}, a lone surrogate), which no text has") from None
+    except RecursionError:
+        raise UserError(f"{where}: is nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{where}: {short(str(error), 160)}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with fields, got {type(row).__name__}")
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name} is no value; an empty field is null")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"not JSON: the number {short(text, 30)} is too large")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the field {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+    return found
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
+
+
+def example_of(row: dict[str, Any], where: str, identity: str, template: Template) -> Example:
+    """A row as an Example; raises UserError with file, line and field."""
+    if "messages" in row:
+        return conversation(row, where, identity)
+    if "target" not in row:
+        raise UserError(f"{where}: the field 'target' is missing; found {listed(map(repr, row))}")
+    if not isinstance(row["target"], str) or not row["target"].strip():
+        raise UserError(f"{where}: target: expected text that is not empty, got {quoted(row['target'])}")
+    refuse_unknown(row, {*FIVE, *template.fields}, where, "; a field is used where prompt.template names it")
+    for field in {"task", "instruction", "input", "system", *template.fields} - {"choices"}:
+        if not isinstance(row.get(field, ""), str):
+            raise UserError(f"{where}: {field}: expected text, got {quoted(row[field])}")
+    if not any(row.get(field) for field in {"instruction", "input", *template.fields} - {"task", "choices"}):
+        raise UserError(f"{where}: expected a field 'instruction' or 'input' (or 'messages')")
+    turns = [Message(role="system", content=row["system"])] if row.get("system") else []
+    turns += history(row.get("history", []), where)
+    choices = allowed(row, row["target"], where)
+    turns.append(Message(role="user", content=question({**row, "choices": choices or ()}, where, template)))
+    return Example(
+        id=identity, messages=tuple(turns), target=row["target"], choices=choices, tools=tools_of(row, where)
+    )
+
+
+def refuse_unknown(row: dict[str, Any], known: set[str], where: str, hint: str = "") -> None:
+    """Every field is used, or refused by name."""
+    for field in row:
+        if field not in known and field not in PASSED_OVER:
+            near = did_you_mean(field, known).split("; known")[0]
+            raise UserError(f"{where}: {short(field)}: unknown field{near or hint}")
+
+
+def question(row: dict[str, Any], where: str, template: Template) -> str:
+    """The user's turn: the template, filled."""
+    fields = {"task": "", "instruction": "", "input": "", **row}
+    fields["choices"] = ", ".join(row["choices"])
+    try:
+        return template.text.format(**fields).strip("\n")
+    except (KeyError, IndexError, ValueError) as error:
+        near = did_you_mean(str(error.args[0]), fields) if isinstance(error, KeyError) else ""
+        raise UserError(
+            f"prompt.template: cannot be filled from {where}: {type(error).__name__}: {error}{near}"
+        ) from error
+
+
+def history(pairs: Any, where: str) -> list[Message]:
+    """Earlier turns, as pairs of what was asked and what was answered."""
+    good = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
+    )
+    if not good:
+        raise UserError(f"{where}: history: expected a list of [user, assistant] pairs of texts, got {quoted(pairs)}")
+    return [
+        Message(role=role, content=text)
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def allowed(row: dict[str, Any], target: str, where: str) -> tuple[str, ...] | None:
+    """The choices of a line, of which the target must be one; None without them."""
+    choices = row.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+        raise UserError(f"{where}: choices: expected a list of texts, got {quoted(choices)}")
+    if not choices or not all(c.strip() for c in choices):
+        raise UserError(f"{where}: choices: expected texts that are not empty, got {quoted(choices)}")
+    if len(set(choices)) < len(choices):
+        twice = next(c for c in choices if choices.count(c) > 1)
+        raise UserError(f"{where}: choices: {quoted(twice)} stands twice")
+    if target not in choices:
+        raise UserError(f"{where}: target: {quoted(target)} is not one of the choices {quoted(choices)}")
+    return tuple(choices)
+
+
+def tools_of(row: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
+    """What the model may call, as the row has it."""
+    tools = row.get("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise UserError(f"{where}: tools: expected a list of objects, got {quoted(tools)}")
+    return tuple(tools)
+
+
+def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
+    """A line with `messages`."""
+    for field in ("target", "instruction", "input", "history"):
+        if field in row:
+            raise UserError(
+                f"{where}: {field}: stands beside messages, which hold the whole conversation; leave one out"
+            )
+    refuse_unknown(row, set(CONVERSATION), where)
+    messages = row["messages"]
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise UserError(f"{where}: messages: expected a list of turns with role and content")
+    messages = [{key: value for key, value in m.items() if value is not None} for m in messages]
+    turns = [turn(m, f"{where}: messages[{i}]", last=i == len(messages) - 1) for i, m in enumerate(messages)]
+    if len(turns) < 2 or turns[-1].role != "assistant":
+        raise UserError(f"{where}: messages: expected at least two turns, the last one by the assistant")
+    if not turns[-1].content.strip():
+        raise UserError(f"{where}: messages: the last turn, which is the answer, is empty")
+    if "system" in row:
+        if not isinstance(row["system"], str):
+            raise UserError(f"{where}: system: expected text, got {quoted(row['system'])}")
+        turns.insert(0, Message(role="system", content=row["system"]))
+    if sum(t.role == "system" for t in turns) > 1:
+        raise UserError(f"{where}: messages: expected one system turn at most; join them")
+    target = turns[-1].content
+    choices, tools = allowed(row, target, where), tools_of(row, where)
+    return Example(id=identity, messages=tuple(turns[:-1]), target=target, choices=choices, tools=tools)
+
+
+def turn(message: dict[str, Any], where: str, last: bool) -> Message:
+    """One turn; what else it says stays as it is, in `extra`."""
+    role = "system" if message.get("role") == "developer" else message.get("role")
+    if role not in ROLES:
+        raise UserError(f"{where}: role: expected {' | '.join(ROLES)}, got {quoted(role)}")
+    for key in message:
+        if key not in ("role", "content", "weight", *TURN):
+            near = did_you_mean(key, ("role", "content", "weight", *TURN)).split("; known")[0]
+            raise UserError(f"{where}: {short(key)}: unknown key of a turn{near}")
+    extra = {key: message[key] for key in TURN if key in message}
+    if extra.get("tool_calls") == []:
+        del extra["tool_calls"]
+    check_extra(extra, where, last)
+    check_weight(message.get("weight"), where, last)
+    content = message.get("content", "" if "tool_calls" in extra else None)
+    if not isinstance(content, str):
+        raise UserError(f"{where}: content: expected text, got {quoted(content)}")
+    return Message(role=role, content=content, extra=extra)
+
+
+def check_extra(extra: dict[str, Any], where: str, last: bool) -> None:
+    """What a turn says besides its content. Of the answer only the content is learned."""
+    for key, value in extra.items():
+        if last:
+            raise UserError(
+                f"{where}: {key}: is of the last turn, of which only the content is learned; write it into the content as "
+                "the model should say it, or leave it out"
+            )
+        calls = key == "tool_calls"
+        if not (
+            isinstance(value, list) and all(isinstance(v, dict) for v in value) if calls else isinstance(value, str)
+        ):
+            raise UserError(f"{where}: {key}: expected {'a list of objects' if calls else 'text'}, got {quoted(value)}")
+
+
+def check_weight(weight: Any, where: str, last: bool) -> None:
+    """The last turn is learned and the others are not: a weight that asks for anything else is refused."""
+    if weight is None or (not isinstance(weight, bool) and weight == (1 if last else 0)):
+        return
+    if last:
+        raise UserError(
+            f"{where}: weight: {quoted(weight)} on the answer, which is learned; leave out the row, or weight"
+        )
+    raise UserError(
+        f"{where}: weight: {quoted(weight)}, but only the last turn is learned; set 0, or make a row of its own that ends there"
+    )

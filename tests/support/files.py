@@ -1,0 +1,62 @@
+"""Small data folders and configs on disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cl_toolkit import cli
+
+SMALL = {
+    "name": "tiny-lm",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+def write_rows(path: Path, rows: list[Any]) -> Path:
+    """A JSONL file; a row that is text stands there as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def rows(count: int = 4, target: str = "a") -> list[dict[str, str]]:
+    """Rows that are as they should be."""
+    return [{"input": f"question {i}", "target": target} for i in range(count)]
+
+
+def write_case(folder: Path, train_rows: Any = None, test_rows: Any = None, **sections: Any) -> Path:
+    """A task `t` and a config that runs it in a blink; sections go over it."""
+    write_rows(folder / "data" / "t" / "train.jsonl", rows() if train_rows is None else train_rows)
+    write_rows(folder / "data" / "t" / "test.jsonl", rows() if test_rows is None else test_rows)
+    config = {
+        "stream": {"name": "jsonl", "path": str(folder / "data")},
+        "model": SMALL,
+        "train": {"max_steps": 1, "global_batch_size": 4},
+        "evaluate": {"max_new_tokens": 4, "forgetting_curve": {"schedule": "off"}},
+    }
+    for name, section in sections.items():
+        config[name] = {**config.get(name, {}), **section} if isinstance(section, dict) else section
+    path = folder / "c.yaml"
+    path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def call(monkeypatch, capsys, *arguments: Any) -> tuple[int, str, str]:
+    """The command line: exit code, output, errors."""
+    monkeypatch.setattr(sys, "argv", ["cl-toolkit", *map(str, arguments)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
