@@ -82,11 +82,11 @@ def print_results(records, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cl_toolkit.report import findings, tables
+    from cl_toolkit.report import findings, headline, tables
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print()
-    console.print(findings.headline(records), markup=False, highlight=False)
+    console.print(headline.headline(records), markup=False, highlight=False)
     for finding in findings.findings(records):
         console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
     console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)

@@ -8,12 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from cl_toolkit.metrics import NOT_EVALUATED
+from cl_toolkit.errors import UserError
+from cl_toolkit.metrics import NOT_EVALUATED, explain
+from cl_toolkit.record import SCHEMA_VERSION
 
 Record = Mapping[str, Any]
 
 LOWER_IS_BETTER = {"perplexity"}
 """Scorers whose smaller number is the better one."""
+
+
+def trusted(record: Record) -> Record:
+    """The record with the metrics of its matrix: what it says itself of them is not believed. Raises UserError where the
+    record is of another schema or a finished one has no whole matrix."""
+    place = f"{record.get('method')}/{record.get('order')}-s{record.get('seed')}"
+    if record.get("schema_version") != SCHEMA_VERSION:
+        found = record.get("schema_version")
+        raise UserError(f"{place}: schema_version is {found!r}; this version reads {SCHEMA_VERSION}")
+    if record.get("status") != "finished":
+        return record
+    try:
+        metrics, reasons = explain(record["matrix"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{place}: matrix: {error}; the record is damaged, run it anew") from error
+    said = record.get("undefined") or {}
+    return {**record, "metrics": metrics, "undefined": {k: said.get(k, reason) for k, reason in reasons.items()}}
 
 
 def lookup(record: Record, path: str) -> Any:
@@ -47,6 +66,13 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 def scores(matrix: Sequence[Sequence[float | str | None]]) -> np.ndarray:
     """The matrix as floats, NaN where a cell was not evaluated."""
     return np.array([[np.nan if c in (NOT_EVALUATED, None) else float(c) for c in row] for row in matrix], dtype=float)
+
+
+def chance(record: Record) -> float:
+    """Mean score of pure guessing over all tasks at the end; NaN where it is not known for all of them. A record's
+    `chance` has the shape of its `matrix`."""
+    rows = record.get("chance")
+    return float(scores(rows)[-1].mean()) if rows else float("nan")
 
 
 def lower_is_better(records: Sequence[Record]) -> bool:
@@ -90,10 +116,10 @@ def ordered(records: Sequence[Record]) -> list[Record]:
 
 
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Method -> its finished runs, in the order of `ordered`."""
+    """Method -> its finished runs, in the order of `ordered`, with the metrics of their matrices (`trusted`)."""
     groups: dict[str, list[Record]] = {}
     for record in ordered([r for r in records if r.get("status") == "finished"]):
-        groups.setdefault(str(record["method"]), []).append(record)
+        groups.setdefault(str(record["method"]), []).append(trusted(record))
     return groups
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered
+from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, trusted
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("fwt", "metrics.fwt", "FWT",
            "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
            "tasks but the first.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
-    Metric("seconds", "cost.seconds.train", "Training s", "Seconds spent training, without evaluation.",
+    Metric("tokens", "cost.tokens", "Tokens", "Tokens trained on, rehearsed ones included.",
+           False, "counted", score=False),
+    Metric("forwards", "cost.forwards", "Forwards", "Passes forward while training, those of strategies and rollouts too.",
+           False, "counted", score=False),
+    Metric("compute_seconds", "cost.compute_seconds.train", "Compute s",
+           "Seconds of CPU or GPU spent training, without evaluation; which of the two stands in summary.csv.",
            False, "measured", score=False),
     Metric("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
            False, "measured", score=False),
+    Metric("steps", "cost.steps", "Steps", "Optimizer steps.", False, "counted", score=False, ranked=False),
+    Metric("examples", "cost.examples", "Rows", "Rows trained on, rehearsed ones included, rollouts not.",
+           False, "counted", score=False, ranked=False),
     Metric("average_incremental_accuracy", "metrics.average_incremental_accuracy", "Avg. incremental",
            "After each task the mean score over the tasks seen so far; mean of these.",
            True, "divided by T", ranked=False),
@@ -62,6 +70,8 @@ METRICS: tuple[Metric, ...] = (
            "First score after learning minus the last: -BWT.", False, "divided by T - 1", ranked=False),
 )  # fmt: skip
 RANKED = tuple(m for m in METRICS if m.ranked)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet read a cell as a formula."""
 
 
 def direction(metric: Metric, records: Sequence[Record]) -> bool | None:
@@ -72,15 +82,25 @@ def direction(metric: Metric, records: Sequence[Record]) -> bool | None:
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per run, failed ones too: what it was, every metric, every cost (`seconds_train`, ...)."""
+    """A row per run, failed ones too: what it was, every metric, every cost (`compute_seconds_train`,
+    `wall_seconds_train`, ...)."""
     rows = [
         {key: record.get(key) for key in ("method", "seed", "order", "view", "status")}
         | flatten(record.get("metrics") or {}, "_")
         | flatten(record.get("cost") or {}, "_")
         | {"error": record.get("error")}
-        for record in ordered(records)
+        for record in map(trusted, ordered(records))
     ]
     return pd.DataFrame(rows)
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """The table as CSV text. Text that a spreadsheet would take for a formula begins with an apostrophe; numbers do not."""
+    return table.rename(columns=_plain).map(_plain).to_csv(index=False)
+
+
+def _plain(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def ranking(records: Sequence[Record]) -> pd.DataFrame:
