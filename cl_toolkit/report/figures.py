@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
-from cl_toolkit.report.records import Record, by_method, lower_is_better, scores
+from cl_toolkit.report.records import Record, by_method, guessing, lower_is_better, scores
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 
@@ -268,9 +268,7 @@ def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Se
 
 def _guessing(axes, record: Record, task: str, starts: Mapping[str, float]) -> None:
     """The score of pure guessing: it falls where the answers of further tasks come to be choices."""
-    if not record.get("chance"):
-        return
-    names, levels = record["tasks"], scores(record["chance"])
+    names, levels = record["tasks"], guessing(record)
     steps = [(lag, levels[names.index(name) + 1, names.index(task)]) for name, lag in starts.items()]
     steps = [(lag, level) for lag, level in steps if not np.isnan(level)]
     if any(level for _, level in steps):

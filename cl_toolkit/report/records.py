@@ -68,11 +68,17 @@ def scores(matrix: Sequence[Sequence[float | str | None]]) -> np.ndarray:
     return np.array([[np.nan if c in (NOT_EVALUATED, None) else float(c) for c in row] for row in matrix], dtype=float)
 
 
+def guessing(record: Record) -> np.ndarray:
+    """The scores of pure guessing in the shape of the matrix, NaN where a cell is not known; all of them where `chance`
+    has another shape than `matrix`."""
+    shape, rows = scores(record["matrix"]).shape, record.get("chance") or ()
+    known = len(rows) == shape[0] and all(isinstance(row, (list, tuple)) and len(row) == shape[1] for row in rows)
+    return scores(rows) if known else np.full(shape, np.nan)
+
+
 def chance(record: Record) -> float:
-    """Mean score of pure guessing over all tasks at the end; NaN where it is not known for all of them. A record's
-    `chance` has the shape of its `matrix`."""
-    rows = record.get("chance")
-    return float(scores(rows)[-1].mean()) if rows else float("nan")
+    """Mean score of pure guessing over all tasks at the end; NaN where it is not known for all of them."""
+    return float(guessing(record)[-1].mean())
 
 
 def lower_is_better(records: Sequence[Record]) -> bool:
