@@ -15,9 +15,9 @@ from cl_toolkit.report.sampling import sampling_variance
 LEVEL = 0.05
 """Two-sided; of all claims of a page together, see `family`."""
 ENOUGH = 3
-"""Units (orders, or seeds where there is one order) that a verdict needs. Two would keep the level if their noise were
-normal (t with one degree of freedom), but find hardly anything (t = 12.7) and rest on that shape alone; so two orders give
-no verdict either, however many seeds each has."""
+"""Units (orders, or seeds where there is one order) that a verdict needs (ours). Two keep the level if their noise is normal
+(t with one degree of freedom), but rest on that shape alone and find hardly anything: in simulated reports of two orders x
+five seeds a difference of six spreads in 15 of 100. So two orders give no verdict, however many seeds each has."""
 
 NOTHING = 1e-12
 """Errors below it are those of the last bit, not of anything measured."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cl_toolkit.report.estimate import LEVEL, Estimate, holm, mean, paired, probability, single
-from cl_toolkit.report.likeness import barrier
+from cl_toolkit.report.likeness import barrier, check_unmixed
 from cl_toolkit.report.records import Record, by_method, control_of, is_control, lower_is_better
 
 ACC, BWT, LEARNING = "metrics.acc", "metrics.bwt", "metrics.learning_accuracy"
@@ -69,7 +69,8 @@ class Family:
 
 
 def family(records: Sequence[Record]) -> Family:
-    """Every comparison of these records' page."""
+    """Every comparison of these records' page. Raises UserError where runs of one method differ in more than seed and order."""
+    check_unmixed(records)
     groups = by_method(records)
     controls = {method: control_of(method, groups) for method in groups}
     wanted: list[Key] = []

@@ -62,6 +62,8 @@ def barrier(runs: Sequence[Record], control: Sequence[Record]) -> str:
 def _barrier(run: Record, base: Record) -> str:
     words = {"data": "other data for task {}", "model": "another start model", "code": "other code of {}",
              "toolkit": "another toolkit ({}: {} against {})"}  # fmt: skip
+    if objective(run) != objective(base):
+        del words["model"]  # an objective gives the start model its own heads
     for part, text in words.items():
         for key, value, control in recorded(run, base, part):
             return text.format(key, value, control)
@@ -101,7 +103,8 @@ def _shown(value: Any) -> str:
 
 
 def mixed(records: Sequence[Record]) -> dict[str, str]:
-    """Method -> the first thing in which its finished runs differ beside seed and order, with both values and runs.
+    """Method -> the first thing in which its finished runs differ beside seed and order, with both values and runs, as
+    `train.learning_rate is 0.01 in given-s0 and 0.05 in given-s1`.
 
     Compared are the config (without `record.PLACE`) and the identity. The start model may depend on the seed: runs of one
     init seed must have the same, and over init seeds it is either one for all or each seed's own.

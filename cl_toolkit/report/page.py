@@ -200,5 +200,5 @@ def _provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in flatten(value).items() if v is not None)
+        return ", ".join(f"{k} {v}" for k, v in sorted(flatten(value).items()) if v is not None)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cl_toolkit.report.likeness import check_unmixed
 from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, trusted
 
 
@@ -105,7 +106,9 @@ def _plain(cell: object) -> object:
 
 def ranking(records: Sequence[Record]) -> pd.DataFrame:
     """A row per method, best ACC first, methods without it last. Indexed by method; `runs`, and for each metric `<key>`
-    (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it)."""
+    (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it). Raises
+    UserError where runs of one method differ in more than seed and order."""
+    check_unmixed(records)
     rows = {}
     for method, runs in by_method(records).items():
         row: dict[str, float] = {"runs": len(runs)}
@@ -124,13 +127,19 @@ def ranking(records: Sequence[Record]) -> pd.DataFrame:
 def ranking_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """The ranking for a terminal: headers with the direction (`ACC ^`), rows such as `["replay", "3", "0.61 ± 0.03"]`.
 
-    The second column is the number of runs; a cell that rests on fewer says so: `0.61 ± 0.03 (n=2)`.
+    The second column is the number of runs; a score that rests on fewer says so: `0.61 ± 0.03 (n=2)`. Costs are means alone.
     """
     arrows = {True: " ^", False: " v", None: ""}
     headers = ["Method", "n", *(m.label + arrows[direction(m, records)] for m in RANKED)]
     table = ranking(records)
-    rows = [[method, str(int(row["runs"])), *(cell(row, m) for m in RANKED)] for method, row in table.iterrows()]
+    rows = [[method, str(int(row["runs"])), *(_brief(row, m) for m in RANKED)] for method, row in table.iterrows()]
     return headers, rows
+
+
+def _brief(row: pd.Series, metric: Metric) -> str:
+    if metric.score:
+        return cell(row, metric)
+    return amount(row[metric.key]) if row[f"{metric.key}_n"] else "-"
 
 
 def cell(row: pd.Series, metric: Metric) -> str:

@@ -140,6 +140,13 @@ def test_what_is_scored_otherwise_is_not_compared(section, words):
     assert "10 examples scored of task max, against 200" in text
 
 
+def test_another_objective_may_have_heads_of_its_own():
+    runs = [with_identity(record(seed=s)) for s in range(3)] + [
+        with_identity(rft(s), model="with-heads") for s in range(3)
+    ]
+    assert "not compared" not in sentence(runs, "rft").text
+
+
 def test_other_settings_of_training_stand_in_the_warning():
     runs = seeds(replay)
     for run in runs:
@@ -165,8 +172,9 @@ def test_runs_of_one_method_that_differ_in_more_than_seed_and_order_are_never_av
     other = with_identity(record(seed=3))
     other["config"]["train"]["learning_rate"] = 0.05
     words = "method sequential: train.learning_rate is 0.0003 in given-s0 and 0.05 in given-s3"
-    with pytest.raises(UserError, match=words):
-        build([*runs, other], tmp_path)
+    for averages in (ranking, headline, lambda records: build(records, tmp_path)):
+        with pytest.raises(UserError, match=words):
+            averages([*runs, other])
 
 
 def test_a_start_model_may_depend_on_the_seed_alone():
