@@ -277,8 +277,7 @@ def _guessing(axes, record: Record, task: str, starts: Mapping[str, float]) -> N
 
 
 def _next_tasks(record: Record, task: str) -> dict[str, float]:
-    """The task itself, then each task trained later -> lag at which its training began: the last lag seen under the one
-    before."""
+    """Task trained later -> lag at which its training began: the last lag seen under the one before."""
     ends: dict[str, float] = {}
     for point in record.get("curves") or ():
         if point["scored"] == task and _lag(point) >= 0:

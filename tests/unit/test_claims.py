@@ -16,7 +16,7 @@ from cl_toolkit.report.estimate import Estimate, holm, paired
 from cl_toolkit.report.family import family
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.likeness import mixed
-from cl_toolkit.report.records import trusted
+from cl_toolkit.report.records import chance, guessing, trusted
 from cl_toolkit.report.sampling import sampling_variance
 from cl_toolkit.report.tables import as_csv, ranking
 
@@ -185,6 +185,21 @@ def test_a_start_model_may_depend_on_the_seed_alone():
     assert mixed([*runs, changed]) == {"sequential": "start model is {'': 'a'} in given-s0 and {'': 'z'} in other-s0"}
     one = [with_identity(record(seed=s), model="a") for s in range(2)]
     assert "start model" in mixed([*one, with_identity(record(seed=2), model="z")])["sequential"]
+
+
+def test_guessing_is_read_row_by_row():
+    levels = [
+        ["not_evaluated"] * 3,
+        [0.5, "not_evaluated", "not_evaluated"],
+        [0.3, 0.3, "not_evaluated"],
+        [0.2, 0.2, 0.5],
+    ]
+    run = record(chance=levels)
+    assert chance(run) == pytest.approx(0.3)
+    assert np.isnan(guessing(run)[1, 2])
+    assert guessing(run)[2, 0] == 0.3
+    for other in ([0.1] * 3, [[0.1] * 3] * 3, None, [[0.1] * 2] * 4):
+        assert math.isnan(chance(run | {"chance": other}))
 
 
 def test_metrics_come_from_the_matrix():
