@@ -25,22 +25,25 @@ $(PEERS)/installed: $(BIN)/pytest
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
 	touch $@
 
-.PHONY: quickstart test peers grid speed style clean
+.PHONY: quickstart test peers grid null speed style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on four small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
 	@echo "open results/quickstart/report.html"
 
-test: $(BIN)/pytest  ## the whole suite, without timing and the grid
+test: $(BIN)/pytest  ## the whole suite, without timing, the grid and the long simulations
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null"
 
 peers: $(PEERS)/installed  ## the tests against Avalanche; the first time installs it
 	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
 
 grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two processes; many minutes
 	$(BIN)/python -m pytest -s -m grid tests/engine
+
+null: $(BIN)/pytest  ## how often the report claims what is not there, and finds what is; minutes
+	$(BIN)/python -m pytest -s -m null tests/unit/test_null.py
 
 speed: $(BIN)/pytest  ## timing ratios; wants an idle machine
 	$(BIN)/python -m pytest -s -m speed tests/speed

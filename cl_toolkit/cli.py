@@ -84,11 +84,11 @@ def print_results(records, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cl_toolkit.report import findings, tables
+    from cl_toolkit.report import findings, headline, tables
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print()
-    console.print(findings.headline(records), markup=False, highlight=False)
+    console.print(headline.headline(records), markup=False, highlight=False)
     for finding in findings.findings(records):
         console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
     console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)
@@ -109,21 +109,27 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Folder of the trials. Default: results/<name>-tune")] = None,
 ):
     """Try the settings of the config's `search` on validation data, equally many per method; writes the chosen ones."""
+    from cl_toolkit import choice
     from cl_toolkit import study as studies
     from cl_toolkit import tune as tuning
+    from cl_toolkit.checkpoint import replace_file
     from cl_toolkit.progress import Progress
+    from cl_toolkit.report.tables import as_csv
 
     study, trials = tuning.trials(config, overrides or [])
     folder = out or Path("results") / study.name
     with Progress([studies.run_name(run) for run in study.runs]) as progress:
         records, failures = studies.compare(study, folder, jobs=jobs, update=progress)
-    rows = tuning.table(trials, records)
-    rows.to_csv(folder / "trials.csv", index=False)
+    rows = choice.table(trials, records)
+    replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
     typer.echo(rows.to_string(index=False, na_rep="–"))
-    tuned = tuning.write_tuned(config, folder, tuning.best(trials, records), overrides or [])
+    chosen = choice.best(trials, records)
+    tuned = tuning.write_tuned(config, folder, trials, chosen, overrides or [])
     for failure in failures:
         typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
-    typer.echo(f"\nchosen by final mean accuracy on validation data: cl-toolkit compare {tuned}")
+    for remark in choice.remarks(trials, chosen, list(tuning.comparison_methods(config))):
+        typer.echo(f"\n{remark}")
+    typer.echo(f"\ncl-toolkit compare {tuned}")
     raise typer.Exit(1 if failures else 0)
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cl_toolkit.evaluate import Scored
 
 SCHEMA_VERSION = 1
+PLACE = ("name", "checkpoint", "train.num_threads", "engine.device", "evaluate.batch_size")
+"""Settings, or sections of them, that say where and under which name a run ran, not what it is."""
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
 
 

@@ -1,4 +1,5 @@
-"""Choose each method's settings on validation data, with the same number of trials for every method."""
+"""The trials of a search: each method's settings on validation data, equally many for all. `choice` picks among them, and the
+chosen settings become a config."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from cl_toolkit.checkpoint import write_text
+from cl_toolkit.choice import Outcome, remarks
 from cl_toolkit.config import StudyConfig, find_config, merge, normalise, shipped_configs
 from cl_toolkit.errors import UserError
 from cl_toolkit.plain_yaml import parse_overrides, to_yaml
@@ -22,7 +24,7 @@ TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forge
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """The `search` section of a config. seed: of all trials; one that the comparison does not use. methods: name -> dotted
-    key -> values; every combination is a trial. Chosen is the highest mean accuracy over all tasks at the end."""
+    key -> values; every combination is a trial. Which is chosen: `cl_toolkit.choice`."""
 
     seed: int
     methods: dict[str, Any]
@@ -56,8 +58,8 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, list[Trial]]:
     """The comparison of all trials of a config's `search`, and what each stands for.
 
-    Raises UserError where a method is unknown, an axis is no list, the seed is one of the comparison's, or methods would get
-    unequal numbers of trials.
+    Raises UserError where a method is unknown, an axis is no list, the seed is one of the comparison's, methods would get
+    unequal numbers of trials, or the test split is asked for.
     """
     name, layers = load_layers(source, overrides)
     plain, where = flatten(layers), layers[-2][0]
@@ -70,6 +72,7 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
         raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
     if search.seed in plain["seeds"]:
         raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
+    check_split(layers, search.methods)
     found = []
     for label, axes in search.methods.items():
         method = find_name(label, plain["methods"])
@@ -94,66 +97,40 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
     return replace(study, name=f"{name}-tune", runs=runs, methods=tuple(methods), plain=plain), found
 
 
-def by_trial(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Trial -> its finished runs, one per task order."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record["status"] == "finished":
-            groups.setdefault(record["method"], []).append(record)
-    return groups
+def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Any]) -> None:
+    """Raises UserError where anything but the defaults asks for the test split: settings that were chosen on it would
+    make the comparison's own scores worthless."""
+    for where, layer in layers[1:]:
+        asked = {"evaluate": layer.get("evaluate")}
+        asked |= {f"methods.{m}.evaluate": (d or {}).get("evaluate") for m, d in (layer.get("methods") or {}).items()}
+        for key, section in asked.items():
+            if isinstance(section, Mapping) and section.get("split", "valid") != "valid":
+                raise UserError(
+                    f"{where}: {key}.split: {section['split']}: settings are chosen on validation data alone"
+                )
+    for label, values in axes.items():
+        if isinstance(values, Mapping) and "evaluate.split" in values:
+            raise UserError(f"search.methods.{label}: evaluate.split: settings are chosen on validation data alone")
 
 
-def mean_metric(runs: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    """Mean over runs; None where it is undefined."""
-    values = [run["metrics"][metric] for run in runs]
-    return None if None in values else fmean(values)
-
-
-def best(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Trial, float]]:
-    """Method -> (its best trial, mean final accuracy on validation data over its task orders). Of equals the first."""
-    scores = {name: mean_metric(runs, "acc") for name, runs in by_trial(records).items()}
-    chosen: dict[str, tuple[Trial, float]] = {}
-    for trial in found:
-        score = scores.get(trial.name)
-        if score is not None and (trial.method not in chosen or score > chosen[trial.method][1]):
-            chosen[trial.method] = trial, score
-    return chosen
-
-
-def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]):
-    """A pandas row per trial: method, values, acc, bwt, learning_accuracy, and whether it was chosen."""
-    import pandas as pd
-
-    chosen = {trial.name for trial, _ in best(found, records).values()}
-    runs = by_trial(records)
-    rows = [
-        {
-            "trial": t.name,
-            "method": t.method,
-            **{
-                k: mean_metric(runs[t.name], k) if t.name in runs else None for k in ("acc", "bwt", "learning_accuracy")
-            },
-            "chosen": t.name in chosen,
-            **t.values,
-        }
-        for t in found
-    ]
-    return pd.DataFrame(rows)
+def comparison_methods(source: str) -> dict[str, Any]:
+    """Methods of the searched config's own comparison."""
+    return dict(flatten(load_layers(source)[1])["methods"])
 
 
 def write_tuned(
-    source: str, folder: Path, chosen: Mapping[str, tuple[Trial, float]], overrides: Sequence[str] = ()
+    source: str, folder: Path, found: Sequence[Trial], chosen: Mapping[str, Outcome], overrides: Sequence[str] = ()
 ) -> Path:
     """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
     `<folder>/tuned.yaml`."""
     path = find_config(source)
     below = source if source in shipped_configs() else str(path.resolve())
-    name, layers = load_layers(source)
-    methods = dict(flatten(layers)["methods"])
-    methods |= {method: trial.difference for method, (trial, _) in chosen.items()}
-    given = parse_overrides(list(overrides)) if overrides else {}
-    content = {**given, "extends": below, "name": f"{name}-tuned", "methods": methods}
-    lines = [f"# {m}: {acc:.3f} on validation data with {t.values}" for m, (t, acc) in chosen.items()]
-    tuned = folder / "tuned.yaml"
-    tuned.write_text("\n".join([*lines, to_yaml(content)]), encoding="utf-8")
-    return tuned
+    searched = comparison_methods(source)
+    methods = searched | {method: outcome.trial.difference for method, outcome in chosen.items()}
+    kept = [o for o in overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
+    given = parse_overrides(kept) if kept else {}
+    content = {**given, "extends": below, "name": f"{load_layers(source)[0]}-tuned", "methods": methods}
+    lines = [f"# {m}: {o.acc:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
+    lines += [f"# {line}" for line in remarks(found, chosen, list(searched))]
+    write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
+    return folder / "tuned.yaml"

@@ -6,14 +6,16 @@ python docs/choosing.py results/my-study    first puts a study's numbers into do
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import pandas as pd
+from scipy import stats
 
 from cl_toolkit.api import load
 from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.report.estimate import Estimate, paired
+from cl_toolkit.report.estimate import ENOUGH, LEVEL, holm, paired
 from cl_toolkit.report.records import by_method, control_of, number
 
 PAGES = (Path(__file__).with_name("choosing.md"), Path(__file__).parents[1] / "REPRODUCIBILITY.md")
@@ -23,7 +25,7 @@ METRICS = ("acc", "bwt", "learning_accuracy")
 
 def measure(folder: Path) -> pd.DataFrame:
     """A row per method of a study: its strategies, mean and standard deviation of the metrics, and the paired difference to
-    its control in BWT with the 95 % interval."""
+    its control in BWT with the 95 % interval over n orders, or over n seeds of one order."""
     groups = by_method(load(folder).records)
     rows = []
     for method, runs in groups.items():
@@ -35,17 +37,32 @@ def measure(folder: Path) -> pd.DataFrame:
         difference = paired(runs, groups[control], "metrics.bwt") if control and row["strategies"] else None
         if difference is not None:
             row |= {"control": control, "difference": difference.mean, "low": difference.low, "high": difference.high}
+            row |= {"n": difference.n}
         rows.append(row)
     return pd.DataFrame(rows).round(4)
 
 
-def verdict(row: pd.Series) -> str:
-    """`less (+0.41: +0.35 to +0.47, n=3)`: what a strategy does to forgetting, against its control."""
+def corrected(frame: pd.DataFrame) -> dict[int, float]:
+    """Row -> p of its difference, corrected for all of the table by Holm's method; of rows with too few runs nothing.
+
+    p is that of the t interval, whose half width is t(0.975) standard errors.
+    """
+    p = {}
+    for i, row in frame.iterrows():
+        if pd.notna(row.get("difference")) and row["n"] >= ENOUGH:
+            errors = abs(row["difference"]) / (row["high"] - row["low"]) * 2 * stats.t.ppf(0.975, row["n"] - 1)
+            p[i] = 2 * stats.t.sf(errors, row["n"] - 1)
+    return holm(p)
+
+
+def verdict(row: pd.Series, p: float) -> str:
+    """`less (+0.41: +0.35 to +0.47, n=3; p 0.012)`: what a strategy does to forgetting, against its control. p: corrected;
+    NaN where there are too few runs."""
     if pd.isna(row.get("difference")):
         return "–"
-    estimate = Estimate(row["difference"], row["low"], row["high"], int(row["n"]))
-    word = ("less" if estimate.mean > 0 else "more") if estimate.clear else "no clear difference"
-    return f"{word} ({estimate.mean:+.2f}: {estimate.low:+.2f} to {estimate.high:+.2f}, n={estimate.n})"
+    word = ("less" if row["difference"] > 0 else "more") if p <= LEVEL else "no clear difference"
+    found = f"{row['difference']:+.2f}: {row['low']:+.2f} to {row['high']:+.2f}, n={row['n']:.0f}"
+    return f"{word} ({found}" + (f"; p {p:.2g})" if pd.notna(p) else ")")
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -80,10 +97,11 @@ def measured_table(name: str) -> str:
     """What each method of a study did, from its numbers."""
     frame = pd.read_csv(MEASURED / f"{name}.csv")
     rows = []
-    for _, row in frame.iterrows():
+    p = corrected(frame)
+    for i, row in frame.iterrows():
         cells = [f"{row[m]:.2f} ± {row[f'{m}_sd']:.2f}" if pd.notna(row[m]) else "–" for m in METRICS]
         control = row["control"] if pd.notna(row.get("control")) else "–"
-        rows.append([row["method"], *cells, control, verdict(row)])
+        rows.append([row["method"], *cells, control, verdict(row, p.get(i, math.nan))])
     return markdown(["method", "final accuracy", "BWT", "learning accuracy", "control", "forgets"], rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
 from cl_toolkit.report.records import Record
 
@@ -13,19 +14,26 @@ def build(records: Sequence[Record], folder: Path) -> Path:
     """Write `summary.csv`, `plots/*.png`, `plots/*.svg` and `report.html` into the folder; returns the page's path.
 
     Runs that failed or have not finished are listed with their status and counted nowhere. The same records give the
-    same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Raises
-    UserError without records, OSError if the folder cannot be written.
+    same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Metrics are
+    computed from the matrices. Files are replaced, never written through a link. Raises UserError without records, for a
+    damaged record or one of another schema, and where runs of one method differ in more than seed and order; OSError if
+    the folder cannot be written.
     """
     # drawing and tables take a second to import, which a command that only asks for help must not pay
     from cl_toolkit.report.figures import draw
+    from cl_toolkit.report.likeness import check_unmixed
     from cl_toolkit.report.page import render
-    from cl_toolkit.report.tables import summary
+    from cl_toolkit.report.records import trusted
+    from cl_toolkit.report.tables import as_csv, summary
 
     if not records:
         raise UserError(f"{folder}: no run records to report on")
+    records = [trusted(record) for record in records]
+    check_unmixed(records)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    summary(records).to_csv(folder / "summary.csv", index=False)
+    table, text = as_csv(summary(records)), render(records, draw(records, folder / "plots"))
+    replace_file(folder / "summary.csv", lambda beside: beside.write_text(table, encoding="utf-8", newline=""))
     page = folder / "report.html"
-    page.write_text(render(records, draw(records, folder / "plots")), encoding="utf-8")
+    replace_file(page, lambda beside: beside.write_text(text, encoding="utf-8"))
     return page

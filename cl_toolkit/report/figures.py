@@ -16,7 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cl_toolkit.report.records import Record, by_method, lower_is_better, scores
+from cl_toolkit.checkpoint import replace_file
+from cl_toolkit.errors import UserError
+from cl_toolkit.report.records import Record, by_method, guessing, lower_is_better, scores
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 
@@ -38,8 +40,10 @@ def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
     """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` into the folder, and return the plots.
 
     Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
-    cannot be written.
+    cannot be written, UserError if it is a link: nothing is written elsewhere than where it seems to be.
     """
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link; remove it, so that figures are not written elsewhere")
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if OWN_FILES.fullmatch(path.name):
@@ -56,11 +60,13 @@ def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
 
 def _save(figure: Figure, name: str, title: str, folder: Path) -> str:
     FigureCanvasAgg(figure)
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None})
+    replace_file(
+        folder / f"{name}.png", lambda beside: figure.savefig(beside, format="png", metadata={"Software": None})
+    )
     figure.set_layout_engine("none")  # it is laid out now
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    (folder / f"{name}.svg").write_text(text.getvalue(), encoding="utf-8")
+    replace_file(folder / f"{name}.svg", lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
     svg = re.sub(r"^.*?(?=<svg )", "", text.getvalue(), flags=re.DOTALL)
     # several figures share a page, and an id may stand there once only
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -104,8 +110,8 @@ RETENTION = (
 )
 ISO = "Along a slanted line the final accuracy ACC is the same."
 COST = (
-    "Seconds spent training, without evaluation, and the mean score over all tasks at the end. Small points are runs, "
-    "large ones the mean of a method."
+    "CPU or GPU seconds spent training, without evaluation, and the mean score over all tasks at the end. Small points "
+    "are runs, large ones the mean of a method."
 )
 OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg)")
 
@@ -248,9 +254,8 @@ def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Se
     axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.margins(y=0.08)
     first = next(iter(groups.values()))[0]
-    if chance := (first.get("chance") or [0] * len(tasks))[tasks.index(task)]:
-        axes.axhline(chance, color=MUTED, linestyle=":", linewidth=1)
     starts = [s for runs in groups.values() for r in runs if (s := _next_tasks(r, task))]
+    _guessing(axes, first, task, starts[0] if starts else {task: 0.0})
     if starts and all(s == starts[0] for s in starts):
         labelled = 0.0
         for name, lag in list(starts[0].items())[1:]:
@@ -259,6 +264,16 @@ def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Se
                 axes.annotate(name, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
                               textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
                 labelled = lag
+
+
+def _guessing(axes, record: Record, task: str, starts: Mapping[str, float]) -> None:
+    """The score of pure guessing: it falls where the answers of further tasks come to be choices."""
+    names, levels = record["tasks"], guessing(record)
+    steps = [(lag, levels[names.index(name) + 1, names.index(task)]) for name, lag in starts.items()]
+    steps = [(lag, level) for lag, level in steps if not np.isnan(level)]
+    if any(level for _, level in steps):
+        lags, values = zip(*steps, (axes.get_xlim()[1], steps[-1][1]), strict=True)
+        axes.step(lags, values, where="post", color=MUTED, linestyle=":", linewidth=1)
 
 
 def _next_tasks(record: Record, task: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +12,33 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
-from cl_toolkit.report.findings import cautions, findings, headline
-from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, scores
+from cl_toolkit.report.findings import findings
+from cl_toolkit.report.headline import headline
+from cl_toolkit.report.records import (
+    Record,
+    by_method,
+    chance,
+    flatten,
+    lookup,
+    lower_is_better,
+    number,
+    ordered,
+    scores,
+)
 from cl_toolkit.report.style import looks
 from cl_toolkit.report.tables import METRICS, RANKED, amount, cell, direction, ranking, undefined
 
 PROVENANCE = (
-    ("Code", "provenance.commit"),
+    ("Commit", "provenance.commit"),
     ("Uncommitted changes", "provenance.dirty"),
     ("Versions", "provenance.versions"),
     ("Hardware", "provenance.hardware"),
-    ("Data hash", "provenance.data_hash"),
-    ("Model hash", "provenance.model_hash"),
+    ("Data", "identity.data"),
+    ("Start model", "identity.model"),
+    ("Code", "identity.code"),
     ("Started", "provenance.started"),
     ("Finished", "provenance.finished"),
 )
@@ -95,9 +109,10 @@ def _facts(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[t
         ("Model", ", ".join(values("config.model.name"))),
         ("Tasks" if len(orders) < 2 else "Task orders", "; ".join(orders[o] for o in sorted(orders))),
     ]
-    chance = [c for r in runs[:1] for c in r.get("chance") or ()]
-    if chance and not lower_is_better(records):
-        facts.append(("Chance", decimals(sum(chance) / len(chance)) + " on average"))
+    levels = sorted({level for r in runs if not math.isnan(level := chance(r))})
+    if levels and not lower_is_better(records):
+        shown = dict.fromkeys((decimals(levels[0]), decimals(levels[-1])))
+        facts.append(("Chance", f"{' to '.join(shown)} on average at the end"))
     sizes = sorted({n for r in runs for n in r.get("examples_scored") or () if n})
     if sizes:
         facts.append(
@@ -185,5 +200,5 @@ def _provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in flatten(value).items() if v is not None)
+        return ", ".join(f"{k} {v}" for k, v in sorted(flatten(value).items()) if v is not None)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

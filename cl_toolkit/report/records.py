@@ -8,12 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from cl_toolkit.metrics import NOT_EVALUATED
+from cl_toolkit.errors import UserError
+from cl_toolkit.metrics import NOT_EVALUATED, explain
+from cl_toolkit.record import SCHEMA_VERSION
 
 Record = Mapping[str, Any]
 
 LOWER_IS_BETTER = {"perplexity"}
 """Scorers whose smaller number is the better one."""
+
+
+def trusted(record: Record) -> Record:
+    """The record with the metrics of its matrix: what it says itself of them is not believed. Raises UserError where the
+    record is of another schema or a finished one has no whole matrix."""
+    place = f"{record.get('method')}/{record.get('order')}-s{record.get('seed')}"
+    if record.get("schema_version") != SCHEMA_VERSION:
+        found = record.get("schema_version")
+        raise UserError(f"{place}: schema_version is {found!r}; this version reads {SCHEMA_VERSION}")
+    if record.get("status") != "finished":
+        return record
+    try:
+        metrics, reasons = explain(record["matrix"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{place}: matrix: {error}; the record is damaged, run it anew") from error
+    said = record.get("undefined") or {}
+    return {**record, "metrics": metrics, "undefined": {k: said.get(k, reason) for k, reason in reasons.items()}}
 
 
 def lookup(record: Record, path: str) -> Any:
@@ -47,6 +66,19 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 def scores(matrix: Sequence[Sequence[float | str | None]]) -> np.ndarray:
     """The matrix as floats, NaN where a cell was not evaluated."""
     return np.array([[np.nan if c in (NOT_EVALUATED, None) else float(c) for c in row] for row in matrix], dtype=float)
+
+
+def guessing(record: Record) -> np.ndarray:
+    """The scores of pure guessing in the shape of the matrix, NaN where a cell is not known; all of them where `chance`
+    has another shape than `matrix`."""
+    shape, rows = scores(record["matrix"]).shape, record.get("chance") or ()
+    known = len(rows) == shape[0] and all(isinstance(row, (list, tuple)) and len(row) == shape[1] for row in rows)
+    return scores(rows) if known else np.full(shape, np.nan)
+
+
+def chance(record: Record) -> float:
+    """Mean score of pure guessing over all tasks at the end; NaN where it is not known for all of them."""
+    return float(guessing(record)[-1].mean())
 
 
 def lower_is_better(records: Sequence[Record]) -> bool:
@@ -90,10 +122,10 @@ def ordered(records: Sequence[Record]) -> list[Record]:
 
 
 def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Method -> its finished runs, in the order of `ordered`."""
+    """Method -> its finished runs, in the order of `ordered`, with the metrics of their matrices (`trusted`)."""
     groups: dict[str, list[Record]] = {}
     for record in ordered([r for r in records if r.get("status") == "finished"]):
-        groups.setdefault(str(record["method"]), []).append(record)
+        groups.setdefault(str(record["method"]), []).append(trusted(record))
     return groups
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered
+from cl_toolkit.report.likeness import check_unmixed
+from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, trusted
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("fwt", "metrics.fwt", "FWT",
            "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
            "tasks but the first.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
-    Metric("seconds", "cost.seconds.train", "Training s", "Seconds spent training, without evaluation.",
+    Metric("tokens", "cost.tokens", "Tokens", "Tokens trained on, rehearsed ones included.",
+           False, "counted", score=False),
+    Metric("forwards", "cost.forwards", "Forwards", "Passes forward while training, those of strategies and rollouts too.",
+           False, "counted", score=False),
+    Metric("compute_seconds", "cost.compute_seconds.train", "Compute s",
+           "Seconds of CPU or GPU spent training, without evaluation; which of the two stands in summary.csv.",
            False, "measured", score=False),
     Metric("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
            False, "measured", score=False),
+    Metric("steps", "cost.steps", "Steps", "Optimizer steps.", False, "counted", score=False, ranked=False),
+    Metric("examples", "cost.examples", "Rows", "Rows trained on, rehearsed ones included, rollouts not.",
+           False, "counted", score=False, ranked=False),
     Metric("average_incremental_accuracy", "metrics.average_incremental_accuracy", "Avg. incremental",
            "After each task the mean score over the tasks seen so far; mean of these.",
            True, "divided by T", ranked=False),
@@ -62,6 +71,8 @@ METRICS: tuple[Metric, ...] = (
            "First score after learning minus the last: -BWT.", False, "divided by T - 1", ranked=False),
 )  # fmt: skip
 RANKED = tuple(m for m in METRICS if m.ranked)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet read a cell as a formula."""
 
 
 def direction(metric: Metric, records: Sequence[Record]) -> bool | None:
@@ -72,20 +83,32 @@ def direction(metric: Metric, records: Sequence[Record]) -> bool | None:
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
-    """A row per run, failed ones too: what it was, every metric, every cost (`seconds_train`, ...)."""
+    """A row per run, failed ones too: what it was, every metric, every cost (`compute_seconds_train`,
+    `wall_seconds_train`, ...)."""
     rows = [
         {key: record.get(key) for key in ("method", "seed", "order", "view", "status")}
         | flatten(record.get("metrics") or {}, "_")
         | flatten(record.get("cost") or {}, "_")
         | {"error": record.get("error")}
-        for record in ordered(records)
+        for record in map(trusted, ordered(records))
     ]
     return pd.DataFrame(rows)
 
 
+def as_csv(table: pd.DataFrame) -> str:
+    """The table as CSV text. Text that a spreadsheet would take for a formula begins with an apostrophe; numbers do not."""
+    return table.rename(columns=_plain).map(_plain).to_csv(index=False)
+
+
+def _plain(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
 def ranking(records: Sequence[Record]) -> pd.DataFrame:
     """A row per method, best ACC first, methods without it last. Indexed by method; `runs`, and for each metric `<key>`
-    (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it)."""
+    (mean over runs), `<key>_spread` (sample standard deviation, NaN for one run), `<key>_n` (runs that have it). Raises
+    UserError where runs of one method differ in more than seed and order."""
+    check_unmixed(records)
     rows = {}
     for method, runs in by_method(records).items():
         row: dict[str, float] = {"runs": len(runs)}
@@ -104,13 +127,19 @@ def ranking(records: Sequence[Record]) -> pd.DataFrame:
 def ranking_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     """The ranking for a terminal: headers with the direction (`ACC ^`), rows such as `["replay", "3", "0.61 ± 0.03"]`.
 
-    The second column is the number of runs; a cell that rests on fewer says so: `0.61 ± 0.03 (n=2)`.
+    The second column is the number of runs; a score that rests on fewer says so: `0.61 ± 0.03 (n=2)`. Costs are means alone.
     """
     arrows = {True: " ^", False: " v", None: ""}
     headers = ["Method", "n", *(m.label + arrows[direction(m, records)] for m in RANKED)]
     table = ranking(records)
-    rows = [[method, str(int(row["runs"])), *(cell(row, m) for m in RANKED)] for method, row in table.iterrows()]
+    rows = [[method, str(int(row["runs"])), *(_brief(row, m) for m in RANKED)] for method, row in table.iterrows()]
     return headers, rows
+
+
+def _brief(row: pd.Series, metric: Metric) -> str:
+    if metric.score:
+        return cell(row, metric)
+    return amount(row[metric.key]) if row[f"{metric.key}_n"] else "-"
 
 
 def cell(row: pd.Series, metric: Metric) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from cl_toolkit.report.costs import compute_unit
 from cl_toolkit.report.records import Record, number
 from cl_toolkit.report.style import FAINT, INK, MUTED, Look
 
@@ -33,8 +34,8 @@ def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str
 
 
 def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
-    """Training seconds against ACC, a point per run and the mean per method; None where no run has both."""
-    points = _points(groups, "cost.seconds.train", "metrics.acc")
+    """Compute seconds of training against ACC, a point per run and the mean per method; None where no run has both."""
+    points = _points(groups, "cost.compute_seconds.train", "metrics.acc")
     if not points:
         return None
     figure = Figure(figsize=SIZE, layout="constrained")
@@ -46,7 +47,7 @@ def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Loo
         axes.xaxis.set_major_formatter(ScalarFormatter())
     else:
         axes.set_xlim(left=0)
-    axes.set_xlabel("training time (seconds)")
+    axes.set_xlabel(f"training ({compute_unit([r for runs in groups.values() for r in runs])})")
     axes.set_ylabel(f"ACC (mean {unit} over all tasks at the end)")
     return figure
 

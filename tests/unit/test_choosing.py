@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy import stats
 from tiny import tiny_config
 
 import cl_toolkit as cl
@@ -44,8 +45,25 @@ def test_numbers_come_from_the_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"), [(0.1, 0.3, "less"), (-0.3, -0.1, "more"), (-0.1, 0.5, "no clear difference")]
+    ("low", "high", "n", "word"),
+    [
+        (0.1, 0.12, 3, "less (+0.11: +0.10 to +0.12, n=3; p"),
+        (-0.12, -0.1, 3, "more"),
+        (-0.1, 0.5, 3, "no clear difference"),
+        (0.01, 0.5, 3, "no clear difference"),  # alone it would be clear, of two it is not
+        (0.1, 0.12, 2, "no clear difference (+0.11: +0.10 to +0.12, n=2)"),
+    ],
 )
-def test_a_difference_is_clear_when_its_interval_leaves_out_0(low, high, word):
-    row = pd.Series({"difference": (low + high) / 2, "low": low, "high": high, "n": 3})
-    assert choosing.verdict(row).startswith(word)
+def test_a_difference_is_clear_when_it_survives_the_correction_for_its_table(low, high, n, word):
+    other = {"difference": 0.0, "low": -0.1, "high": 0.1, "n": 3}
+    frame = pd.DataFrame([{"difference": (low + high) / 2, "low": low, "high": high, "n": n}, other])
+    p = choosing.corrected(frame)
+    assert choosing.verdict(frame.iloc[0], p.get(0, float("nan"))).startswith(word)
+
+
+def test_a_p_comes_back_from_its_interval():
+    values = [0.3, 0.4, 0.45]
+    expected = stats.ttest_1samp(values, 0)
+    low, high = expected.confidence_interval(0.95)
+    frame = pd.DataFrame([{"difference": sum(values) / 3, "low": low, "high": high, "n": 3}])
+    assert choosing.corrected(frame)[0] == pytest.approx(expected.pvalue)

@@ -1,0 +1,45 @@
+"""What a method costs beside its control: counted work and compute seconds, never wall-clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cl_toolkit.report.estimate import mean
+from cl_toolkit.report.records import Record, lookup
+from cl_toolkit.report.tables import amount
+
+COUNTED = (("cost.steps", "steps"), ("cost.tokens", "tokens"), ("cost.forwards", "forwards"))
+"""Counts of a run that are the same wherever it runs, and their names."""
+SAME = 0.05
+"""Costs that differ by less than this share are called equal."""
+
+
+def compute_unit(runs: Sequence[Record]) -> str:
+    """`CPU s` or `GPU s`; `compute s` where the runs do not share one or do not say."""
+    units = {lookup(r, "cost.compute_unit") for r in runs}
+    return str(*units) if len(units) == 1 and None not in units else "compute s"
+
+
+def cost_sentence(runs: Sequence[Record], base: Sequence[Record]) -> str:
+    """`it costs 2.1 times the forwards and 1.9 times the CPU seconds, and stores 512 examples`; "" if nothing is known.
+
+    Counts that are equal are left out, beside the forwards. Seconds are compared where all runs count the same ones.
+    """
+    parts = []
+    for path, name in COUNTED:
+        ratio = mean(runs, path) / (mean(base, path) or math.nan)
+        if not math.isnan(ratio) and (abs(ratio - 1) > SAME or name == "forwards"):
+            parts.append(_times(ratio, name))
+    unit = compute_unit([*runs, *base])
+    ratio = mean(runs, "cost.compute_seconds.train") / (mean(base, "cost.compute_seconds.train") or math.nan)
+    if unit != "compute s" and not math.isnan(ratio):
+        parts.append(_times(ratio, unit.replace(" s", " seconds")))
+    stored = mean(runs, "cost.stored_examples")
+    kept = f"stores {amount(stored)} examples" if stored > 0 else ""
+    costs = "costs " + " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else ""
+    return f"it {', and '.join(filter(None, [costs, kept]))}" if costs or kept else ""
+
+
+def _times(ratio: float, name: str) -> str:
+    return f"as many {name}" if abs(ratio - 1) <= SAME else f"{ratio:.2g} times the {name}"
