@@ -69,6 +69,11 @@ def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
     return merged
 
 
+def plain_name(name: str) -> str:
+    """A weight's name as it is without an adapter."""
+    return name.replace("base_model.model.", "", 1).replace(".base_layer.", ".")
+
+
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every layer with an adapter, by a name that survives merging."""
     from peft.tuners.lora import LoraLayer

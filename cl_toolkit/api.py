@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ Source = str | Path | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """The records of a comparison, or of one run, and what follows from them. No model is loaded."""
+    """The records of a comparison, or of one run, and what follows from them. No model is loaded. notes: what else lies in
+    the folder, and what of the study is missing or damaged."""
 
     folder: Path
     records: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> pandas.DataFrame:
@@ -64,20 +67,28 @@ def compare(
 
     config = load_study(source, overrides, methods=methods, seeds=seeds)
     folder = Path(out) if out is not None else Path("results") / config.name
-    records, failures = studies.compare(config, folder, jobs=jobs)
+    found, failures = studies.compare(
+        config, folder, jobs=jobs, say=lambda text: print(f"note: {text}", file=sys.stderr)
+    )
     if failures:
         raise UserError("; ".join(f"{f.run} failed: {f.error}" for f in failures))
-    return Study(folder, records)
+    return Study(folder, found.records, found.notes)
 
 
 def run(
-    source: Source, *, method: str | None = None, overrides: Sequence[str] = (), out: str | Path | None = None
+    source: Source,
+    *,
+    method: str | None = None,
+    order: str | None = None,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """One run; returns its record. An unfinished run in `out` goes on after its last finished task."""
+    """One run; returns its record. An unfinished run in `out` goes on after its last finished task. With `method` and `order`
+    it is the run that `compare` would make of them, in the same folder."""
     from cl_toolkit.runner import execute
     from cl_toolkit.study_config import load_run
 
-    config = load_run(source, overrides, method)
+    config = load_run(source, overrides, method, order)
     return execute(config, Path(out) if out is not None else default_folder(config))
 
 
@@ -90,12 +101,10 @@ def default_folder(config: Any) -> Path:
 
 def load(folder: str | Path) -> Study:
     """The records of a comparison's folder, or of one run's."""
-    from cl_toolkit.study import read_records
+    from cl_toolkit.study import find_records
 
-    records = read_records(Path(folder))
-    if not records:
-        raise UserError(f"{folder}: no record.json here or under runs/")
-    return Study(Path(folder), records)
+    found = find_records(Path(folder))
+    return Study(Path(folder), found.records, found.notes)
 
 
 def register(name: str, cls: type) -> type:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cl_toolkit.checkpoint import FULL
 from cl_toolkit.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +22,7 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
+GOES_ON = "stopped; finished tasks and runs are kept, the same command goes on"
 INTERRUPTED = 130
 """Typer's exit code for Ctrl-C."""
 
@@ -29,6 +32,11 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<name>")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that a comparison or a run wrote.")]
+
+
+def printable(text: str) -> str:
+    """A text of a record for a terminal: control characters are shown, not obeyed."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -72,15 +80,17 @@ def run_comparison(study, folder: Path, jobs: int) -> int:
     from cl_toolkit.progress import Progress
 
     with Progress([studies.run_name(run) for run in study.runs]) as progress:
-        records, failures = studies.compare(study, folder, jobs=jobs, update=progress)
-    print_results(records, folder)
+        found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
+    print_results(found, folder)
     for failure in failures:
         typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
         typer.echo(f"        traceback: {folder / 'runs' / failure.run / 'traceback.txt'}", err=True)
     return 1 if failures else 0
 
 
-def print_results(records, folder: Path) -> None:
+def print_results(study, folder: Path) -> None:
+    """What was found, and what else lies in the folder."""
+    records = study.records
     from rich.console import Console
     from rich.table import Table
 
@@ -91,6 +101,8 @@ def print_results(records, folder: Path) -> None:
     console.print(headline.headline(records), markup=False, highlight=False)
     for finding in findings.findings(records):
         console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
+    for note in study.notes:
+        console.print(f"! {printable(note)}", markup=False, highlight=False)
     console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)
     headers, rows = tables.ranking_rows(records)
     table = Table(box=None, header_style="bold")
@@ -119,7 +131,8 @@ def tune(
     study, trials = tuning.trials(config, overrides or [])
     folder = out or Path("results") / study.name
     with Progress([studies.run_name(run) for run in study.runs]) as progress:
-        records, failures = studies.compare(study, folder, jobs=jobs, update=progress)
+        found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
+    records = found.records
     rows = choice.table(trials, records)
     replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
     typer.echo(rows.to_string(index=False, na_rep="–"))
@@ -138,22 +151,30 @@ def run(
     config: Config,
     overrides: Overrides = None,
     method: Annotated[str | None, typer.Option(help="One of the config's methods; default: the config itself.")] = None,
+    order: Annotated[str | None, typer.Option(help="One of the config's orders, by name or number from 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
 ):
-    """One run. In a folder with an unfinished run of the same config it goes on after the last finished task."""
+    """One run. In a folder with an unfinished run of the same config it goes on after the last finished task. With --method
+    and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
     from cl_toolkit.api import default_folder
     from cl_toolkit.progress import Progress
     from cl_toolkit.study import run_name
     from cl_toolkit.study_config import load_run
 
-    settings = load_run(config, overrides or [], method)
+    settings = load_run(config, overrides or [], method, order)
     folder = out or default_folder(settings)
     first = os.environ.get("RANK", "0") == "0"
     from cl_toolkit.runner import execute
 
     with Progress([run_name(settings)] if first else []) as progress:
         name = run_name(settings)
-        record = execute(settings, folder, lambda row: progress(name, row.get("fraction", -1), row["event"]))
+
+        def listen(row):
+            progress(name, row.get("fraction", -1), row["event"])
+            if row["event"] == "note":
+                progress.say(row["text"])
+
+        record = execute(settings, folder, listen)
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
@@ -182,11 +203,11 @@ def demo(out: Out = None):
 def report(results: Results):
     """Rebuild tables, figures and report.html from the records alone."""
     from cl_toolkit.api import load
-    from cl_toolkit.study import report as build
+    from cl_toolkit.report import build
 
     study = load(results)
-    build(results, study.records)
-    print_results(study.records, results)
+    build(study.records, results, study.notes)
+    print_results(study, results)
 
 
 @app.command("list")
@@ -343,8 +364,20 @@ def print_answers(results: Path, task: str | None, method: str | None, n: int) -
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
+class Stopped(BaseException):
+    """The system asks this process to end."""
+
+
+def stop(number: int, frame: object) -> None:
+    """What SIGTERM and SIGHUP do: end as Ctrl-C does, workers included."""
+    raise Stopped(number)
+
+
 def main() -> None:
     """Run the command line: errors for people in one line with exit code 2; `--debug` shows the traceback."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     # launchers of distributed jobs put --local_rank=N in front; the same number is in the environment
@@ -360,6 +393,19 @@ def main() -> None:
             text = str(error) if isinstance(error, UserError) else error.format_message()
             typer.echo(f"error: {text}", err=True)
         sys.exit(2)
+    except Stopped as error:
+        typer.echo(GOES_ON, err=True)
+        sys.exit(128 + error.args[0])
+    except OSError as error:
+        if debug:
+            raise
+        if error.errno not in FULL:
+            typer.echo(f"error: {type(error).__name__}: {error} (--debug shows the traceback)", err=True)
+            sys.exit(1)
+        typer.echo(
+            f"error: the disk is full: {error.filename or 'a file'} could not be written; free some room", err=True
+        )
+        sys.exit(2)
     except Exception as error:
         if debug:
             raise
@@ -367,5 +413,5 @@ def main() -> None:
         typer.echo(f"error: {type(error).__name__}: {text} (--debug shows the traceback)", err=True)
         sys.exit(1)
     if code == INTERRUPTED:
-        typer.echo("stopped; finished tasks and runs are kept, the same command goes on", err=True)
+        typer.echo(GOES_ON, err=True)
     sys.exit(code if isinstance(code, int) else 0)

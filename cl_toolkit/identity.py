@@ -102,7 +102,7 @@ def _short(value: Any) -> str:
 
 
 def changed(record: Mapping[str, Any], config: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """In which part a stored record is another result than the run of `config` with the identity `new`; None if it is the same."""
+    """In which part a stored record is another result than the run of `config` with the identity `new`; None if none."""
     if found := differs(settled(record["config"]), settled(config)):
         return f"another config: {found}"
     return changed_parts(record.get("identity"), new)

@@ -25,7 +25,8 @@ def learn(
     watch: Callable[[Session], None],
 ) -> nn.Module:
     """Train `model` on one task and return it, plain and whole. One batch is one optimizer step of the whole job."""
-    model = strategy.before_task(model, task)  # adapters, prompts, heads appear here
+    model = strategy.build(model, task.index)  # prompts, heads appear here; called again when a stopped run goes on
+    model = strategy.before_task(model, task)
     task = objective.start(model, task)  # rft keeps a reference and may drop examples; sft: nothing
     batches = strategy.batches(model, task, task.batches())  # sized and indexable: the schedule knows its horizon
     with engine.open(model, task, steps=len(batches) * objective.updates) as session:  # optimizer / ZeRO are born here

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -228,10 +230,36 @@ def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] |
         raise UserError(f"model.name: {name}: cannot be loaded: {first}") from error
 
 
+def identity(name: str, settings: Any) -> dict[str, str]:
+    """What a start model is known by: the content of its folder, the commit of a hub's model, the weights of a warm start.
+    Weights drawn from `seed.init` follow from the config. Loads no weights but those of a warm start."""
+    if isinstance(settings, NetSettings) or (isinstance(settings, TinyLM) and settings.warmup is None):
+        return {"weights": "drawn from seed.init"}
+    if isinstance(settings, TinyLM):
+        return {"weights": fingerprint(load(name, settings, 0)[0])}
+    if Path(name).is_dir():
+        return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(name))}
+    from transformers import AutoConfig
+
+    return {"commit": str(getattr(from_hub(AutoConfig, name, settings), "_commit_hash", None))}
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder: weights, settings, tokenizer, templates."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in MODEL_FILES)
+
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+
+
+@cache
+def _file_digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def fingerprint(model: nn.Module) -> str:
     """The first 16 hex digits of a SHA-256 over all weights by name."""
-    import hashlib
-
     import torch
 
     digest = hashlib.sha256()

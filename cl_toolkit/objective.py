@@ -21,6 +21,8 @@ class Objective:
     `divisible`: whether a batch may be cut into micro-batches and processes.
     `brings_head`: whether `equip` gives the model its outputs.
     `inputs`: what its examples may be: `text`, `arrays`.
+    `copies`: rows that one example makes in a batch (rollouts, views).
+    `rollouts`: answers that this process has sampled so far.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Objective:
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     name: str = ""
     updates: int = 1
+    copies: int = 1
+    rollouts: int = 0
     extra_parameters: int = 0
 
     def __init__(self, config: Any = None):

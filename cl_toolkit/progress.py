@@ -54,6 +54,13 @@ class Progress:
         else:
             self._line(run, what)
 
+    def say(self, text: str) -> None:
+        """A sentence beside the bars."""
+        if self.live and self.fractions:
+            self._bars.console.print(f"note: {text}", markup=False, highlight=False)
+        else:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+
     def _line(self, run: str, what: str) -> None:
         """At most one line per run and quarter, and one at its end."""
         fraction = self.fractions[run]

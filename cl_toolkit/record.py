@@ -11,23 +11,24 @@ truncated_prompts.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import platform
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.checkpoint import replace_file
+from cl_toolkit import checkpoint
+from cl_toolkit.errors import UserError
 
 if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
     from cl_toolkit.evaluate import Scored
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PLACE = ("name", "checkpoint", "train.num_threads", "engine.device", "evaluate.batch_size")
 """Settings, or sections of them, that say where and under which name a run ran, not what it is."""
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
@@ -90,22 +91,6 @@ def provenance(device: Any, threads: int, world: int) -> dict[str, Any]:
     }
 
 
-def peak_memory(device: Any) -> int | None:
-    """The largest memory use so far in bytes: of the GPU, or of this process (None where the system does not tell)."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource  # POSIX only
-    except ImportError:
-        import psutil
-
-        return getattr(psutil.Process().memory_info(), "peak_wset", None)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, Any]:
     """The first keys of every record; of a failed run they are all there is."""
     return {
@@ -121,39 +106,50 @@ def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, 
     }
 
 
-def stored_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder, or the one inside its newest checkpoint; None without either."""
-    from cl_toolkit.checkpoint import newest
+def stored_record(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+    """The record in a run's folder, or the one inside its newest checkpoint; None without either.
 
-    if (folder / "record.json").is_file():
-        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    path = newest(folder / "checkpoints")
-    if path is None or not (path / "state.json").is_file():
-        return None
-    return json.loads((path / "state.json").read_text(encoding="utf-8"))["record"]
+    A damaged record is named by `say`, set aside and treated as absent; that of a failed run counts as no record.
+    """
+    path = folder / "record.json"
+    if path.exists() or path.is_symlink():
+        try:
+            record = read_record(path)
+        except UserError as error:
+            aside = free_name(path, "damaged")
+            path.rename(aside)
+            say(f"{error}; it is set aside as {aside.name} and treated as absent")
+        else:
+            if record["status"] != "failed":
+                return record
+    newest = checkpoint.newest(folder / "checkpoints")
+    return None if newest is None else checkpoint.load(newest)[0]["record"]
 
 
-def differs(old: Any, new: Any, path: str = "") -> str | None:
-    """The first difference between two plain configs, in words; None if they agree."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            if found := differs(old.get(key), new.get(key), f"{path}.{key}".strip(".")):
-                return found
-        return None
-    if isinstance(new, tuple):
-        new = list(new)
-    return None if old == new else f"{path}: {old!r} there, {new!r} here"
+def read_record(path: Path) -> dict[str, Any]:
+    """A record, whole and of this schema; raises UserError that names the file."""
+    record = checkpoint.read_checked(path)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{path}: has schema {record.get('schema_version')!r}; this toolkit reads {SCHEMA_VERSION}")
+    return record
+
+
+def free_name(path: Path, word: str) -> Path:
+    """`<name>.<word>-1`, or the next number that is free."""
+    return next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.{word}-{i}")).exists())
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
     """A record without clock, memory and place: two runs of the same config on the same machine agree in it bit for bit."""
     kept = {k: v for k, v in record.items() if k != "provenance"}
-    kept["cost"] = {k: v for k, v in record["cost"].items() if k not in ("seconds", "peak_memory_bytes")}
+    clocks = ("compute_seconds", "wall_seconds", "peak_memory_bytes")
+    kept["cost"] = {k: v for k, v in record["cost"].items() if k not in clocks}
     return kept
 
 
-def write_answers(folder: Path, row: int, found: Mapping[str, Sequence[Scored]]) -> None:
-    """What the model said when a row of the matrix was filled: `folder/answers/row-<row>.jsonl`."""
+def write_answers(folder: Path, row: int, found: Mapping[str, Sequence[Scored]]) -> tuple[str, str]:
+    """What the model said when a row of the matrix was filled: `folder/answers/row-<row>.jsonl`. Returns its name and the
+    checksum that the record keeps."""
     lines = [
         json.dumps(
             {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
@@ -166,4 +162,5 @@ def write_answers(folder: Path, row: int, found: Mapping[str, Sequence[Scored]])
     text = "\n".join(lines) + "\n"
     path = folder / "answers" / f"row-{row}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    checkpoint.write_text(path, text)
+    return path.name, hashlib.sha256(text.encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.errors import UserError, did_you_mean, guest, quoted
+from cl_toolkit.sources import Source, digest_of, file_source, object_source, own_files
 
 
 def canonical(name: str) -> str:
@@ -58,6 +60,24 @@ class Registry:
             return source.value
         return source if isinstance(source, str) else f"{source.__module__}:{source.__qualname__}"
 
+    def source(self, name: str) -> Source | None:
+        """The code behind a name, for the identity of a result; None for what is built in."""
+        self._scan()
+        found = name if ":" in name else self._sources[canonical(name)]
+        if isinstance(found, type):
+            return object_source(found)
+        reference = found.value if isinstance(found, EntryPoint) else found
+        location = reference.rpartition(":")[0]
+        if location.endswith(".py"):
+            return file_source(Path(location), reference)
+        if location.split(".")[0] == "cl_toolkit":
+            return None
+        return object_source(self.get(name, self.kind), reference)
+
+    def is_registered(self, name: str) -> bool:
+        """Whether a name was given to a class in this process alone, which no other process can know."""
+        return isinstance(self._sources.get(canonical(name)), type)
+
     def names(self) -> list[str]:
         """All known names, in the order of registration."""
         self._scan()
@@ -91,6 +111,8 @@ def load_reference(reference: str, where: str) -> Any:
     if location.endswith(".py"):
         module = _load_file(Path(location), where)
     else:
+        if os.getcwd() not in sys.path:  # where one's own modules lie, however the program was started
+            sys.path.append(os.getcwd())
         try:
             with guest(f"{where}: {reference}", f"cannot import {location}"):
                 module = importlib.import_module(location)
@@ -108,10 +130,16 @@ def load_reference(reference: str, where: str) -> Any:
 def _load_file(path: Path, where: str) -> Any:
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file")
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # my-file.py and my_file.py are two
-    name = f"cl_toolkit_guest_{''.join(c if c.isalnum() else '_' for c in path.stem)}_{digest}"
+    files = own_files(path.resolve())
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # my-file.py and my_file.py are two
+    content = digest_of([file.read_bytes() for file in files])  # an edited file is another module
+    name = f"cl_toolkit_guest_{''.join(c if c.isalnum() else '_' for c in path.stem)}_{place}_{content}"
     if name in sys.modules:
         return sys.modules[name]
+    for known, module in list(sys.modules.items()):  # what it imports of one's own may have changed with it
+        file = getattr(module, "__file__", None)
+        if file and known != "__main__" and Path(file).resolve() in files[1:]:
+            del sys.modules[known]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of a guest look their module up

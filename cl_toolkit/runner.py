@@ -2,54 +2,62 @@
 
 from __future__ import annotations
 
-import math
-import shutil
-import time
-from contextlib import contextmanager
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from cl_toolkit import adapters, checkpoint, models
+from cl_toolkit import adapters, checkpoint, models, state
 from cl_toolkit.config import RunConfig
+from cl_toolkit.cost import Meter, fresh_cost, peak_memory
 from cl_toolkit.engine.choose import open_engine
+from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
 from cl_toolkit.fit import check_fit
+from cl_toolkit.identity import changed, identity
 from cl_toolkit.learn import learn
+from cl_toolkit.lock import locked
 from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.probes.curves import ForgettingCurves
-from cl_toolkit.record import differs, head, now, peak_memory, provenance, stored_record, write_answers
+from cl_toolkit.record import head, now, provenance, stored_record, write_answers
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, made
 from cl_toolkit.scorers import score
 from cl_toolkit.strategy import Compose, Composed, Strategy
-from cl_toolkit.streams import build_stream, data_hash
+from cl_toolkit.streams import build_stream
 from cl_toolkit.task_view import TaskView, seed_from
 from cl_toolkit.types import Example, Stream, Task
 from cl_toolkit.watch import Events, Listener
 
 AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
-COSTS = ("steps", "examples", "tokens", "extra_forwards", "extra_backwards")
 
 
 def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -> dict[str, Any]:
     """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
 
-    A finished run in `folder` with the same config is returned as it is; an unfinished one goes on after its last
-    finished task. Raises UserError where the folder holds a run of another config.
+    A finished run in `folder` with the same identity is returned as it is; an unfinished one goes on after its last
+    finished task. Raises UserError where the folder holds another run, or another process is at work in it.
     """
-    stored = stored_record(folder)
-    if stored is not None:
-        if difference := differs(stored["config"], config.plain):
-            raise UserError(
-                f"{folder}: holds a run of another config ({difference}); choose another --out or move it away"
-            )
-        if stored["status"] == "finished":
-            return stored
-    return Run(config, folder, listener).execute()
+    first = int(os.environ.get("RANK", "0")) == 0
+    threads = torch.get_num_threads()
+    try:
+        with locked(folder) if first else nullcontext():
+            stream = build_stream(config)
+            parts = identity(config, stream)
+            stored = stored_record(folder)
+            if stored is not None:
+                if why := changed(stored, config.plain, parts):
+                    raise UserError(f"{folder}: holds another run ({why}); choose another --out or move it away")
+                if stored["status"] == "finished":
+                    return stored
+            if first:
+                checkpoint.clear_litter(folder)
+            return Run(config, folder, listener, stream, parts).execute()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def build_strategy(config: RunConfig) -> Strategy:
@@ -71,9 +79,17 @@ def build_strategy(config: RunConfig) -> Strategy:
 class Run:
     """The state of one run. Only process 0 writes."""
 
-    def __init__(self, config: RunConfig, folder: Path, listener: Listener | None):
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        listener: Listener | None = None,
+        stream: Stream | None = None,
+        parts: dict[str, Any] | None = None,
+    ):
         self.config, self.folder = config, folder
-        self.stream: Stream = build_stream(config)
+        self.stream = stream or build_stream(config)
+        self.identity = parts or identity(config, self.stream)
         torch.set_num_threads(config.train.num_threads)
         self.engine = open_engine(config)
         self.writes = self.engine.processes.rank == 0
@@ -98,8 +114,15 @@ class Run:
         )
         self.curves = ForgettingCurves(config.evaluate.forgetting_curve, self.evaluator, config.evaluate.limit)
         self.start_parameters = sum(p.numel() for p in self.model.parameters())
-        self.record = self.fresh_record()
+        self.start_names = frozenset(self.model.state_dict())
+        self.ever_trained: set[str] = set()
+        self.adopt(self.fresh_record())
         self.done = 0
+
+    def adopt(self, record: dict[str, Any]) -> None:
+        """Go on with this record."""
+        self.record = record
+        self.meter = Meter(record["cost"], self.engine.device)
 
     def load_model(self):
         seed = self.config.seed.init
@@ -116,14 +139,16 @@ class Run:
             "provenance": {
                 **provenance(self.engine.device, config.train.num_threads, self.engine.processes.world),
                 "engine": self.engine.name,
-                "data_hash": data_hash(stream),
                 "model_hash": models.fingerprint(self.model),
             },
+            "identity": self.identity,
+            "scoring_dtype": str(self.model.scoring_dtype or torch.float32).removeprefix("torch."),
             "tasks": [t.name for t in stream.scored],
             "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
             "majority": [majority(self.scored_on(t)) for t in stream.scored],
             "cut_answers": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
             "notes": self.notes,
+            "answers": {},
             "scorers": [t.scorer for t in stream.scored],
             "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
             "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
@@ -134,15 +159,7 @@ class Run:
             "curves": [],
             "losses": [],
             "adapters": [],
-            "cost": {
-                "seconds": {"train": 0.0, "evaluate": 0.0, "curves": 0.0},
-                **dict.fromkeys(COSTS, 0),
-                "peak_memory_bytes": None,
-                "stored_examples": 0,
-                "stored_bytes": 0,
-                "trainable_parameters": 0,
-                "extra_parameters": 0,
-            },
+            "cost": fresh_cost(self.engine.device),
             "truncated_prompts": 0,
         }
 
@@ -150,7 +167,11 @@ class Run:
 
     def execute(self) -> dict[str, Any]:
         self.events("start", fraction=0.0)
-        if not self.restore():
+        for note in self.notes:
+            self.events("note", text=note)
+        if state.restore(self):
+            self.events("resumed", after=self.done)
+        else:
             for i, anchor in enumerate(self.stream.anchors):
                 if anchor.train:
                     self.model = self.strategy.after_task(self.model, self.view(anchor, i - len(self.stream.anchors)))
@@ -159,9 +180,12 @@ class Run:
             if self.stream.restart and k > 0:
                 self.model = self.load_model()
             self.train_task(k)
+            self.check_weights(self.stream.tasks[k])
             self.fill_row(self.stream.row_of[k])
             self.done = k + 1
-            self.save(k)
+            if self.writes:
+                state.save(self, k)
+            self.engine.processes.barrier()
         if self.stream.view == "start":
             for row in range(1, len(self.record["matrix"])):
                 for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
@@ -178,8 +202,7 @@ class Run:
         counted: dict[str, int] = {}
         past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
         past = past if self.stream.view in ("sequential", "cumulative") else []
-        curve_seconds = cost["seconds"]["curves"]
-        start_step = cost["steps"]
+        start_step, rollouts = cost["steps"], self.objective.rollouts
         total = len(self.stream.tasks)
 
         def watch(session) -> None:
@@ -188,22 +211,21 @@ class Run:
                 self.log_losses(task, session)
                 done = (k + session.step_number / session.steps) / total
                 self.events("step", task=task.name, step=cost["steps"], fraction=0.98 * done)
-            with self.clock("curves"):
+            with self.meter.clock("curves"):
                 self.curves.watch(session, task.name, past, cost["steps"], cost["examples"] + session.examples_seen)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
-                cost["examples"] += session.examples_seen
-                cost["tokens"] += session.tokens_seen
-                cost["extra_forwards"] += session.forwards - session.backwards
-                cost["extra_backwards"] += session.extra_backwards
+                self.ever_trained |= session.trained_names
+                self.meter.count(session)
 
-        with self.clock("train"), torch.random.fork_rng():
+        with self.meter.clock("train"), torch.random.fork_rng():
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
             self.model = adapters.end_task(self.model, adapter)
-        cost["seconds"]["train"] -= cost["seconds"]["curves"] - curve_seconds
+        sampled = {"rollouts": self.objective.rollouts - rollouts}
+        cost["rollouts"] += int(self.engine.processes.sum(sampled)["rollouts"])
         cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
         extra = counted["all_parameters"] - self.start_parameters + self.objective.extra_parameters
         extra += self.strategy.extra_parameters
@@ -271,7 +293,7 @@ class Run:
         else:
             wanted = scored_tasks
         self.evaluator.choices = self.choices_after(row)
-        with self.clock("evaluate"):
+        with self.meter.clock("evaluate"):
             found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
         for i, task in enumerate(scored_tasks):
             if task.name in found:
@@ -285,81 +307,27 @@ class Run:
             cost = self.record["cost"]
             self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
         if self.writes:
-            write_answers(self.folder, row, found)
+            name, checksum = write_answers(self.folder, row, found)
+            self.record["answers"][name] = checksum
         self.events("scored", row=row, scores={name: mean_score(s) for name, s in found.items()})
 
     def log_losses(self, task: Task, session) -> None:
-        norm, terms = session.grad_norm, session.losses
-        if not all(map(math.isfinite, terms.values())):
-            raise UserError(
-                f"task {task.name}: step {session.step_number}: the loss is no longer a number ({terms}); "
-                "a lower train.learning_rate or weight may help"
-            )
+        norm = session.grad_norm
         self.record["losses"].append(
             {
                 "task": task.name,
                 "step": session.step_number,
                 "learning_rate": session.learning_rate,
                 "grad_norm": None if norm is None else float(norm),
-                "terms": terms,
+                "terms": session.losses,
             }
         )
 
-    # state --------------------------------------------------------------------------------------------------------
-
-    def saved_weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold: all weights, or the adapters where the rest never changes."""
-        adapter = self.config.model.adapter
-        if adapter is not None and adapter.between_tasks != "merge":
-            return adapters.weights(model)
-        return model.state_dict()
-
-    def save(self, k: int) -> None:
-        """A checkpoint after task k."""
-        if self.writes:
-            folder = self.folder / "checkpoints"
-            state = {
-                "done": self.done,
-                "record": self.record,
-                "curves": {"rows": self.curves.rows, "ends": self.curves.ends},
-                "truncated": sorted(self.codec.truncated_ids),
-                "strategy": self.strategy.state(),
-            }
-            checkpoint.save(folder / f"task-{k + 1}", state, self.saved_weights(self.model))
-            if self.config.checkpoint.keep == "last":
-                for older in folder.glob("task-*"):
-                    if older.name != f"task-{k + 1}":
-                        shutil.rmtree(older)
-        self.engine.processes.barrier()
-
-    def restore(self) -> bool:
-        """Go on from the newest checkpoint, if there is one."""
-        path = checkpoint.newest(self.folder / "checkpoints")
-        if path is None:
-            return False
-        state, weights = checkpoint.load(path)
-        record = state["record"]
-        if difference := differs(record["config"], self.config.plain):
-            raise UserError(f"{path}: is of another config ({difference}); choose another --out or move it away")
-        for key in ("model_hash", "data_hash"):
-            if record["provenance"][key] != self.record["provenance"][key]:
-                raise UserError(f"{path}: started from another {key.removesuffix('_hash')}; move it away to start anew")
-        self.record = record
-        self.done = state["done"]
-        self.curves.rows, self.curves.ends = state["curves"]["rows"], state["curves"]["ends"]
-        self.codec.truncated_ids |= set(state["truncated"])
-        self.strategy.load_state(state["strategy"])
-        adapter = self.config.model.adapter
-        if adapter is not None and adapter.between_tasks != "merge" and not self.stream.restart:
-            for position in range(self.done):
-                self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
-            self.model.to(self.engine.device)
-        if not self.stream.restart:
-            missing = self.model.load_state_dict(weights, strict=False).unexpected_keys
-            if missing:
-                raise UserError(f"{path}: weights {missing[0]}, ... do not belong to this model")
-        self.events("resumed", after=self.done)
-        return True
+    def check_weights(self, task: Task) -> None:
+        """Nothing is scored or kept that is no longer a number."""
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise UserError(f"task {task.name}: after its last step the weight {name} is no longer finite; {LOWER}")
 
     def finish(self) -> dict[str, Any]:
         """Metrics, costs, the record on disk."""
@@ -377,18 +345,9 @@ class Run:
         record["provenance"]["finished"] = now()
         record["status"] = "finished"
         if self.writes:
-            checkpoint.write_json(self.folder / "record.json", record)
+            checkpoint.write_checked(self.folder / "record.json", record)
         self.events("finished", fraction=1.0, acc=record["metrics"]["acc"])
         return record
-
-    @contextmanager
-    def clock(self, phase: str):
-        """Add the time spent inside to a phase of the record, in seconds."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.record["cost"]["seconds"][phase] += time.perf_counter() - started
 
 
 def find_stores(strategy: Strategy) -> list[ExampleStore]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,8 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
         for name in [task] if task else names:
             moments = {"before": 0, "learned": names.index(name) + 1, "end": len(names)}
             said = {
-                moment: read_answers(place / "answers" / f"row-{row}.jsonl", name) for moment, row in moments.items()
+                moment: read_answers(place / "answers" / f"row-{row}.jsonl", name, record["answers"])
+                for moment, row in moments.items()
             }
             for i, last in enumerate(said["end"][:n] or said["learned"][:n]):
                 row = {"method": record["method"], "seed": str(record["seed"]), "task": name}
@@ -128,9 +131,16 @@ def _run_folder(record: dict[str, Any]) -> str:
     return f"{record['order']}-s{'-'.join(map(str, seed.values())) if isinstance(seed, dict) else seed}"
 
 
-def read_answers(path: Path, task: str) -> list[dict[str, Any]]:
-    """The answers of one row to one task; [] where it was not scored then."""
-    if not path.is_file():
+def read_answers(path: Path, task: str, checksums: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The answers of one row to one task; [] where it was not scored then. Raises UserError for a file that is not the one
+    that the record knows."""
+    if path.name not in checksums:
         return []
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is missing or damaged") from error
+    if hashlib.sha256(text.encode()).hexdigest() != checksums[path.name]:
+        raise UserError(f"{path}: is damaged or was edited (checksum differs)")
+    rows = (json.loads(line) for line in text.split("\n") if line)
     return [row for row in rows if row["task"] == task]

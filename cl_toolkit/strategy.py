@@ -1,4 +1,4 @@
-"""What a strategy is: six hooks, and how several of them are put together.
+"""What a strategy is: its hooks, and how several of them are put together.
 
 Models are folded, batches are piped, loss terms are summed by name, gradients are edited in one place. No hook owns
 backward, step or zero_grad.
@@ -73,8 +73,14 @@ class Strategy:
         self.config = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
 
+    def build(self, model: nn.Module, index: int) -> nn.Module:
+        """Change the model's structure for task `index` (from 0): add heads, prompts. A pure function of the model and the
+        index (fresh weights from `generator_from(...)`), since a run that goes on after a stop calls it again for every
+        finished task and then loads the weights."""
+        return model
+
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
-        """Change the model before its optimizer is born: add adapters, prompts, heads; or take a snapshot."""
+        """Prepare the model before its optimizer is born: freeze, unfreeze, take a snapshot. Structure belongs into `build`."""
         return model
 
     def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
@@ -122,6 +128,11 @@ class Composed(Strategy):
     @property
     def extra_parameters(self) -> int:
         return sum(part.extra_parameters for part in self.parts)
+
+    def build(self, model, index):
+        for part in self.parts:
+            model = part.build(model, index)
+        return model
 
     def before_task(self, model, task):
         for part in self.parts:

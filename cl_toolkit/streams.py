@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from cl_toolkit.errors import UserError, guest, listed, quoted
 from cl_toolkit.models import MLP, NetSettings, SmallCNN
 from cl_toolkit.refusals import task_names
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STREAMS, made
+from cl_toolkit.sources import digest_of
 from cl_toolkit.types import Example, Message, Stream, Task
 
 if TYPE_CHECKING:
@@ -154,13 +155,23 @@ def check_arrays(stream: Stream, settings: NetSettings, brings_head: bool) -> No
                 )
 
 
-def data_hash(stream: Stream) -> str:
-    """The first 16 hex digits of a SHA-256 over all examples of all splits."""
-    digest = hashlib.sha256()
-    for task in (*stream.scored, *stream.anchors):
-        for split in (task.train, task.valid, task.test):
-            for e in split:
-                digest.update(repr((task.name, e.id, [(m.role, m.content) for m in e.messages], e.target)).encode())
-                if e.x is not None:
-                    digest.update(e.x.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def task_hash(task: Task) -> str:
+    """A hash over everything of a task that can change a number: every field of every example of each split, and the scorer."""
+    return digest_of(_parts(task))
+
+
+def _parts(task: Task) -> Iterator[bytes]:
+    yield task.scorer.encode()
+    for split in ("train", "valid", "test"):
+        yield split.encode()
+        for e in getattr(task, split):
+            turns = [(m.role, m.content, plain_text(m.extra)) for m in e.messages]
+            yield repr((e.id, turns, e.target, e.choices, plain_text(e.tools), e.text, e.y)).encode("utf-8", "replace")
+            for value in (e.x, *(e.extra[key] for key in sorted(e.extra))):
+                if value is not None:
+                    yield value.numpy().tobytes() if hasattr(value, "numpy") else plain_text(value).encode()
+
+
+def plain_text(value: Any) -> str:
+    """A plain value as one text, whatever order its keys came in."""
+    return json.dumps(value, sort_keys=True, default=repr)

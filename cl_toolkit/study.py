@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import multiprocessing
-import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.checkpoint import write_json
+from cl_toolkit import checkpoint
 from cl_toolkit.config import RunConfig, StudyConfig
-from cl_toolkit.errors import UserError
-from cl_toolkit.plain_yaml import read_yaml, to_yaml
-from cl_toolkit.record import differs, head, stored_record
+from cl_toolkit.errors import UserError, listed
+from cl_toolkit.lock import locked
+from cl_toolkit.plain_yaml import to_yaml
+from cl_toolkit.record import free_name, head, read_record, stored_record
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.strategy import Strategy
-from cl_toolkit.watch import last_event
 
 Update = Callable[[str, float, str], None]
 """(run, fraction done, what is happening)."""
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+MEMBERS = "study.json"
+"""What belongs to a study: its methods in order, and for each run what it is known by."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class Failure:
     error: str
 
 
+@dataclass(frozen=True)
+class Found:
+    """The records of a results folder that belong together, and in sentences what else is there."""
+
+    records: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
 def run_name(config: RunConfig) -> str:
     """`<method>/<order>-s<seed>`: the run's folder under `runs/`."""
     seed = config.plain["seed"]
@@ -41,62 +51,119 @@ def run_name(config: RunConfig) -> str:
 
 
 def compare(
-    study: StudyConfig, folder: Path, *, jobs: int = 1, update: Update = lambda run, fraction, what: None
-) -> tuple[list[dict[str, Any]], list[Failure]]:
-    """Run what is not yet there, then write the report. Returns all records and the runs that failed.
+    study: StudyConfig,
+    folder: Path,
+    *,
+    jobs: int = 1,
+    update: Update = lambda run, fraction, what: None,
+    say: Say = lambda text: None,
+) -> tuple[Found, list[Failure]]:
+    """Run what is not yet there, then write the report on the runs of this study. Returns its records and the runs that
+    failed.
 
     One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
-    a notebook works; else each run has a process of its own pool. Raises KeyboardInterrupt through; finished runs stay.
+    a notebook works; else each worker is a process of its own. Raises KeyboardInterrupt through; finished runs stay. A
+    stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
     """
-    read_streams(study)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.yaml").write_text(to_yaml(study.plain), encoding="utf-8")
-    todo = []
-    for config in study.runs:
-        place = folder / "runs" / run_name(config)
-        if is_finished(config, place):
-            update(run_name(config), 1.0, "already there")
-        else:
-            todo.append((config, place))
-    if todo:
-        prepare(todo[0][0])
-    execute_all = one_by_one if jobs == 1 else side_by_side
-    failures = list(execute_all(todo, jobs, update))
-    for config in study.runs:
-        if config.checkpoint.keep == "last" and is_finished(config, folder / "runs" / run_name(config)):
-            shutil.rmtree(folder / "runs" / run_name(config) / "checkpoints", ignore_errors=True)
-    records = read_records(folder)
-    report(folder, records)
-    return records, failures
+    if jobs > 1:
+        refuse_objects(study)
+    known = identities(study, say)
+    with locked(folder):
+        checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
+        members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
+        checkpoint.write_checked(folder / MEMBERS, {"methods": list(study.methods), "runs": members})
+        todo = []
+        for config, parts in zip(study.runs, known, strict=True):
+            place = folder / "runs" / run_name(config)
+            if is_finished(config, parts, place, say):
+                update(run_name(config), 1.0, "already there")
+            else:
+                todo.append((config, place))
+        execute_all = one_by_one if jobs == 1 else side_by_side
+        failures = list(execute_all(todo, jobs, update))
+        for config, parts in zip(study.runs, known, strict=True):
+            place = folder / "runs" / run_name(config)
+            if config.checkpoint.keep == "last" and is_finished(config, parts, place, say):
+                for path in (place / "checkpoints").glob("task-*"):
+                    checkpoint.discard(path)
+        found = find_records(folder)
+        report(folder, found)
+    return found, failures
 
 
-def read_streams(study: StudyConfig) -> None:
-    """Read every stream once, so that a fault in the data is found before anything runs."""
+def refuse_objects(study: StudyConfig) -> None:
+    """What only this process knows cannot be run by another."""
+    for config in study.runs:
+        named = [(STREAMS, config.stream.name), (OBJECTIVES, config.objective.name)]
+        named += [(STRATEGIES, c.name) for c in config.strategies if not isinstance(c.settings, Strategy)]
+        for registry, name in named:
+            if registry.is_registered(name):
+                raise UserError(
+                    f"the {registry.kind} {name!r} was registered in this process alone, so it works with jobs = 1 only; "
+                    "name it file.py:Class or module:Class for more"
+                )
+        if any(isinstance(c.settings, Strategy) for c in config.strategies):
+            raise UserError(
+                "a strategy that is an object or a class, not a name, works with jobs = 1 only; put it into a file for more"
+            )
+
+
+def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
+    """What each run will be known by. Reads every stream once and looks whether its examples fit, so that a fault in the data
+    is found before anything runs; makes the start model before several runs want it at once."""
+    from cl_toolkit import models
+    from cl_toolkit.fit import check_fit
+    from cl_toolkit.identity import identity
     from cl_toolkit.streams import build_stream
 
-    different = {repr([c.plain[key] for key in ("stream", "prompt")] + [c.evaluate.split]): c for c in study.runs}
-    for config in different.values():
-        build_stream(config)
+    streams, told = {}, set()
+    parts = []
+    for config in study.runs:
+        key = json.dumps(
+            [config.plain[k] for k in ("stream", "prompt", "model")] + [config.evaluate.split], default=str
+        )
+        if key not in streams:
+            streams[key] = (
+                build_stream(config),
+                models.load_codec(config.model.name, config.model_settings, config.prompt),
+            )
+        stream, codec = streams[key]
+        for note in check_fit(codec, stream, config):
+            if note not in told:
+                say(note)
+            told.add(note)
+        parts.append(identity(config, stream))
+    return parts
 
 
-def prepare(config: RunConfig) -> None:
-    """Make the start model before several runs want it at once."""
-    from cl_toolkit import models
+def digest(config: Mapping[str, Any], parts: Mapping[str, Any] | None) -> str:
+    """What a run is known by, as 16 hex digits: its settings without those of place, and its identity."""
+    from cl_toolkit.identity import settled
 
-    models.load(config.model.name, config.model_settings, config.seed.init)
+    text = json.dumps([settled(config), parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_finished(config: RunConfig, place: Path) -> bool:
-    """Whether the folder holds the finished record of this very config. One of another config, or a checkpoint of one, is
-    moved aside (`<name>.was-1`), so that nothing is lost."""
-    stored = stored_record(place)
-    if stored is None:
+def is_finished(config: RunConfig, parts: Mapping[str, Any], place: Path, say: Say) -> bool:
+    """Whether the folder holds the finished record of this very run. Another run, or a checkpoint of one, is moved aside
+    (`<name>.was-1`), so that nothing is lost; a damaged checkpoint too."""
+    from cl_toolkit.identity import changed
+
+    if not place.exists():
         return False
-    if differs(stored["config"], config.plain):
-        number = next(i for i in range(1, 10_000) if not place.with_name(f"{place.name}.was-{i}").exists())
-        place.rename(place.with_name(f"{place.name}.was-{number}"))
-        return False
-    return stored["status"] == "finished"
+    with locked(place):
+        checkpoint.clear_litter(place)
+        try:
+            stored = stored_record(place, say)
+            why = None if stored is None else changed(stored, config.plain, parts)
+        except UserError as error:
+            stored, why = None, str(error)
+        if why is None:
+            return stored is not None and stored["status"] == "finished"
+        aside = free_name(place, "was")
+        place.rename(aside)
+    say(f"{run_name(config)}: {why}; the old run is kept as {aside.name}")
+    return False
 
 
 def one_by_one(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) -> Iterator[Failure]:
@@ -110,58 +177,15 @@ def one_by_one(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) ->
 
 
 def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) -> Iterator[Failure]:
-    """`jobs` runs at a time. When a process dies (out of memory, say) and takes the pool with it, the runs that were under
-    way are tried again one at a time, so that the guilty one is found."""
-    if any(isinstance(c.settings, Strategy) for config, _ in todo for c in config.strategies):
-        raise UserError(
-            "a strategy that is an object, not a name, works with jobs = 1 only; put it into a file for more"
-        )
-    suspects = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(execute_run, config, place): (config, place) for config, place in todo}
-        try:
-            for future, (config, place) in finished(futures, update):
-                try:
-                    error = future.result()
-                except BrokenProcessPool:
-                    suspects.append((config, place))
-                    continue
-                if error:
-                    yield Failure(run_name(config), error)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for config, place in suspects:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            futures = {pool.submit(execute_run, config, place): (config, place)}
-            for future, _ in finished(futures, update):
-                try:
-                    error = future.result()
-                except BrokenProcessPool:
-                    error = "its process died without a word (out of memory?)"
-                    write_failure(config, place, error)
-                if error:
-                    yield Failure(run_name(config), error)
+    """`jobs` runs at a time, each in a process that imports guests by itself."""
+    from cl_toolkit.workers import Job, run_all
 
-
-def finished(
-    futures: dict[Future, tuple[RunConfig, Path]], update: Update
-) -> Iterator[tuple[Future, tuple[RunConfig, Path]]]:
-    """Futures as they finish; meanwhile progress is read from the runs' own events."""
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in waiting:
-            config, place = futures[future]
-            row = last_event(place / "events.jsonl") if future.running() else None
-            if row:
-                update(run_name(config), row.get("fraction", -1), row["event"])
-        for future in done:
-            config, _ = futures[future]
-            failed = future.exception() is not None or bool(future.result())
-            update(run_name(config), 1.0, "failed" if failed else "finished")
-            yield future, futures[future]
+    for job, error, died in run_all([Job(run_name(c), c, place) for c, place in todo], jobs, update):
+        update(job.name, 1.0, "failed" if error else "finished")
+        if died:
+            write_failure(job.config, job.place, error)
+        if error:
+            yield Failure(job.name, error)
 
 
 def execute_run(config: RunConfig, place: Path, listener: Callable | None = None) -> str | None:
@@ -182,36 +206,60 @@ def execute_run(config: RunConfig, place: Path, listener: Callable | None = None
 
 
 def write_failure(config: RunConfig, place: Path, error: str, trace: str = "") -> None:
-    """The record of a run that failed; the traceback beside it."""
-    place.mkdir(parents=True, exist_ok=True)
-    write_json(place / "record.json", head(config, "failed", error))
-    (place / "traceback.txt").write_text(trace, encoding="utf-8")
+    """The record of a run that failed; the traceback beside it. Where even that cannot be written, the error is told anyway."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_checked(place / "record.json", head(config, "failed", error))
+        checkpoint.write_text(place / "traceback.txt", trace)
+    except (OSError, UserError):
+        return
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a comparison, or the one record of a run; raises UserError where there is none."""
-    paths = sorted(p for p in folder.glob("runs/*/*/record.json") if ".was-" not in p.parent.name)
-    paths = paths or [p for p in [folder / "record.json"] if p.is_file()]
-    records = []
-    for path in paths:
+def find_records(folder: Path) -> Found:
+    """The records of a study's own runs (those that `study.json` knows), or the one record of a run; without `study.json`
+    all that lie under `runs/`. Damaged ones are named and left out. Raises UserError where there is none."""
+    lone = folder / "record.json"
+    if lone.is_file() and not (folder / "runs").is_dir():
+        return Found([read_record(lone)])
+    paths = {f"{p.parent.parent.name}/{p.parent.name}": p for p in sorted(folder.glob("runs/*/*/record.json"))}
+    paths = {name: path for name, path in paths.items() if ".was-" not in name}
+    members = read_members(folder)
+    records, notes, others = [], [], []
+    for name, path in paths.items():
         try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UserError(f"{path}: not a record: {error}") from error
-    order = study_order(folder)
-    return sorted(records, key=lambda r: order.get(r["method"], len(order)))
+            record = read_record(path)
+        except UserError as error:
+            notes.append(f"{error}; it is left out")
+            continue
+        if members is not None and not belongs(record, members["runs"].get(name)):
+            others.append(name)
+        else:
+            records.append(record)
+    if others:
+        notes.append(f"in this folder, but not of this study: {listed(others)}")
+    if members is not None:
+        absent = [name for name in members["runs"] if name not in paths]
+        notes += [f"of this study, but without a record: {listed(absent)}"] if absent else []
+        order = {name: i for i, name in enumerate(members["methods"])}
+        records.sort(key=lambda r: order.get(r["method"], len(order)))
+    if not records:
+        raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
+    return Found(records, tuple(notes))
 
 
-def study_order(folder: Path) -> dict[str, int]:
-    """Methods in the order of the study's config."""
-    path = folder / "study.yaml"
-    if not path.is_file():
-        return {}
-    return {name: i for i, name in enumerate((read_yaml(path) or {}).get("methods") or {})}
+def belongs(record: Mapping[str, Any], known: str | None) -> bool:
+    """Whether a record is the run that the study knows; of a failed run its place says so."""
+    return known is not None and (record["status"] == "failed" or digest(record["config"], record["identity"]) == known)
 
 
-def report(folder: Path, records: list[dict[str, Any]]) -> Path:
+def read_members(folder: Path) -> dict[str, Any] | None:
+    """What belongs to the study in this folder; None where no comparison was made here."""
+    path = folder / MEMBERS
+    return checkpoint.read_checked(path) if path.exists() else None
+
+
+def report(folder: Path, found: Found) -> Path:
     """Tables, figures and the page of a comparison, from its records alone."""
     from cl_toolkit.report import build
 
-    return build(records, folder)
+    return build(found.records, folder, found.notes)

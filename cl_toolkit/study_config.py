@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,11 +83,10 @@ def load_study(
     for label, difference in chosen.items():
         difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
         resolved[label] = difference
-        for number, order in enumerate(orders):
+        for order in orders:
             for seed in seeds:
                 config = method_config(plain, difference, layers, order, seed)
-                order_name = "given" if order is None else f"order{number + 1}"
-                runs.append(checked(config, layers, label, order_name, instances))
+                runs.append(checked(config, layers, label, order_name(order), instances))
     shown = {**plain, "methods": resolved, "seeds": seeds}
     return StudyConfig(name=plain["name"], runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown)
 
@@ -148,9 +149,13 @@ def check_orders(orders: Any, where: str) -> list[list[str] | None]:
 
 
 def load_run(
-    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), method: str | None = None
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+    order: str | None = None,
 ) -> RunConfig:
-    """The one run of a config: what it says without `methods`, or one of its methods."""
+    """The one run of a config: what it says without `methods`, or one of its methods, in one of its orders (by name, or by
+    number from 1), as `compare` would run it."""
     name, layers = load_layers(source, overrides)
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
@@ -166,8 +171,29 @@ def load_run(
         check_difference(plain["methods"][method], f"{layers[-2][0]}: methods.{method}")
         difference = normalise(plain["methods"][method] or {}, f"{layers[-2][0]}: methods.{method}")
     difference, instances = take_instances(difference)
-    config = method_config(plain, difference, layers, None, plain["seed"], add_strategies=method is None)
-    return checked(config, layers, method or "run", "given", instances)
+    tasks = None if order is None else find_order(order, check_orders(plain["orders"], holder(layers, "orders")))
+    config = method_config(plain, difference, layers, tasks, plain["seed"], add_strategies=method is None)
+    return checked(config, layers, method or "run", order_name(tasks), instances)
+
+
+def order_name(order: Sequence[str] | None) -> str:
+    """An order's name, by its content: the tasks with + between, or a hash where that would be long or no folder's name."""
+    if order is None:
+        return "given"
+    name = "+".join(map(str, order))
+    if len(name) <= 40 and re.fullmatch(r"[\w.+-]*[\w+-]", name):
+        return name
+    return f"order-{hashlib.sha256(json.dumps(list(order)).encode()).hexdigest()[:8]}"
+
+
+def find_order(wanted: str, orders: Sequence[Sequence[str] | None]) -> Sequence[str] | None:
+    """One of the orders of a comparison."""
+    names = {order_name(order): order for order in orders}
+    if wanted.isdigit() and 1 <= int(wanted) <= len(orders):
+        return orders[int(wanted) - 1]
+    if wanted not in names:
+        raise UserError(f"--order {short(wanted)}: no such order{did_you_mean(wanted, names)}")
+    return names[wanted]
 
 
 def check_difference(difference: Any, where: str) -> None:

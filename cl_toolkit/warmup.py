@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from cl_toolkit.benchmarks.skills import Skills, skill_names
 from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.codec import Codec
 from cl_toolkit.config import Prompt, Train, base_layer
 from cl_toolkit.engine.torch_engine import TorchEngine
+from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
-from cl_toolkit.models import TinyLM, build_tiny, byte_tokenizer
+from cl_toolkit.models import TinyLM, build_tiny, byte_tokenizer, fingerprint
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import Compose
 from cl_toolkit.task_view import TaskView
@@ -46,21 +49,48 @@ def mixture(settings: TinyLM) -> list:
 
 
 def warmed_up(settings: TinyLM) -> nn.Module:
-    """The start model, from the cache or made now (and cached)."""
-    from safetensors.torch import load_file, save_file
+    """The start model, from the cache or made now (and cached, where the cache can be written).
+
+    A cached file that is damaged, of another owner or of other weights than it says is never used.
+    """
+    from safetensors.torch import save_file
 
     examples = mixture(settings)
     content = json.dumps([asdict(settings), [(e.id, e.question, e.target) for e in examples], torch.__version__])
     path = cache_dir() / f"tiny-lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
     model = build_tiny(settings, settings.warmup.seed)
-    if path.is_file():
-        model.load_state_dict(load_file(path), strict=False)
-        model.tie_weights()
-        return model
+    if path.exists():
+        try:
+            return load_cached(model, path)
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            print(f"note: {path}: not used and made anew: {' '.join(str(error).split())[:160]}", file=sys.stderr)
+            model = build_tiny(settings, settings.warmup.seed)
     model = train(model, settings, examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
-    replace_file(path, lambda temporary: save_file(weights, temporary))
+    metadata = {"fingerprint": fingerprint(model)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise OSError("is a folder")
+        replace_file(path, lambda temporary: save_file(weights, temporary, metadata))
+    except (OSError, UserError) as error:
+        print(f"note: {path}: the start model could not be kept: {error}", file=sys.stderr)
+    return model
+
+
+def load_cached(model: nn.Module, path: Path) -> nn.Module:
+    """The cached weights in the model; raises where they are not what was saved, or somebody else's."""
+    if os.name == "posix" and path.stat().st_uid not in (os.getuid(), 0):
+        raise ValueError("it belongs to another user")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if unexpected or missing not in ([], ["lm_head.weight"]):
+        raise ValueError("it holds other tensors")
+    model.tie_weights()
+    if fingerprint(model) != metadata.get("fingerprint"):
+        raise ValueError("it is damaged")
     return model
 
 

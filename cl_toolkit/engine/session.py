@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cl_toolkit.engine.processes import Processes
+from cl_toolkit.errors import UserError
 from cl_toolkit.strategy import merge_terms, overrides
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from cl_toolkit.strategy import Strategy
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
+
+
+LOWER = "a lower train.learning_rate or weight of a strategy may help"
 
 
 class Engine:
@@ -40,7 +44,8 @@ class Session:
     """One task's training: cuts batches, adds up losses, steps. Engines fill in the five methods at the end.
 
     model: what the training forward goes through (the module, or DeepSpeed's engine around it).
-    step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task.
+    step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task. forwards: of the model
+    as a whole, those of its own generation included.
     losses: the last step's terms by name, over the whole job. grad_norm: before clipping.
     """
 
@@ -57,24 +62,42 @@ class Session:
         self.grad_norm: Tensor | float | None = None
         self._sums: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
+        self._inside = 0
+        self._examples: tuple[Example, ...] = ()
+        self._bad: dict[str, Tensor] = {}
 
     def __enter__(self) -> Session:
-        self._hook = self.plain.register_forward_hook(self._count_forward)
+        # an adapted model generates past its wrapper: the module inside that generates is listened to as well
+        heard = {self.plain, *(m for m in self.plain.modules() if "generation_config" in vars(m))}
+        self._hooks_counting = [
+            hook
+            for module in heard
+            for hook in (
+                module.register_forward_pre_hook(self._enter_forward),
+                module.register_forward_hook(self._leave_forward, always_call=True),
+            )
+        ]
         self.plain.train()
         # counted here: whole weights, after `before_task` has added and frozen what it wants
         self.all_parameters = sum(p.numel() for p in self.plain.parameters())
+        self.trained_names = {n for n, p in self.plain.named_parameters() if p.requires_grad}
         self.trained_parameters = sum(p.numel() for p in self.plain.parameters() if p.requires_grad)
         self.start()
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._hook.remove()
+        for hook in self._hooks_counting:
+            hook.remove()
         # Closing may gather weights: where one of several processes failed, it would wait for the others for ever.
         if error is None or self.processes.world == 1:
             self.close()
 
-    def _count_forward(self, *_: object) -> None:
-        self.forwards += 1
+    def _enter_forward(self, *_: object) -> None:
+        self.forwards += self._inside == 0
+        self._inside += 1
+
+    def _leave_forward(self, *_: object) -> None:
+        self._inside -= 1
 
     def share(self, examples: Sequence[Example]) -> list[Example]:
         """This process's part of a batch."""
@@ -87,8 +110,9 @@ class Session:
         if (
             self.step_number % self.task.objective.updates == 0
         ):  # a further update on the same rollouts sees nothing new
-            self.examples_seen += int(batch.total["sequences"])
+            self.examples_seen += int(batch.total["sequences"]) // self.task.objective.copies
         self.tokens_seen += int(batch.total["tokens"])
+        self._examples = batch.examples
         batch = batch.to(self.engine.device)
         size = self.engine.train.per_device_train_batch_size or len(batch.examples)
         rows = len(batch.examples)
@@ -121,11 +145,38 @@ class Session:
             if terms:
                 self._sums.update({name: value.detach() / self.processes.world for name, value in terms.items()})
                 step.penalty_grads = self.add_penalty(torch.stack(list(terms.values())).sum())
+        self._check("the loss term {}", self._sums)
         if overrides(strategy, "before_step"):
             strategy.before_step(self.model, step)
         self.update()
+        if self.grad_norm is not None:
+            self._check("the {}", {"norm of the gradient": torch.as_tensor(self.grad_norm)})
         self.step_number += 1
         self._last, self._sums = self._sums, {}
+        if self.step_number % self.engine.train.logging_steps == 0 or self.step_number in (1, self.steps):
+            self._check_late()
+
+    def _check(self, what: str, values: Mapping[str, Tensor]) -> None:
+        """Stop where a number of this step is none any more: at once on one CPU; elsewhere looking would wait for the device
+        (or one process would stop alone), so that it is noted there and read by `_check_late`."""
+        for name, value in values.items():
+            if self.processes.world == 1 and value.device.type == "cpu":
+                if not torch.isfinite(value):
+                    self._stop(what.format(name), self.step_number + 1, f" is {float(value)}")
+            else:
+                now = torch.where(torch.isfinite(value), 0, self.step_number + 1)
+                before = self._bad.get(what.format(name), now)
+                self._bad[what.format(name)] = torch.where(before > 0, before, now)
+
+    def _check_late(self) -> None:
+        for name in sorted(self._bad):
+            if step := self.processes.max(int(self._bad[name])):
+                self._stop(name, step, " is no longer a finite number")
+
+    def _stop(self, what: str, step: int, how: str) -> None:
+        shown = ", ".join(e.id for e in self._examples[:4])
+        more = f" and {len(self._examples) - 4} more" if len(self._examples) > 4 else ""
+        raise UserError(f"task {self.task.name}: step {step}: {what}{how} (examples {shown}{more}); {LOWER}")
 
     @property
     def losses(self) -> dict[str, float]:

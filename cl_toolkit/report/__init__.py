@@ -10,14 +10,14 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.report.records import Record
 
 
-def build(records: Sequence[Record], folder: Path) -> Path:
+def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) -> Path:
     """Write `summary.csv`, `plots/*.png`, `plots/*.svg` and `report.html` into the folder; returns the page's path.
 
     Runs that failed or have not finished are listed with their status and counted nowhere. The same records give the
     same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Metrics are
     computed from the matrices. Files are replaced, never written through a link. Raises UserError without records, for a
     damaged record or one of another schema, and where runs of one method differ in more than seed and order; OSError if
-    the folder cannot be written.
+    the folder cannot be written. notes: what else the page has to say before one concludes.
     """
     # drawing and tables take a second to import, which a command that only asks for help must not pay
     from cl_toolkit.report.figures import draw
@@ -32,7 +32,7 @@ def build(records: Sequence[Record], folder: Path) -> Path:
     check_unmixed(records)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table, text = as_csv(summary(records)), render(records, draw(records, folder / "plots"))
+    table, text = as_csv(summary(records)), render(records, draw(records, folder / "plots"), notes)
     replace_file(folder / "summary.csv", lambda beside: beside.write_text(table, encoding="utf-8", newline=""))
     page = folder / "report.html"
     replace_file(page, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -50,7 +50,7 @@ VIEWS = {
 }
 
 
-def render(records: Sequence[Record], plots: Sequence[Plot]) -> str:
+def render(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str] = ()) -> str:
     """The page as text. Everything that comes from a record is escaped; only the plots' SVG goes in as it is."""
     folder = Path(__file__).parent
     environment = Environment(
@@ -61,7 +61,7 @@ def render(records: Sequence[Record], plots: Sequence[Plot]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = _typeset
-    return environment.get_template("page.html").render(_content(ordered(records), plots))
+    return environment.get_template("page.html").render(_content(ordered(records), plots, notes))
 
 
 def _typeset(text: str) -> str:
@@ -69,7 +69,7 @@ def _typeset(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
-def _content(records: Sequence[Record], plots: Sequence[Plot]) -> dict[str, Any]:
+def _content(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str]) -> dict[str, Any]:
     groups, look = by_method(records), looks(by_method(records))
     differing, common = _settings(groups)
     return {
@@ -77,7 +77,7 @@ def _content(records: Sequence[Record], plots: Sequence[Plot]) -> dict[str, Any]
         "facts": _facts(records, groups),
         "headline": headline(records),
         "findings": findings(records),
-        "cautions": cautions(records),
+        "cautions": [*cautions(records), *notes],
         "colors": {method: look[method].color for method in groups},
         "headers": [(m.label, {True: "↑", False: "↓", None: ""}[direction(m, records)]) for m in RANKED],
         "ranking": _ranking(records, groups),

@@ -86,7 +86,7 @@ class RFT(Objective):
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.updates = self.config.num_iterations
+        self.updates, self.copies = self.config.num_iterations, self.config.num_generations
         self._reference = None
 
     @property
@@ -129,6 +129,7 @@ class RFT(Objective):
             )
             prompts = [task.codec.ids(e)[0] for e in some for _ in range(n)]
             answers = generate(model, prompts, task.codec, length, uniforms, config.temperature)
+            self.rollouts += len(answers)
             found += [answers[i : i + n] for i in range(0, len(answers), n)]
         return found
 

@@ -24,13 +24,13 @@ def config(**changes):
 def compare(folder, changes=None, **options):
     """(records, failures, what was told about each run)."""
     told = {}
-    records, failures = study.compare(
+    found, failures = study.compare(
         load_study(config(**(changes or {}))),
         folder,
         update=lambda run, f, what: told.__setitem__(run, what),
         **options,
     )
-    return records, failures, told
+    return found.records, failures, told
 
 
 def files(folder):
