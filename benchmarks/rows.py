@@ -85,7 +85,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the field {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+        raise ValueError(f"the field {quoted(next(k for k in keys if keys.count(k) > 1))} stands twice")
     return found
 
 

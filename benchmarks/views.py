@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.types import Stream, Task, spread
 
 
@@ -40,7 +40,7 @@ def order(stream: Stream, names: Sequence[str]) -> Stream:
     tasks = {task.name: task for task in stream.tasks}
     for name in names:
         if name not in tasks:
-            raise UserError(f"stream.order: unknown task {name!r}{did_you_mean(name, tasks)}")
+            raise UserError(f"stream.order: unknown task {quoted(name)}{did_you_mean(name, tasks)}")
     if sorted(names) != sorted(tasks):
         raise UserError(f"stream.order: expected each of {', '.join(tasks)} once, got {', '.join(names)}")
     return Stream.of(stream.name, [tasks[name] for name in names], stream.anchors)

@@ -16,7 +16,7 @@ import yaml
 
 from cl_toolkit.errors import UserError, quoted, short
 
-BYTES, NODES, DEPTH = 10_000_000, 100_000, 50
+BYTES, NODES, DEPTH = 10_000_000, 1_000_000, 50
 """The largest file, the most values once every alias is written out, the deepest nesting."""
 FLOAT = re.compile(
     r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$"

@@ -64,13 +64,13 @@ def check_stream(config: RunConfig, where: str) -> None:
     for key, wanted in (("tasks", section.tasks or ()), ("anchors", section.anchors)):
         for name in wanted:
             if name not in names:
-                raise UserError(f"{where}: stream.{key}: unknown task {name!r}{did_you_mean(name, names)}")
+                raise UserError(f"{where}: stream.{key}: unknown task {quoted(name)}{did_you_mean(name, names)}")
         if len(set(wanted)) < len(wanted):
             raise UserError(f"{where}: stream.{key}: a task is named twice: {listed(wanted)}")
     tasks = section.tasks or tuple(names)
     for name in section.order or ():
         if name not in tasks:
-            raise UserError(f"{where}: stream.order: unknown task {name!r}{did_you_mean(name, tasks)}")
+            raise UserError(f"{where}: stream.order: unknown task {quoted(name)}{did_you_mean(name, tasks)}")
     if section.order is not None and sorted(section.order) != sorted(tasks):
         raise UserError(f"{where}: stream.order: expected each of {listed(tasks)} once, got {listed(section.order)}")
     if section.tasks is not None and not section.tasks:

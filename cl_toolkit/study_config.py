@@ -74,11 +74,11 @@ def load_study(
     chosen = chosen_methods(plain["methods"], methods, add)
     seeds = check_seeds(plain["seeds"] if seeds is None else seeds, holder(layers, "seeds"))
     orders = check_orders(plain["orders"], holder(layers, "orders"))
+    check_folder_name(plain["name"], f"{where}: name")
+    check_folders(chosen, f"{where}: methods")
     for label, difference in chosen.items():
         check_difference(difference, f"{where}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen, where)
-    check_folder_name(plain["name"], f"{where}: name")
-    check_folders(chosen, f"{where}: methods")
     runs, resolved = [], {}
     for label, difference in chosen.items():
         difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
@@ -106,7 +106,7 @@ def chosen_methods(
         if not separator or ":" not in reference:
             raise UserError(f"--add {short(item)}: expected name=file.py:Class or name=package.module:Class")
         if label in chosen:
-            raise UserError(f"--add {short(item)}: there is already a method {label!r}")
+            raise UserError(f"--add {short(item)}: there is already a method {quoted(label)}")
         chosen[label] = {"strategies": {reference: {}}}
     if methods is None:
         return chosen
