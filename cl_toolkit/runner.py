@@ -183,9 +183,7 @@ class Run:
             self.check_weights(self.stream.tasks[k])
             self.fill_row(self.stream.row_of[k])
             self.done = k + 1
-            if self.writes:
-                state.save(self, k)
-            self.engine.processes.barrier()
+            self.save(k)
         if self.stream.view == "start":
             for row in range(1, len(self.record["matrix"])):
                 for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
@@ -322,6 +320,12 @@ class Run:
                 "terms": session.losses,
             }
         )
+
+    def save(self, k: int) -> None:
+        """A checkpoint after task k, on disk before anybody goes on."""
+        if self.writes:
+            state.save(self, k)
+        self.engine.processes.barrier()
 
     def check_weights(self, task: Task) -> None:
         """Nothing is scored or kept that is no longer a number."""
