@@ -116,9 +116,7 @@ def _code_text(code: types.CodeType) -> str:
 def is_own(path: Path) -> bool:
     """Whether a file is the user's: neither Python's, nor of an installed package, nor the toolkit's."""
     roots = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    import cl_toolkit
-
-    toolkit = Path(cl_toolkit.__file__).resolve().parent
+    toolkit = Path(__file__).resolve().parent
     rooms = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
     return not any(resolved.is_relative_to(Path(root).resolve()) for root in (*roots, *rooms))
