@@ -207,6 +207,7 @@ SCORERS = Registry(
         "normalized_exact": "cl_toolkit.scorers:normalized_exact",
         "numeric": "cl_toolkit.scorers:numeric",
         "choices": "cl_toolkit.scorers:choices",
+        "choices_norm": "cl_toolkit.scorers:choices_norm",
         "class_accuracy": "cl_toolkit.scorers:class_accuracy",
         "token_f1": "cl_toolkit.scorers:token_f1",
         "rouge_l": "cl_toolkit.scorers:rouge_l",

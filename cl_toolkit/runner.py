@@ -17,6 +17,7 @@ from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
 from cl_toolkit.fit import check_fit
+from cl_toolkit.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.identity import changed, identity
 from cl_toolkit.learn import learn
 from cl_toolkit.lock import locked
@@ -72,6 +73,8 @@ def build_strategy(config: RunConfig) -> Strategy:
             )
         # of `file.py:Class` the class: no draw depends on where a file lies
         part.name = component.name.rpartition(":")[2]
+        if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
+            watched(part, STRATEGY, f"strategies.{component.name}")
         parts.append(part)
     return Compose(*parts)
 
@@ -101,6 +104,8 @@ class Run:
             OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
         )
         self.objective.name = config.objective.name
+        if OBJECTIVES.source(config.objective.name) is not None:
+            watched(self.objective, OBJECTIVE, "objective.name")
         self.strategy = build_strategy(config)
         self.codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
         self.notes = check_fit(self.codec, self.stream, config)
