@@ -42,7 +42,7 @@ def test_what_a_hook_raises_or_returns_wrongly_has_its_place(tmp_path, hook, arg
         assert told in str(error.value)
         assert "\n" not in str(error.value)
         if "raise" in body:
-            assert "guest.py:5)" in str(error.value)
+            assert "guest.py:6)" in str(error.value)
 
 
 def test_a_right_guest_is_left_alone(tmp_path):
