@@ -34,11 +34,11 @@ from changes import changed, changes
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = "not processes and not speed and not grid and not null"
-ORACLE, ENGINE = "tests/oracle", "tests/oracle/test_engine.py"
+ORACLE = "tests/oracle"
 LAWS = "tests/laws/test_laws.py"
 TEXT = ("tests/unit/test_codec.py", "tests/laws/test_codecs.py", "tests/cases", "tests/unit/test_evaluate.py")
 TESTS: dict[str, tuple[str, ...]] = {
-    "learn": (ORACLE, "tests/laws/test_order.py"),
+    "learn": (ORACLE,),
     "engine/torch_engine": (ORACLE,),
     "engine/session": (ORACLE,),
     "engine/deepspeed_config": ("tests/engine/test_deepspeed_config.py",),
@@ -49,14 +49,14 @@ TESTS: dict[str, tuple[str, ...]] = {
     "template": TEXT,
     "evaluate": (*TEXT, "tests/unit/test_arrays.py"),
     "generate": (*TEXT, ORACLE),
-    "strategy": (ORACLE, "tests/laws/test_order.py", LAWS),
-    **{f"strategies/{p.stem}": (ORACLE, LAWS) for p in sorted((ROOT / "strategies").glob("[a-z]*.py"))},
+    "strategy": (ORACLE,),
     **{
-        f"strategies/objectives/{p.stem}": (ORACLE, LAWS)
-        for p in sorted((ROOT / "strategies/objectives").glob("[a-z]*.py"))
+        str(p.relative_to(ROOT).with_suffix("")): (ORACLE,)
+        for room in ("strategies", "strategies/objectives")
+        for p in sorted((ROOT / room).glob("[a-z]*.py"))
     },
 }
-"""Module -> the test files that concern it."""
+"""Module -> the test files that concern it. What lives through them in a strategy or an objective is put to its laws too."""
 MOST = 40.0
 """Seconds of tests, at most, that one change is put to."""
 LLAMA = "transformers.models.llama.modeling_llama"
@@ -225,41 +225,67 @@ def try_change(copy: Path, module: Module, index: int, tests: list[str]) -> Call
     return work
 
 
-def run_all(copy: Path, modules: list[Module], known: dict, options: argparse.Namespace) -> None:
-    """Try every sampled change, `jobs` at a time; fills in what became of them."""
-    queue = []
+def sampled(modules: list[Module], number: str, seed: int) -> list[tuple[Module, int]]:
+    """The changes that are tried: so many of each module, always the same ones."""
+    chosen = []
     for module in modules:
         module.sites = len(list(changes(ast.parse(module.source))))
         places = range(module.sites)
-        if options.number != "all":
-            draw = random.Random(f"{options.seed}/{module.name}")
-            places = sorted(draw.sample(places, min(int(options.number), module.sites)))
-        queue += [(module, index) for index in places]
+        if number != "all":
+            draw = random.Random(f"{seed}/{module.name}")
+            places = sorted(draw.sample(places, min(int(number), module.sites)))
+        chosen += [(module, index) for index in places]
+    return chosen
+
+
+def laws_of(module: Module) -> list[str]:
+    """The laws that a strategy or an objective is put to; none for other modules."""
+    room, _, name = module.name.rpartition("/")
+    words = {"der": "der or derpp", "replay": "replay or power_law"}.get(name, name)
+    return [LAWS, "-k", words] if room.startswith("strategies") else []
+
+
+def laws_hold(copy: Path, module: Module) -> bool:
+    """Whether they hold on the unchanged tree."""
+    log = copy / "tmp" / "laws.log"
+    return os.waitpid(in_child(lambda: pytest_in(copy, laws_of(module)), log), 0)[1] == 0
+
+
+def run_all(copy: Path, queue: list, known: dict, options: argparse.Namespace) -> None:
+    """Try every change of the queue, `jobs` at a time; fills in what became of them."""
+    lawful: dict[str, bool] = {}
     running: dict[int, tuple] = {}
     while queue or running:
         while queue and len(running) < options.jobs:
-            module, index = queue.pop(0)
+            module, index, *again = queue.pop(0)
             _, line, function, what = changed(module.source, index)
-            tests = chosen_tests(module, function, known)
             shown = f"{module.name}.py:{line}: {what}"
-            if not tests:
-                module.lived.append(f"{shown}  (no test enters it)")
-                continue
+            tests = laws_of(module) if again else chosen_tests(module, function, known)
+            seconds = 100 if again else sum(known[t][0] for t in tests)
             log = copy / "tmp" / f"{module.name.replace('/', '-')}-{index}.log"
-            pid = in_child(try_change(copy, module, index, tests), log)
-            running[pid] = module, shown, time.monotonic() + 60 + 3 * sum(known[t][0] for t in tests)
-        for pid, (module, shown, limit) in list(running.items()):
+            # without a test that enters it, pytest is not asked, since it would run all there are
+            pid = in_child(try_change(copy, module, index, tests) if tests else lambda: 0, log)
+            running[pid] = module, index, shown, again, time.monotonic() + 60 + 3 * seconds
+        for pid, (module, index, shown, again, limit) in list(running.items()):
             late = time.monotonic() > limit
             if late:
                 os.killpg(pid, signal.SIGKILL)
             ended, status = os.waitpid(pid, 0 if late else os.WNOHANG)
-            if ended:
-                del running[pid]
-                if status == 0:
-                    module.lived.append(shown)
-                    print(f"lived  {shown}", flush=True)
-                else:
-                    module.killed += 1
+            if not ended:
+                continue
+            del running[pid]
+            if status:
+                module.killed += 1
+            elif (
+                laws_of(module)
+                and options.laws
+                and not again
+                and lawful.setdefault(module.name, laws_hold(copy, module))
+            ):
+                queue.append((module, index, "laws"))
+            else:
+                module.lived.append(shown)
+                print(f"lived  {shown}", flush=True)
         time.sleep(0.02)
 
 
@@ -268,6 +294,7 @@ def main() -> None:
     parser.add_argument("modules", nargs="*", help="words of module names; none: all")
     parser.add_argument("-n", "--number", default="12", help="changes per module, or `all`")
     parser.add_argument("-j", "--jobs", type=int, default=2)
+    parser.add_argument("--no-laws", dest="laws", action="store_false", help="leave the laws out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     folder, began = Path(tempfile.mkdtemp(prefix="mutants-")), time.monotonic()
@@ -275,7 +302,8 @@ def main() -> None:
         copy = make_copy(folder)
         modules = modules_of(copy, options.modules)
         warm()
-        run_all(copy, modules, baseline(copy, modules), options)
+        known = baseline(copy, modules)
+        run_all(copy, sampled(modules, options.number, options.seed), known, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print("\n| module | places | changed | noticed | share |\n| --- | --- | --- | --- | --- |")
