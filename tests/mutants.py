@@ -245,10 +245,12 @@ def laws_of(module: Module) -> list[str]:
     return [LAWS, "-k", words] if room.startswith("strategies") else []
 
 
-def laws_hold(copy: Path, module: Module) -> bool:
-    """Whether they hold on the unchanged tree."""
-    log = copy / "tmp" / "laws.log"
-    return os.waitpid(in_child(lambda: pytest_in(copy, laws_of(module)), log), 0)[1] == 0
+def laws_hold(copy: Path, module: Module, known: dict[str, bool]) -> bool:
+    """Whether they hold on the unchanged tree; asked once."""
+    if module.name not in known:
+        pid = in_child(lambda: pytest_in(copy, laws_of(module)), copy / "tmp" / "laws.log")
+        known[module.name] = os.waitpid(pid, 0)[1] == 0
+    return known[module.name]
 
 
 def run_all(copy: Path, queue: list, known: dict, options: argparse.Namespace) -> None:
