@@ -45,7 +45,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "task_view": (ORACLE,),
     "memory": (ORACLE,),
     "metrics": (ORACLE,),
-    "codec": TEXT,
+    "codec": (*TEXT, ORACLE, "tests/unit/test_arrays.py"),
     "template": TEXT,
     "evaluate": (*TEXT, "tests/unit/test_arrays.py"),
     "generate": (*TEXT, ORACLE),

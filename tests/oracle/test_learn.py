@@ -258,3 +258,37 @@ def test_composed_strategies_are_asked_only_where_one_of_them_does_something():
     assert overrides(Compose(told, Strategy()), "penalty")
     assert not overrides(Compose(Strategy(), Wrong()), "penalty")
     assert not overrides(Wrong(), "before_step")
+
+
+def test_passes_beside_training_are_counted_over_the_steps():
+    kept = []
+
+    class Ask(Strategy):
+        def before_step(self, model, step):
+            step.gradient_of(EXAMPLES[:1])
+
+    train(tiny_model(), task_view(EXAMPLES, batch_size=5, epochs=3), Ask(), kept.append)
+    assert (kept[-1].extra_backwards, kept[-1].backwards, kept[-1].forwards) == (3, 3, 6)
+
+
+@pytest.mark.parametrize(("size", "last"), [(None, [True]), (2, [False, False, True])])
+def test_the_last_part_is_known(size, last):
+    """By it DeepSpeed knows when the gradient is whole."""
+    view = task_view(EXAMPLES, batch_size=5)
+    engine = TorchEngine(train_settings(per_device_train_batch_size=size), torch.device("cpu"))
+    with engine.open(tiny_model(), view, 1) as session:
+        assert [session.last_part for _ in session.parts(view.encode(EXAMPLES))] == last
+
+
+@pytest.mark.parametrize(("processes", "closed"), [(None, 1), (Late(), 0)])
+def test_after_an_error_one_process_closes_and_several_do_not_wait_for_each_other(processes, closed):
+    view, closings = task_view(EXAMPLES, batch_size=5), []
+    session = TorchEngine(train_settings(), torch.device("cpu"), processes).open(tiny_model(), view, 1)
+    session.close = lambda: closings.append(1)
+    with pytest.raises(KeyError), session:
+        raise KeyError
+    assert len(closings) == closed
+    assert not session.plain._forward_hooks
+    with session:
+        pass
+    assert len(closings) == closed + 1
