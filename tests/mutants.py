@@ -78,6 +78,7 @@ def in_child(work: Callable[[], int], log: Path) -> int:
     sys.stdout.flush()
     if pid := os.fork():
         return pid
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1), os.dup2(out, 2)
@@ -228,12 +229,13 @@ def sampled(modules: list[Module], number: str, seed: int) -> list[tuple[Module,
     """The changes that are tried: so many of each module, always the same ones."""
     chosen = []
     for module in modules:
-        module.sites = len(list(changes(ast.parse(module.source))))
-        places = range(module.sites)
+        found = list(changes(ast.parse(module.source)))
+        module.sites = sum(not change.idle for change in found)
+        places = range(len(found))
         if number != "all":
             draw = random.Random(f"{seed}/{module.name}")
-            places = sorted(draw.sample(places, min(int(number), module.sites)))
-        chosen += [(module, index) for index in places]
+            places = sorted(draw.sample(places, min(int(number), len(found))))
+        chosen += [(module, index) for index in places if not found[index].idle]
     return chosen
 
 
@@ -304,6 +306,7 @@ def main() -> None:
     parser.add_argument("--no-laws", dest="laws", action="store_false", help="leave the laws out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the copy goes away
     folder, began = Path(tempfile.mkdtemp(prefix="mutants-")), time.monotonic()
     try:
         copy = make_copy(folder)

@@ -16,15 +16,20 @@ SWAPS: dict[type, type] = {
 
 @dataclass
 class Change:
-    """One possible fault: its line, the first line of its function (0: none), what it says, and how it is made."""
+    """One possible fault: its line, the first line of its function (0: none), what it says, and how it is made.
+
+    idle: nothing is done wrong by it: the default of a setting (a choice, which a test could only repeat), an argument of
+    `dataclass`, `strict` of a `zip` of equal lengths.
+    """
 
     line: int
     function: int
     node: ast.AST
     make: Callable[[], object]
+    idle: bool = False
 
 
-def changes(tree: ast.AST, function: int = 0) -> Iterator[Change]:
+def changes(tree: ast.AST, function: int = 0, idle: bool = False, within: str = "") -> Iterator[Change]:
     """Every place of a module that can be changed. Messages, annotations and what only a type checker reads are left out."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns") or (name == "names" and isinstance(tree, (ast.Import, ast.ImportFrom))):
@@ -33,14 +38,17 @@ def changes(tree: ast.AST, function: int = 0) -> Iterator[Change]:
             if not isinstance(node, ast.AST) or isinstance(node, ast.JoinedStr):
                 continue
             here = function
+            default = within == "Config" and isinstance(tree, ast.AnnAssign)
+            vain = idle or default or (isinstance(tree, ast.ClassDef) and name == "decorator_list")
+            vain = vain or (isinstance(node, ast.keyword) and node.arg == "strict")
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 here = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 continue
             for make in makers(tree, name, place, node):
-                yield Change(node.lineno, here, node, make)
+                yield Change(node.lineno, here, node, make, vain)
             if not isinstance(node, ast.Raise):
-                yield from changes(node, here)
+                yield from changes(node, here, vain, node.name if isinstance(node, ast.ClassDef) else within)
 
 
 def makers(parent: ast.AST, name: str, place: int | None, node: ast.AST) -> Iterator[Callable[[], object]]:
