@@ -44,9 +44,9 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     first = int(os.environ.get("RANK", "0")) == 0
     threads = torch.get_num_threads()
     try:
+        stream = build_stream(config)
+        parts = identity(config, stream)
         with locked(folder) if first else nullcontext():
-            stream = build_stream(config)
-            parts = identity(config, stream)
             stored = stored_record(folder)
             if stored is not None:
                 if why := changed(stored, config.plain, parts):

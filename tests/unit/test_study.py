@@ -169,7 +169,7 @@ def test_the_api_takes_a_class_of_the_notebook(tmp_path):
     assert first["sequential"] is None
     assert first["hard"] == pytest.approx(30 * first["pull"])
     assert by_method["hard"]["config"]["strategies"]["pull"]["weight"] == 3.0
-    assert list(found.table().index) or len(found.table()) == 4
+    assert sorted(found.table().index) == sorted(by_method)
     assert len(found.metrics) == 4
     assert cl.load(tmp_path / "out").records == found.records
     with pytest.raises(UserError, match="works with jobs = 1 only"):
@@ -192,7 +192,7 @@ def test_run_and_load(tmp_path):
     assert record["method"] == "replay"
     assert cl.run(config(), method="replay", out=tmp_path / "r") == record
     assert cl.load(tmp_path / "r").records == [record]
-    with pytest.raises(UserError, match="no record"):
+    with pytest.raises(UserError, match="no run records"):
         cl.load(tmp_path)
 
 
@@ -215,6 +215,6 @@ def test_a_name_can_be_registered_for_this_process(tmp_path):
 def test_an_order_is_a_run_of_its_own(tmp_path):
     orders = {"orders": [["max", "last"], ["last", "max"]], "methods": {"sequential": {}}}
     records, _, _ = compare(tmp_path, orders)
-    assert [(r["order"], r["tasks"]) for r in records] == [("order1", ["max", "last"]), ("order2", ["last", "max"])]
+    assert [(r["order"], r["tasks"]) for r in records] == [("max+last", ["max", "last"]), ("last+max", ["last", "max"])]
     given, _, _ = compare(tmp_path / "given", {"methods": {"sequential": {}}})
     assert given[0]["matrix"] == records[0]["matrix"]
