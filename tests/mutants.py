@@ -56,7 +56,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         for p in sorted((ROOT / room).glob("[a-z]*.py"))
     },
 }
-"""Module -> the test files that concern it. With `--laws` what lives through them in a strategy or an objective is put to its laws too."""
+"""Module -> the test files that concern it. With `--laws` a strategy or an objective is put to its laws too, if it lives."""
 MOST = 40.0
 """Seconds of tests, at most, that one change is put to."""
 LLAMA = "transformers.models.llama.modeling_llama"
