@@ -3,6 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := $(VENV)/peers
 JOBS ?= 2
+N ?= 12
 
 # torch 2.13.0 by itself first: that version, and nothing newer, admits a CPU build where one is at hand
 $(BIN)/cl-toolkit: pyproject.toml constraints.txt
@@ -25,7 +26,7 @@ $(PEERS)/installed: $(BIN)/pytest
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
 	touch $@
 
-.PHONY: quickstart test peers grid null speed style clean
+.PHONY: quickstart test test-cpus peers package mutants grid null speed style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on four small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
@@ -38,6 +39,18 @@ test: $(BIN)/pytest  ## the whole suite, without timing, the grid and the long s
 
 peers: $(PEERS)/installed  ## the tests against Avalanche; the first time installs it
 	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
+
+test-cpus: $(BIN)/pytest  ## the suite as three kinds of processor would run it: without vectors, with AVX2, and this one's own
+	for cpu in default avx2 ""; do \
+	    echo "ATEN_CPU_CAPABILITY=$${cpu:-(native)}"; \
+	    env $${cpu:+ATEN_CPU_CAPABILITY=$$cpu} $(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null" || exit 1; \
+	done
+
+package: $(BIN)/pytest  ## wheel and source distribution, built, installed and used away from the tree; a minute
+	.ci/package $(BIN)/python
+
+mutants: $(BIN)/pytest  ## how many small faults the tests notice, a sample; N=all for all of them
+	$(BIN)/python tests/mutants.py --number $(N) --jobs $(JOBS)
 
 grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two processes; many minutes
 	$(BIN)/python -m pytest -s -m grid tests/engine

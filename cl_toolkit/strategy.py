@@ -35,6 +35,7 @@ class Tags:
     objectives: names of the objectives with which it works. None: all of them.
     inputs: what its examples may be: `text`, `arrays`.
     excludes: name of another strategy -> why the two cannot be used together.
+    edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
     """
@@ -49,6 +50,7 @@ class Tags:
     objectives: tuple[str, ...] | None = None
     inputs: tuple[str, ...] = ("text", "arrays")
     excludes: Mapping[str, str] = field(default_factory=dict)
+    edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)
 
@@ -96,7 +98,9 @@ class Strategy:
         return {}
 
     def before_step(self, model: nn.Module, step: Step) -> None:
-        """Read or edit the gradients of the whole step, before clipping."""
+        """Read or edit the gradients of the whole step, before clipping. Who edits says so in `tags.edits_gradient`: of
+        several strategies those that read come first, then those that edit, each by their names, whatever the config's
+        order."""
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
@@ -118,7 +122,10 @@ def overrides(strategy: Strategy, hook: str) -> bool:
 
 
 class Composed(Strategy):
-    """Several strategies as one. Use `Compose`, which keeps `Compose(a) is a`."""
+    """Several strategies as one. Use `Compose`, which keeps `Compose(a) is a`.
+
+    Their order does not matter: loss terms are summed by name, and gradients are read by all before any of them edits one.
+    """
 
     def __init__(self, parts: Sequence[Strategy]):
         super().__init__()
@@ -151,7 +158,7 @@ class Composed(Strategy):
         return merge_terms(*(strategy.penalty(weights) for strategy in self.parts))
 
     def before_step(self, model, step):
-        for part in self.parts:
+        for part in sorted(self.parts, key=lambda part: (part.tags.edits_gradient, part.name)):
             part.before_step(model, step)
 
     def after_task(self, model, task):

@@ -26,7 +26,7 @@ class AGEM(Strategy):
     """Project the step's gradient off the memory's, before clipping. Costs one more forward and backward per step.
 
     g is all that would be stepped along: the objective's gradient and that of every other term. The memory batch is drawn
-    uniformly from all stored examples of past tasks.
+    uniformly from all stored examples of past tasks. What another strategy reads of the gradient (`si`) it has read before.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class AGEM(Strategy):
         extra_passes="a forward and a backward per step",
         extra_memory="stored examples, one more gradient",
         needs_examples=True,
+        edits_gradient=True,
     )
 
     def __init__(self, config: Config | None = None):

@@ -28,8 +28,9 @@ def importance(path, change, damping: float):
 class SI(Strategy):
     """A quadratic penalty, weighted by each weight's share in the fall of past losses.
 
-    The gradient is the one before clipping; the change is the one that the optimizer really made. Nothing is computed
-    beside training, but the weights and gradients of a step are kept until the next.
+    The gradient is the one before clipping, and before another strategy (`agem`) has edited it; the change is the one that
+    the optimizer really made. Nothing is computed beside training, but the weights and gradients of a step are kept until
+    the next.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 LOWER = "a lower train.learning_rate or weight of a strategy may help"
+NEVER = 2**31 - 1
+"""A step that no task reaches."""
 
 
 class Engine:
@@ -169,14 +171,21 @@ class Session:
                 self._bad[what.format(name)] = torch.where(before > 0, before, now)
 
     def _check_late(self) -> None:
+        """Tell of the earliest of what was noted: what else is bad by now follows from it."""
+        first: dict[str, int] = {}
         for name in sorted(self._bad):
-            if step := self.processes.max(int(self._bad[name])):
-                self._stop(name, step, " is no longer a finite number")
+            step = int(self._bad[name])
+            first[name] = -self.processes.max(-step if step else -NEVER)
+        name = min(first, key=first.get, default="")
+        if name and first[name] < NEVER:
+            self._stop(name, first[name], " is no longer a finite number")
 
     def _stop(self, what: str, step: int, how: str) -> None:
+        at_once = step == self.step_number + 1  # noticed later, the examples at hand are not those of that step
         shown = ", ".join(e.id for e in self._examples[:4])
         more = f" and {len(self._examples) - 4} more" if len(self._examples) > 4 else ""
-        raise UserError(f"task {self.task.name}: step {step}: {what}{how} (examples {shown}{more}); {LOWER}")
+        seen = f" (examples {shown}{more})" if at_once else ""
+        raise UserError(f"task {self.task.name}: step {step}: {what}{how}{seen}; {LOWER}")
 
     @property
     def losses(self) -> dict[str, float]:

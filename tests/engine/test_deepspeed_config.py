@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -115,3 +116,12 @@ def test_a_bad_file_is_named(tmp_path, content, why):
 def test_does_not_load_deepspeed_or_torch():
     code = "import sys, cl_toolkit.engine.deepspeed_config; print({'torch', 'deepspeed'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_section_that_switches_nothing_on_is_off():
+    train = replace(TRAIN, bf16=False)
+    assert final_config({"bf16": {}, "fp16": {}}, train)["torch_autocast"]["enabled"] is False
+    with pytest.raises(UserError, match=r"fp16: remove it"):
+        final_config({"fp16": {"enabled": True}}, train)
+    with pytest.raises(UserError, match=r"bf16: remove it and write train.bf16: true"):
+        final_config({"bf16": {"enabled": True}}, train)

@@ -101,3 +101,17 @@ def test_the_memory_batch_is_of_past_examples_only_and_of_the_size_asked_for():
 def test_bad_settings(settings):
     with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
         configured(AGEM, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [({}, 2), ({"buffer_size": 1}, 1), ({"buffer_size": 0}, 0), ({"memory_batch_size": 0}, 0)],
+)
+def test_what_is_kept_of_a_task(settings, wanted):
+    """Switched off, or without room, nothing is stored and nothing drawn."""
+    strategy, view = AGEM(AGEM.Config(**settings)), task_view(OLD)
+    before = view.generator("agem").get_state()
+    assert strategy.after_task("model", view) == "model"
+    assert len(strategy.store) == wanted
+    assert torch.equal(before, view.generator("agem").get_state()) == (wanted != 1)
+    assert strategy.store.seen == (2 if wanted else 0)

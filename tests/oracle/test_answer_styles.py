@@ -107,3 +107,21 @@ def test_rehearsed_examples_are_left_alone_and_share_zero_changes_nothing():
 def test_bad_settings(share):
     with pytest.raises(UserError, match="share: expected"):
         configured(AnswerStyles, share=share)
+
+
+@pytest.mark.parametrize(("style", "wanted"), [("multiple_choice", [4]), ("yes_no", [2, 3])])
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_the_right_answer_may_stand_anywhere(style, wanted, which):
+    """What is drawn: one of four places; yes or no, then one of three wrong answers. The last of each is used too."""
+    asked = []
+
+    def draw(n):
+        asked.append(n)
+        return n - 1 if which == "last" or style == "yes_no" else 0
+
+    found = restyle(EXAMPLE, style, WRONG, draw)
+    assert asked == wanted
+    if style == "multiple_choice":
+        assert found.target == {"first": "A", "last": "D"}[which]
+    else:
+        assert "Is the answer 7?" in found.question

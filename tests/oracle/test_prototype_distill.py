@@ -1,6 +1,8 @@
 """Relation distillation, worked out by hand and against a second model as the teacher."""
 
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,3 +102,34 @@ def test_a_past_prototypes_length_does_not_matter_and_a_features_does():
     h, p = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.nn.functional.normalize(torch.eye(2), dim=1)
     now = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     assert float(relation(h @ p.T, now, "classes")) != pytest.approx(float(relation(2 * h @ p.T, now, "classes")))
+
+
+@pytest.mark.parametrize(("axis", "wanted"), [("classes", 1.0), ("samples", 5.0)])
+def test_the_loss_reads_past_columns_of_new_rows_and_divides_by_the_features_length(axis, wanted):
+    """Scores (c, 0) and (0, c) of two new samples, features of length 5: along samples they are divided by it. The second
+    column is of no past class, the third row is rehearsed: neither enters."""
+    scores = torch.tensor([[10.0, 99.0, 0.0], [0.0, -99.0, 10.0], [7.0, 7.0, -7.0]])
+    before = SimpleNamespace(logits=scores, features=torch.tensor([[3.0, 4.0]] * 3))
+    now = SimpleNamespace(logits=scores / 2, features=torch.tensor([[3.0, 4.0]] * 3))
+
+    class Model:
+        classes = ("a", "new", "b")
+
+        def __call__(self):
+            return before
+
+    strategy = PrototypeDistill(PrototypeDistill.Config(weight=3.0, relation_axis=axis))
+    strategy.past, strategy._teacher = [["a", "b"]], SimpleNamespace(restored=lambda model: nullcontext())
+    part = SimpleNamespace(inputs={}, source=lambda name: torch.tensor([True, True, False]))
+    value = strategy.loss(Model(), part, now)["prototypedistill"]
+    square = torch.tensor([[10.0, 0.0], [0.0, 10.0]]) / wanted
+    assert float(value) == pytest.approx(3 * float(relation(square, square / 2, axis)), rel=1e-5)
+    assert float(value) > 0.01
+
+
+def test_what_is_past_survives_a_stop():
+    strategy = PrototypeDistill()
+    strategy.past = [["0", "1"]]
+    other = PrototypeDistill()
+    other.load_state(strategy.state())
+    assert other.past == [["0", "1"]]

@@ -153,7 +153,7 @@ def test_two_updates_per_rollout_take_two_steps_and_count_examples_once():
     for iterations in (1, 2):
         objective, model = rft(num_iterations=iterations), tiny_model()
         train(model, view(objective), watch=lambda s: seen.append((s.step_number, s.examples_seen)))  # 2 batches
-    assert seen == [(1, 16), (2, 32), (1, 16), (2, 16), (3, 32), (4, 32)]
+    assert seen == [(1, 4), (2, 8), (1, 4), (2, 4), (3, 8), (4, 8)]  # prompts, not rollouts
 
 
 # rollouts ---------------------------------------------------------------------------------------------------------

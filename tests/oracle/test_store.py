@@ -95,6 +95,14 @@ def test_without_a_size_all_are_kept():
 
 
 @pytest.mark.parametrize("policy", ["reservoir", "ring", "quota"])
+@pytest.mark.parametrize("size", [None, 0, 7])
+def test_all_that_were_ever_offered_are_counted(policy, size):
+    store = filled(size, policy, [20, 10, 5])
+    assert store.seen == store.state()["seen"] == 35
+    assert len(store) == (35 if size is None else size)
+
+
+@pytest.mark.parametrize("policy", ["reservoir", "ring", "quota"])
 def test_a_store_goes_on_after_a_round_trip_through_json(policy):
     whole, resumed = filled(5, policy, [9, 9]), ExampleStore(5, policy)
     resumed.load_state(json.loads(json.dumps(whole.state())))

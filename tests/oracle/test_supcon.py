@@ -27,6 +27,23 @@ def test_two_classes_at_right_angles():
     assert float(loss) == pytest.approx(0.551445, abs=1e-6)
 
 
+def test_each_anchor_has_its_own_sum_and_the_mean_of_its_partners():
+    """Three of one class and two of another: with the sum of another anchor the terms would be others."""
+    z = torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(2)), dim=1)
+    labels = [0, 0, 0, 1, 1]
+    similar, expected = (z @ z.T / 0.5).tolist(), []
+    for i in range(5):
+        total = sum(math.exp(similar[i][a]) for a in range(5) if a != i)
+        partners = [j for j in range(5) if j != i and labels[j] == labels[i]]
+        expected.append(-sum(math.log(math.exp(similar[i][j]) / total) for j in partners) / len(partners))
+    found = supervised_contrastive(z, torch.tensor(labels), 0.5)
+    assert float(found) == pytest.approx(sum(expected) / 5, rel=1e-5)
+
+
+def test_a_step_is_not_cut():
+    assert not SupCon.divisible
+
+
 def test_an_anchor_without_a_partner_does_not_count():
     z = torch.nn.functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), dim=1)
     labels = torch.tensor([0, 0, 1, 1, 2])

@@ -136,7 +136,9 @@ def test_the_answer_is_the_largest_output_among_what_is_allowed():
     evaluator = Evaluator(ArrayCodec(), split="test", batch_size=8, max_new_tokens=1)
     assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["0", "0"]  # task-incremental
     assert [s.score for s in evaluator(Fixed(), [task])["t"]] == [1.0, 0.0]
+    assert [s.chance for s in evaluator(Fixed(), [task])["t"]] == [1 / 2, 1 / 2]
     evaluator.choices = ("0", "1", "2")
+    assert [s.chance for s in evaluator(Fixed(), [task])["t"]] == [1 / 3, 1 / 3]
     assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["2", "2"]  # class-incremental
     evaluator.choices = ("7",)
     assert [s.answer for s in evaluator(Fixed(), [task])["t"]] == ["", ""]

@@ -7,6 +7,7 @@ from pieces import ask, byte_codec
 from cl_toolkit import models
 from cl_toolkit.codec import Codec
 from cl_toolkit.config import Prompt, base_layer
+from cl_toolkit.template import MARKER, Guard, Refused
 from cl_toolkit.typed import typed
 from cl_toolkit.types import IGNORE, Example, Message
 
@@ -182,3 +183,36 @@ def test_filler_has_no_labels_and_other_answers_can_be_put_in():
     batch = codec.batch([ask("q", "a"), ask("q", "a", source="filler")], [[*b"xyz", codec.eos], [*b"z", codec.eos]])
     assert codec.decode([t for t in batch.labels[0].tolist() if t != IGNORE]) == "xyz"
     assert (batch.labels[1] == IGNORE).all()
+
+
+class Marks:
+    """A tokenizer of characters with two control tokens, one of which begins the other."""
+
+    all_special_tokens = ("<a", "<a>")
+
+    def encode(self, text, add_special_tokens, split_special_tokens=False):
+        assert not add_special_tokens
+        if not split_special_tokens and text in self.all_special_tokens:
+            return [self.all_special_tokens.index(text)]
+        return [ord(c) for c in text]
+
+
+def test_of_two_control_tokens_the_longer_one_is_kept_apart():
+    guard = Guard(Marks())
+    guarded = guard({"content": ["x<a>y", {"deep": "<a"}], "n": 3})
+    assert [len(t) for t in (guarded["content"][0], guarded["content"][1]["deep"])] == [3, 1]
+    assert guarded["n"] == 3
+    assert guard.encode(guarded["content"][0]) == [ord(c) for c in "x<a>y"]
+    assert guard.encode("<a>") == [1]
+    with pytest.raises(Refused, match="private-use characters"):
+        guard(guarded)
+    with pytest.raises(Refused, match="private-use characters"):
+        guard([MARKER])
+
+
+@pytest.mark.parametrize("text", ["a , b .", "it 's so", " do n't ? ", "x ' y"])
+def test_blanks_before_marks_stay(text):
+    codec = byte_codec()
+    assert codec.said(codec.answer(ask("q"), text)) == text
+    codec.tokenizer.clean_up_tokenization_spaces = True
+    assert codec.decode(list(text.encode())) == text

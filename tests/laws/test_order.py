@@ -1,0 +1,95 @@
+"""The order of strategies in a config does not matter: every pair that may be combined, both ways."""
+
+from itertools import combinations
+
+import pytest
+from tiny import tiny_config, trajectory
+
+from cl_toolkit import Compose, Strategy, UserError
+from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.strategy import Tags
+from cl_toolkit.study_config import load_run
+
+# three tasks: what the second leaves behind is felt in the third. SGD, since Adam would blow up a gradient that is 0 up to the
+# order of a sum.
+SMALL = {
+    "stream": {"tasks": ["max", "last", "sort"], "train_size": 8},
+    "train": {"max_steps": 2, "optim": "sgd", "learning_rate": 0.05},
+    "evaluate": {"tasks": "seen", "limit": 1},
+}
+FELT = {"ewc": {"weight": 100.0}, "si": {"weight": 300.0}, "agem": {"memory_batch_size": 4}}
+
+
+def settings_of(names):
+    """A config with these strategies, in this order, and with what they need."""
+    tags = [STRATEGIES.get(name, "test").tags for name in names]
+    adapter = next((t.between_tasks for t in tags if t.between_tasks), None)
+    model = {**tiny_config()["model"], **({"adapter": {"r": 2, "between_tasks": adapter}} if adapter else {})}
+    allowed = set.intersection(*(set(t.objectives or ("sft", "supcon")) for t in tags)) or {"sft"}
+    objective = {"name": "sft" if "sft" in allowed else allowed.pop()}
+    return {**SMALL, "model": model, "objective": objective, "strategies": {n: FELT.get(n, {}) for n in names}}
+
+
+def may_be_combined(a, b):
+    try:
+        load_run(tiny_config(**settings_of((a, b))))
+    except UserError:
+        return False
+    return True
+
+
+PAIRS = [pair for pair in combinations(STRATEGIES, 2) if may_be_combined(*pair)]
+
+
+def final(names, folder, **train):
+    settings = settings_of(names)
+    return trajectory(folder, **settings | {"train": {**SMALL["train"], **train}}).run.model.state_dict()
+
+
+def test_most_pairs_may_be_combined():
+    assert len(PAIRS) > len(list(combinations(STRATEGIES, 2))) / 2
+    assert ("agem", "si") in PAIRS or ("si", "agem") in PAIRS
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_the_order_of_a_pair_does_not_matter(a, b, tmp_path):
+    one, other = final((a, b), tmp_path / "ab"), final((b, a), tmp_path / "ba")
+    assert one.keys() == other.keys()
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-6
+
+
+class Noted(Strategy):
+    """Notes when it is asked."""
+
+    def __init__(self, name, seen):
+        super().__init__()
+        self.name, self.seen = name, seen
+
+    def before_step(self, model, step):
+        self.seen.append(self.name)
+
+
+class Editor(Noted):
+    tags = Tags(edits_gradient=True)
+
+
+def test_all_have_read_the_gradient_before_one_edits_it():
+    seen = []
+    Compose(Editor("a", seen), Noted("d", seen), Editor("b", seen), Noted("c", seen)).before_step(None, None)
+    assert seen == ["c", "d", "a", "b"]
+
+
+def test_a_strategy_that_edits_the_gradient_says_so(tmp_path):
+    """What stands in `step.grads` after `before_step` is what stood there, unless the tag says otherwise."""
+    from cl_toolkit.engine.torch_engine import _Gradients
+
+    written, write = set(), _Gradients.__setitem__
+    with pytest.MonkeyPatch.context() as patch:
+        for name in STRATEGIES:
+            patch.setattr(
+                _Gradients,
+                "__setitem__",
+                lambda self, key, value, who=name: (written.add(who), write(self, key, value))[1],
+            )
+            final((name,), tmp_path / name, max_steps=8, learning_rate=0.3)
+    assert written == {name for name in STRATEGIES if STRATEGIES.get(name, "test").tags.edits_gradient}

@@ -1,0 +1,45 @@
+"""log p of tokens, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from cl_toolkit.generate import UniformSampling, target_logits, token_logprobs
+from cl_toolkit.types import IGNORE
+
+LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
+
+
+def test_log_p_of_each_target_by_the_logits_before_it():
+    found = token_logprobs(LOGITS, torch.tensor([[0, 1, 0]]))
+    assert found.tolist() == [pytest.approx([math.log(3 / 4), math.log(7 / 8)])]
+    assert token_logprobs(LOGITS, torch.tensor([[0, IGNORE, 1]])).tolist() == [pytest.approx([0, math.log(1 / 8)])]
+
+
+@pytest.mark.parametrize(("temperature", "p"), [(0.5, 9 / 10), (1.0, 3 / 4), (2.0, math.sqrt(3) / (1 + math.sqrt(3)))])
+def test_a_temperature_divides_the_logits(temperature, p):
+    """Odds of 3 become 9 at a half and the root of 3 at two."""
+    found = token_logprobs(LOGITS, torch.tensor([[IGNORE, 1, IGNORE]]), temperature)
+    assert found[0].tolist() == pytest.approx([math.log(p), 0])
+
+
+def test_only_what_predicts_a_target_is_kept():
+    logits, labels = target_logits(LOGITS.bfloat16(), torch.tensor([[0, IGNORE, 1]]))
+    assert logits.dtype == torch.float32
+    assert labels.tolist() == [1]
+    assert logits.shape == (1, 2)
+    both = LOGITS.expand(2, -1, -1), torch.tensor([[0, 1, 0], [0, 1, 1]])
+    assert target_logits(*both, torch.tensor([False, True]))[1].tolist() == [1, 1]
+    arrays = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, IGNORE])
+    assert target_logits(*arrays)[0].tolist() == [[1.0, 2.0]]
+    assert len(target_logits(*arrays, torch.tensor([False, True]))[1]) == 0
+
+
+def test_a_uniform_number_picks_by_the_cumulated_distribution():
+    """p = (1/4, 3/4): below 1/4 the first, from there on the second; each token takes the next number of its row."""
+    sample = UniformSampling(torch.tensor([[0.2, 0.3], [0.9, 0.0]]), 1.0)
+    scores = torch.tensor([[0.0, math.log(3)]] * 2)
+    assert [sample(None, scores).argmax(1).tolist() for _ in range(2)] == [[0, 1], [1, 0]]
+    cold = UniformSampling(torch.tensor([[0.2], [0.05]]), 0.5)  # p = (1/10, 9/10)
+    assert cold(None, scores).argmax(1).tolist() == [1, 0]
