@@ -245,6 +245,7 @@ def plan(config: Config, overrides: Overrides = None):
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
     for run_config in study.runs:
         stream = build_stream(run_config)
+        notes |= dict.fromkeys(plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
         cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
         total += cost.seconds

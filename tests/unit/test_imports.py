@@ -77,7 +77,9 @@ LAYERS = [
     ({"task_view", "generate", "codec"}, LEAVES),
     ({"learn"}, LEAVES | {"strategy"}),
     ({"encoder"}, LEAVES | {"nets"}),
-    ({"adapters"}, LEAVES | {"encoder", "generate", "task_view"}),
+    ({"targets", "folders", "soundness"}, LEAVES),
+    ({"hub"}, LEAVES | {"folders", "soundness", "targets"}),
+    ({"adapters"}, LEAVES | {"encoder", "generate", "targets", "task_view"}),
     ({"evaluate"}, LEAVES | {"engine.processes", "generate", "registry", "scorers"}),
     ({"probes.curves"}, LEAVES | {"evaluate"}),
 ]
@@ -141,12 +143,12 @@ def test_the_report_imports_no_model_code(name):
 
 
 DOORS = {
-    "transformers": {"models", "generate", "plan", "engine.torch_engine", "engine.deepspeed_engine"},
+    "transformers": {"models", "hub", "targets", "generate", "engine.torch_engine", "engine.deepspeed_engine"},
     "peft": {"adapters"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"plain_yaml"},
     "typer": {"cli"},
-    "safetensors": {"checkpoint", "warmup"},
+    "safetensors": {"checkpoint", "warmup", "folders"},
     "tokenizers": {"models"},
 }
 
