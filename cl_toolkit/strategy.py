@@ -76,7 +76,11 @@ class Strategy:
     def build(self, model: nn.Module, index: int) -> nn.Module:
         """Change the model's structure for task `index` (from 0): add heads, prompts. A pure function of the model and the
         index (fresh weights from `generator_from(...)`), since a run that goes on after a stop calls it again for every
-        finished task and then loads the weights."""
+        finished task and then loads the weights.
+
+        With an adapter the model is PEFT's wrapper around the start model, which `merge` takes off after each task; what hangs
+        on the wrapper (`model.head = ...`) is moved to the plain model then, and is found as `model.head` in every task. A
+        new adapter freezes all else: a head that goes on learning is unfrozen in `before_task`."""
         return model
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
