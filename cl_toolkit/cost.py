@@ -1,4 +1,4 @@
-"""What a run costs, measured by the loop: steps, rows, tokens, forwards, compute seconds and, beside them, wall-clock; memory."""
+"""What a run costs, measured by the loop: steps, rows, tokens, forwards, compute seconds, beside them wall-clock; memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """What a strategy adds to a model or unfreezes survives a stop, under every adapter life cycle."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tiny import TINY, Trajectory, tiny_run_config, trajectory
@@ -107,7 +109,7 @@ def test_what_is_added_or_unfrozen_survives_a_stop(tmp_path, cls, life):
 def test_added_heads_are_trained_in_every_task(tmp_path, life):
     found = trajectory(tmp_path, **changes(AddsAHead, life))
     terms = [row["bonus"] for row in found.losses]
-    assert all(later < earlier for task in (terms[:4], terms[4:8], terms[8:]) for earlier, later in zip(task, task[1:]))
+    assert all(b < a for task in (terms[:4], terms[4:8], terms[8:]) for a, b in pairwise(task))
     weights = dict(found.run.model.named_parameters())
     assert [n.rpartition("bonus")[2] for n in weights if "bonus" in n] == ["0.weight", "1.weight"]
 
