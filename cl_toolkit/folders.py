@@ -27,9 +27,9 @@ def check_folder(name: str, settings: HubModel) -> None:
         raise UserError(f"model.revision: {settings.revision!r} does nothing: {name} is a folder; leave it out")
     for path in sorted(folder.iterdir()):
         if path.suffix in PARTS and _is_pointer(path):
-            what = "the weights" if path.suffix == ".safetensors" else "the file"
+            what, it = ("the weights", "them") if path.suffix == ".safetensors" else ("the file", "it")
             raise UserError(
-                f"model.name: {name}: cannot be loaded: {path.name} is not {what} but a pointer to them (git lfs pull)"
+                f"model.name: {name}: cannot be loaded: {path.name} is not {what} but a pointer to {it} (git lfs pull)"
             )
     if (folder / "adapter_config.json").exists():
         raise UserError(f"model.name: {name}: {HOLDS_ADAPTER}")

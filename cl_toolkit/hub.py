@@ -145,6 +145,8 @@ def _check_start(name: str, settings: HubModel, adapter: Adapter | None, frozen:
     dtype = getattr(config, "dtype", None) if settings.dtype == "auto" else getattr(torch, settings.dtype)
     if not frozen:
         refuse_low_precision(name, {dtype})
-    hub_tokenizer(name, settings)
+    tokenizer = hub_tokenizer(name, settings)
+    if rows := getattr(config.get_text_config(), "vocab_size", None):
+        check_rows(name, tokenizer, rows)
     if adapter is not None:
         check_targets(skeleton(name, settings), adapter)

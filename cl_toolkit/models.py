@@ -15,7 +15,6 @@ from cl_toolkit.errors import UserError, did_you_mean
 from cl_toolkit.hub import from_hub, hub_config, hub_tokenizer, load_hub
 from cl_toolkit.ranges import SEED, above, at_least
 from cl_toolkit.registry import canonical
-from cl_toolkit.soundness import check_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,8 +154,6 @@ def load_codec(name: str, settings: Any, prompt: Prompt) -> Codec | ArrayCodec:
         ends = config.eos_token_id
     stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
     positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
-    if rows is not None:
-        check_rows(name, tokenizer, rows)
     return Codec(tokenizer, prompt, stops, positions, rows)
 
 

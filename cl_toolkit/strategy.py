@@ -28,6 +28,8 @@ class Tags:
     paper: where the rule comes from, or "ours".
     off: settings under which the strategy is sequential training, bit for bit (law 2).
     needs_examples: keeps training examples of past tasks.
+    needs_trained: at a task's end it looks at the weights that were trained in it. Anchors come before the first adapter, so
+        that with one there are none to look at.
     extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
     extra_memory: what is kept beside the model, in words; "" for nothing.
     between_tasks: the adapter life cycle that it needs, if any.
@@ -42,6 +44,7 @@ class Tags:
     paper: str = "ours"
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
+    needs_trained: bool = False
     extra_passes: str = ""
     extra_memory: str = ""
     between_tasks: str | None = None
