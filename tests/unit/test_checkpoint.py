@@ -161,7 +161,7 @@ def test_a_run_with_a_damaged_checkpoint_says_so(tmp_path):
 
 def test_a_run_does_not_go_on_from_another_config(tmp_path):
     stopped_after_one(tmp_path)
-    with pytest.raises(UserError, match=r"another config \(train.learning_rate: 0.01 there, 0.5 here\)"):
+    with pytest.raises(UserError, match=r"another config: train.learning_rate: 0.01 there, 0.5 here"):
         execute(tiny_run_config(train={"learning_rate": 0.5}), tmp_path)
 
 
