@@ -65,7 +65,7 @@ def compare(
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
-            "compare: runs in one process; under a launcher use `run CONFIG --method NAME seed=0` for each run, "
+            "compare: runs in one process; under a launcher use `run CONFIG --method NAME --order NAME seed=0` for each, "
             "then `report results/<name>`"
         )
     if methods is not None and not split_names(methods):
@@ -245,7 +245,7 @@ def plan(config: Config, overrides: Overrides = None):
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
     for run_config in study.runs:
         stream = build_stream(run_config)
-        notes |= dict.fromkeys(plans.fitting(run_config, stream))
+        notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
         cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
         total += cost.seconds

@@ -1,4 +1,4 @@
-"""What a run costs, measured by the loop: steps, rows, tokens, forwards, compute seconds, beside them wall-clock; memory."""
+"""What a run costs, measured by the loop: steps, rows, tokens, forwards, memory, compute seconds and wall-clock beside them."""
 
 from __future__ import annotations
 

@@ -60,9 +60,9 @@ def guest(where: str, thing: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, KeyboardInterrupt, GeneratorExit):
+    except UserError:
         raise
-    except BaseException as error:
+    except (Exception, SystemExit) as error:  # a signal is not the guest's
         raise UserError(f"{where}: {told(error, thing)}") from error
 
 

@@ -4,7 +4,7 @@ model."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -72,13 +72,10 @@ class Evaluator:
         work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
         work.sort(key=lambda item: (self.codec.length(item[2]), item[0].name, item[1]))
         scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
-        modes = {name: getattr(scorer, "mode", "generate") for name, scorer in scorers.items()}
-        has_classes = hasattr(unwrapped(model), "classes")
-        chosen = [w for w in work if has_classes or modes[w[0].name] == "choices"]
-        generated = [w for w in work if not has_classes and modes[w[0].name] == "generate"]
-        choose = self._classify if has_classes else self._choose
         found: list[tuple[str, int, Reply]] = []
-        for rows, answer in ((generated, self._generate), (chosen, choose)):
+        ways = {task.name: self._way(model, scorers[task.name]) for task in tasks}
+        for answer in dict.fromkeys(ways.values()):
+            rows = [w for w in work if ways[w[0].name] == answer]
             batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
             for batch in self._mine(model, batches):
                 answers = answer(model, [e for _, _, e in batch])
@@ -95,6 +92,14 @@ class Evaluator:
                 result[task.name].append(Scored(task.name, e, reply.text, value, reply.chance, reply.cut))
         return result
 
+    def _way(self, model: nn.Module, scorer: Callable) -> Callable[[nn.Module, Sequence[Example]], list[Reply]]:
+        """How a model answers for a scorer."""
+        if hasattr(unwrapped(model), "classes"):
+            return self._classify
+        if getattr(scorer, "mode", "generate") == "generate":
+            return self._generate
+        return self._choose_per_byte if getattr(scorer, "per_byte", False) else self._choose
+
     def _mine(self, model: nn.Module, batches: list) -> list:
         return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
 
@@ -109,6 +114,12 @@ class Evaluator:
     def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
         scores = self.choice_scores(model, examples)
         allowed = [self._allowed(e) for e in examples]
+        return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
+
+    def _choose_per_byte(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
+        allowed = [self._allowed(e) for e in examples]
+        lengths = [torch.tensor([max(1, len(c.encode())) for c in a]) for a in allowed]
+        scores = [s / n for s, n in zip(self.choice_scores(model, examples), lengths, strict=True)]
         return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
 
     def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:

@@ -1,14 +1,13 @@
-"""YAML in and out. The only door to yaml.
+"""YAML and dotted overrides in, YAML out. The only door to omegaconf.
 
-A document is plain data: mappings, lists, texts, numbers, true, false and null. Keys are texts as they are written (`1:` is
-"1", `on:` is "on"). `1e-4` is a number, a key that stands twice is refused, tags are refused, and `${` is text like any
-other: nothing is interpolated, no environment is read.
+A document is plain data: mappings, lists, texts, numbers, true, false and null. `1e-4` is a number, a key that stands twice is
+refused, tags are refused, and `${` is text like any other: nothing is interpolated, no environment is read.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Iterator, Mapping
+import datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +17,50 @@ from cl_toolkit.errors import UserError, quoted, short
 
 BYTES, NODES, DEPTH = 10_000_000, 1_000_000, 50
 """The largest file, the most values once every alias is written out, the deepest nesting."""
-FLOAT = re.compile(
-    r"[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF))$"
-    r"|\.(?:nan|NaN|NAN)$"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
-                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
-            if key.value in seen and key.tag != MERGE:
-                raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {key.value}", key.start_mark)
-            seen.add(key.value)
-        self.flatten_mapping(node)
-        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-MERGE = "tag:yaml.org,2002:merge"
-TIMES = "tag:yaml.org,2002:timestamp"
-for _cls in (_Loader, _Dumper):
-    _cls.yaml_implicit_resolvers = {
-        first: [(tag, rule) for tag, rule in rules if tag not in (TIMES, "tag:yaml.org,2002:float")]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    _cls.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
-_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True))
+TEXTS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+SHIELD = "$\N{WORD JOINER}{"
+"""What `${` is while omegaconf has the text, so that it is no interpolation."""
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain data of one document; raises UserError with file and line."""
-    loader = _Loader(text)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(text, yaml.SafeLoader)
         if node is None:
             return None
         _weigh(node, where, {})
-        return loader.construct_document(node)
+        if not isinstance(node, yaml.MappingNode):
+            return as_plain(yaml.safe_load(text), where)
+        return as_plain(unshield(OmegaConf.to_container(OmegaConf.create(text.replace("${", SHIELD)))), where)
     except RecursionError:
         raise UserError(f"{where}: is nested too deeply; at most {DEPTH} levels") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {short(' '.join(str(error).split()), 200)}") from error
-    except ValueError as error:
-        raise UserError(f"{where}: not valid YAML: {short(str(error), 200)}") from error
-    finally:
-        loader.dispose()
+
+
+def unshield(value: Any) -> Any:
+    """Plain data with `${` again where omegaconf was not to see it."""
+    if isinstance(value, dict):
+        return {unshield(k): unshield(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [unshield(v) for v in value]
+    return value.replace(SHIELD, "${") if isinstance(value, str) else value
+
+
+def _check_keys(node: yaml.MappingNode, where: str) -> None:
+    """Keys are the text that is written: `1` is, `on` (true) and `01` (a number) are not, without quotes."""
+    seen = set()
+    for key, _ in node.value:
+        scalar = isinstance(key, yaml.ScalarNode)
+        if not scalar or not (key.tag in TEXTS or str(yaml.safe_load(key.value)) == key.value):
+            shown = f" ({key.value}); put it into quotes" if scalar else ""
+            raise UserError(f"{where}: not valid YAML: line {key.start_mark.line + 1}: a key is no text{shown}")
+        if key.value in seen and key.value != "<<":
+            raise UserError(f"{where}: not valid YAML: line {key.start_mark.line + 1}: found duplicate key {key.value}")
+        seen.add(key.value)
 
 
 def _weigh(node: yaml.Node, where: str, known: dict[int, int], depth: int = 0) -> int:
@@ -79,6 +70,8 @@ def _weigh(node: yaml.Node, where: str, known: dict[int, int], depth: int = 0) -
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node, where)
         inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_weigh(part, where, known, depth + 1) for part in inner)
         if known[id(node)] > NODES:
@@ -101,7 +94,17 @@ def read_yaml(path: Path) -> Any:
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
     """Plain data as a YAML document that `read_yaml` reads back."""
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(_shielded(plain))).replace(SHIELD, "${")
+
+
+def _shielded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_shielded(k): _shielded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shielded(v) for v in value]
+    return value.replace("${", SHIELD) if isinstance(value, str) else value
 
 
 def as_plain(value: Any, where: str, path: str = "", depth: int = 0) -> Any:
@@ -116,27 +119,26 @@ def as_plain(value: Any, where: str, path: str = "", depth: int = 0) -> Any:
         return {str(k): as_plain(v, where, f"{path}.{k}".strip("."), depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [as_plain(v, where, path, depth + 1) for v in value]
-    return value
+    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     """`train.learning_rate=1e-4` -> nested dict; the value is read as YAML."""
-    found: dict[str, Any] = {}
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     for item in overrides:
         path, separator, text = item.partition("=")
-        keys = path.split(".")
-        if not separator or not all(keys):
+        if not separator or not all(path.split(".")):
             raise UserError(f"{short(item)}: expected key=value, such as train.learning_rate=1e-4")
-        if len(keys) > DEPTH:
+        if len(path.split(".")) > DEPTH:
             raise UserError(f"command line: {short(path)}: is nested too deeply; at most {DEPTH} levels")
-        value = parse_yaml(text, f"command line: {short(path)}")
-        inner = found
-        for key in keys[:-1]:
-            if not isinstance(inner.get(key), dict):
-                inner[key] = {}
-            inner = inner[key]
-        inner[keys[-1]] = value
-    return found
+        parse_yaml(text, f"command line: {short(path)}")
+    try:
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([item.replace("${", SHIELD) for item in overrides]))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"command line: {short(' '.join(str(error).split()), 200)}") from error
+    return as_plain(unshield(found), "command line")
 
 
 def unfilled(plain: Any, path: str = "") -> Iterator[str]:

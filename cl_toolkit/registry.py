@@ -136,19 +136,23 @@ def _load_file(path: Path, where: str) -> Any:
     name = f"cl_toolkit_guest_{''.join(c if c.isalnum() else '_' for c in path.stem)}_{place}_{content}"
     if name in sys.modules:
         return sys.modules[name]
-    for known, module in list(sys.modules.items()):  # what it imports of one's own may have changed with it
-        file = getattr(module, "__file__", None)
-        if file and known != "__main__" and Path(file).resolve() in files[1:]:
-            del sys.modules[known]
+    # what it imports of one's own may have changed with it, or be another file of the same name
+    beside = {f.stem if f.name != "__init__.py" else f.parent.name for f in files[1:]}
+    for known in [m for m in sys.modules if m.split(".")[0] in beside]:
+        del sys.modules[known]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of a guest look their module up
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # as where a script lies
     try:
         with guest(where, str(path.resolve())):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        sys.path.remove(folder)
     return module
 
 
@@ -203,6 +207,7 @@ SCORERS = Registry(
         "normalized_exact": "cl_toolkit.scorers:normalized_exact",
         "numeric": "cl_toolkit.scorers:numeric",
         "choices": "cl_toolkit.scorers:choices",
+        "choices_norm": "cl_toolkit.scorers:choices_norm",
         "class_accuracy": "cl_toolkit.scorers:class_accuracy",
         "token_f1": "cl_toolkit.scorers:token_f1",
         "rouge_l": "cl_toolkit.scorers:rouge_l",

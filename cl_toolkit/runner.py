@@ -18,6 +18,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
 from cl_toolkit.fit import check_fit, check_model
 from cl_toolkit.generate import scoring_dtype
+from cl_toolkit.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.identity import changed, identity
 from cl_toolkit.learn import learn
 from cl_toolkit.lock import locked
@@ -48,9 +49,9 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     threads = torch.get_num_threads()
     check_model(config)
     try:
+        stream = build_stream(config)
+        parts = identity(config, stream)
         with locked(folder) if first else nullcontext():
-            stream = build_stream(config)
-            parts = identity(config, stream)
             stored = stored_record(folder)
             if stored is not None:
                 if why := changed(stored, config.plain, parts):
@@ -76,6 +77,8 @@ def build_strategy(config: RunConfig) -> Strategy:
             )
         # of `file.py:Class` the class: no draw depends on where a file lies
         part.name = component.name.rpartition(":")[2]
+        if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
+            watched(part, STRATEGY, f"strategies.{component.name}")
         parts.append(part)
     return Compose(*parts)
 
@@ -105,6 +108,8 @@ class Run:
             OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
         )
         self.objective.name = config.objective.name
+        if OBJECTIVES.source(config.objective.name) is not None:
+            watched(self.objective, OBJECTIVE, "objective.name")
         self.strategy = build_strategy(config)
         self.codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
         self.notes = check_fit(self.codec, self.stream, config)

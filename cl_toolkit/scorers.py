@@ -154,6 +154,16 @@ def choices(example: Example, answer: str) -> float:
 choices.mode = "choices"
 
 
+def choices_norm(example: Example, answer: str) -> float:
+    """1 if the allowed answer that is likeliest per byte is the target, so that long answers lose nothing by their length
+    (`acc_norm` of the LM evaluation harness)."""
+    return float(answer == example.target)
+
+
+choices_norm.mode = "choices"
+choices_norm.per_byte = True
+
+
 def class_accuracy(example: Example, answer: str) -> float:
     """1 if the class with the largest output is the target."""
     return float(answer == example.target)

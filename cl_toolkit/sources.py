@@ -116,9 +116,7 @@ def _code_text(code: types.CodeType) -> str:
 def is_own(path: Path) -> bool:
     """Whether a file is the user's: neither Python's, nor of an installed package, nor the toolkit's."""
     roots = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    import cl_toolkit
-
-    toolkit = Path(cl_toolkit.__file__).resolve().parent
+    toolkit = Path(__file__).resolve().parent
     rooms = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
     if {"site-packages", "dist-packages"} & {*resolved.parts}:  # of another environment that this one builds on
@@ -142,16 +140,21 @@ def own_files(path: Path, met: dict[Path, None] | None = None) -> list[Path]:
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
         for name in names:
-            for found in _module_files(name):
+            for found in _module_files(name, path.parent):
                 own_files(found, met)
     return list(met)
 
 
-def _module_files(name: str) -> list[Path]:
-    """The files of one's own behind `import name`: of a package all of them."""
+def _module_files(name: str, folder: Path) -> list[Path]:
+    """The files of one's own behind `import name` in a file of that folder: of a package all of them."""
     top = name.split(".")[0]
     if top in sys.stdlib_module_names:
         return []
+    if is_own(folder / f"{top}.py"):
+        if (folder / f"{top}.py").is_file():
+            return [folder / f"{top}.py"]
+        if (folder / top / "__init__.py").is_file():
+            return sorted((folder / top).rglob("*.py"))
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,8 +85,7 @@ def compare(
         for config, parts in zip(study.runs, known, strict=True):
             place = folder / "runs" / run_name(config)
             if config.checkpoint.keep == "last" and is_finished(config, parts, place, say):
-                for path in (place / "checkpoints").glob("task-*"):
-                    checkpoint.discard(path)
+                shutil.rmtree(place / "checkpoints", ignore_errors=True)
         found = find_records(folder)
         report(folder, found)
     return found, failures
@@ -224,6 +224,9 @@ def find_records(folder: Path) -> Found:
     paths = {f"{p.parent.parent.name}/{p.parent.name}": p for p in sorted(folder.glob("runs/*/*/record.json"))}
     paths = {name: path for name, path in paths.items() if ".was-" not in name}
     members = read_members(folder)
+    if members is not None:  # in the study's own order
+        place = {name: i for i, name in enumerate(members["runs"])}
+        paths = dict(sorted(paths.items(), key=lambda item: place.get(item[0], len(place))))
     records, notes, others = [], [], []
     for name, path in paths.items():
         try:
@@ -240,8 +243,6 @@ def find_records(folder: Path) -> Found:
     if members is not None:
         absent = [name for name in members["runs"] if name not in paths]
         notes += [f"of this study, but without a record: {listed(absent)}"] if absent else []
-        order = {name: i for i, name in enumerate(members["methods"])}
-        records.sort(key=lambda r: order.get(r["method"], len(order)))
     if not records:
         raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
     return Found(records, tuple(notes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -53,8 +54,9 @@ class Worker:
             start_new_session=True,
         )
         self._hearing = threading.Thread(target=self._hear, daemon=True)
+        self._listening = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
         self._hearing.start()
-        threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
+        self._listening.start()
 
     def _listen(self, inbox: queue.Queue) -> None:
         for text in self.process.stdout:
@@ -69,11 +71,9 @@ class Worker:
     def start(self, job: Job) -> None:
         """Give it a run."""
         self.job = job
-        try:
+        with contextlib.suppress(OSError):  # it has died, which its last line will say
             self.process.stdin.write(job.line())
             self.process.stdin.flush()
-        except OSError:
-            pass  # it has died, which its last line will say
 
     def epitaph(self) -> str:
         """How it ended: exit code or signal, and its last words."""
@@ -88,6 +88,11 @@ class Worker:
         """End it now."""
         self.process.kill()
         self.process.wait()
+        for thread in (self._hearing, self._listening):
+            thread.join(timeout=5)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def gpus(device: str) -> list[str]:
@@ -120,8 +125,10 @@ def run_all(
             if message is None:
                 workers.remove(worker)
                 if job is None:
+                    worker.end()
                     continue
                 ending = worker.epitaph()
+                worker.end()
                 if alone:
                     yield job, ending, True
                 else:

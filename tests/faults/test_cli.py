@@ -126,8 +126,8 @@ def test_a_wrong_option(call, config, tmp_path, options, parts):
 def test_a_missing_file(call, tmp_path):
     refused(call("compare", "no/such.yaml"), "no/such.yaml: no such config file")
     refused(call("compare", "quikstart"), "quikstart: neither a file nor a shipped config; did you mean 'quickstart'?")
-    refused(call("report", tmp_path), f"{tmp_path}: no record.json here")
-    refused(call("answers", tmp_path / "no"), "no record.json here")
+    refused(call("report", tmp_path), f"{tmp_path}: no run records of this study here")
+    refused(call("answers", tmp_path / "no"), "no run records of this study here")
     refused(call("compare", "quickstart", "model.name=./no/model", "model.warmup=null"), "model")
 
 

@@ -50,6 +50,32 @@ def write_case(folder: Path, train_rows: Any = None, test_rows: Any = None, **se
     return path
 
 
+def llama_folder(folder: Path, seed: int = 0) -> Path:
+    """A one-layer Llama with the byte tokenizer, as a folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from cl_toolkit.models import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(seed)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def call(monkeypatch, capsys, *arguments: Any) -> tuple[int, str, str]:
     """The command line: exit code, output, errors."""
     monkeypatch.setattr(sys, "argv", ["cl-toolkit", *map(str, arguments)])

@@ -184,7 +184,7 @@ def test_seeds_and_orders(file):
     runs = load_study(path).runs
     assert [(r.order, r.plain["seed"], r.stream.order) for r in runs] == [
         (order, seed, names)
-        for order, names in (("order1", ("max", "sort")), ("order2", ("sort", "max")))
+        for order, names in (("max+sort", ("max", "sort")), ("sort+max", ("sort", "max")))
         for seed in (3, 4)
     ]
     assert dataclasses.asdict(runs[0].seed) == {"data": 3, "init": 3, "memory": 3, "rollout": 3}

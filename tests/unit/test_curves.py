@@ -75,7 +75,8 @@ def test_curves_are_not_a_cost_of_the_method(tmp_path):
     off = trajectory(tmp_path / "b", evaluate={"forgetting_curve": {"schedule": "off"}})
     for key in ("steps", "examples", "tokens", "extra_forwards", "extra_backwards"):
         assert on.record["cost"][key] == off.record["cost"][key]
-    assert on.record["cost"]["seconds"]["curves"] > 0
+    assert on.record["cost"]["compute_seconds"]["curves"] > 0
+    assert on.record["cost"]["wall_seconds"]["curves"] > 0
 
 
 def test_an_objective_with_two_updates_per_rollout_counts_optimizer_steps(tmp_path):
@@ -83,6 +84,7 @@ def test_an_objective_with_two_updates_per_rollout_counts_optimizer_steps(tmp_pa
     curve = {"schedule": "log_spaced", "examples": 2}
     record = trajectory(tmp_path, objective=rft, evaluate={"forgetting_curve": curve}).record
     assert record["cost"]["steps"] == 8  # two tasks, two batches, two updates
-    assert record["cost"]["examples"] == 2 * 2 * 4 * 3
+    assert record["cost"]["examples"] == 2 * 2 * 4
+    assert record["cost"]["rollouts"] == 2 * 2 * 4 * 3
     assert [r["step"] for r in record["losses"]] == [1, 2, 3, 4] * 2
     assert [r["lag"] for r in points(record, "max")] == [0, 1, 2, 3]

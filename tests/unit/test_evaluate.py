@@ -174,3 +174,13 @@ def test_modes_are_restored_when_something_fails():
         fail()
     assert torch.is_grad_enabled()
     assert all(m.training for m in model.modules())
+
+
+def test_choices_per_byte_lose_nothing_by_their_length(model):
+    tool = evaluator(3)
+    scores = tool.choice_scores(model, CHOICES)
+    scored = tool(model, [task(CHOICES, scorer="choices_norm")])["task"]
+    for example, got, answered in zip(CHOICES, scores, scored, strict=True):
+        per_byte = [s / len(c.encode()) for s, c in zip(got.tolist(), example.choices, strict=True)]
+        assert answered.answer == max(zip(per_byte, example.choices, strict=True))[1]
+        assert answered.chance == 1 / len(example.choices)

@@ -68,13 +68,14 @@ def test_the_walk_sees_what_is_there():
     assert ("torch", False) in IMPORTS["cl_toolkit.strategies.replay"]
 
 
-LEAVES = {"errors", "types", "lazy", "ranges"}
+LEAVES = {"errors", "types", "lazy", "ranges", "sources"}
 LAYERS = [
     ({"types", "errors", "lazy", "ranges", "plain_yaml", "typed", "metrics", "objective", "scorers"}, LEAVES),
     ({"strategy", "memory"}, LEAVES),
     ({"checkpoint"}, LEAVES),
     ({"registry"}, LEAVES),
-    ({"task_view", "generate", "codec"}, LEAVES),
+    ({"task_view", "generate", "template"}, LEAVES),
+    ({"codec"}, LEAVES | {"template"}),
     ({"learn"}, LEAVES | {"strategy"}),
     ({"encoder"}, LEAVES | {"nets"}),
     ({"targets", "folders", "soundness"}, LEAVES),
@@ -98,10 +99,10 @@ def test_the_page_knows_no_method():
 def test_who_may_know_the_run_and_the_study():
     users = {name: {short(n) for n in FILES if name in of(n)} for name in ("runner", "study", "cli", "api")}
     assert {n for n in users["runner"] if not n.startswith("check")} <= {"study", "api", "cli"}
-    assert users["study"] <= {"api", "cli", "plan"}
+    assert users["study"] <= {"api", "cli", "plan", "worker"}
     assert users["cli"] == {"__main__"}
     assert users["api"] <= {"__init__", "cl_toolkit", "cli", "show"}
-    above = {"runner", "study", "api", "cli", "plan", "show", "report", "check"}
+    above = {"runner", "state", "study", "workers", "worker", "api", "cli", "plan", "show", "report", "check"}
     for name in FILES:
         if short(name).split(".")[0] not in {*above, "cl_toolkit", "__main__"}:
             assert not of(name) & above, name
@@ -147,6 +148,8 @@ DOORS = {
     "peft": {"adapters"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"plain_yaml"},
+    "omegaconf": {"plain_yaml"},
+    "filelock": {"lock"},
     "typer": {"cli"},
     "safetensors": {"checkpoint", "warmup", "folders"},
     "tokenizers": {"models"},

@@ -107,9 +107,11 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (LAUGHS, "holds more than 1000000 values"),
         ("a: " + "9" * 6000, "not valid YAML: Exceeds the limit"),
         ("a: !!python/object/apply:os.system ['echo no']", "not valid YAML: could not determine a constructor"),
-        ("a: 1\na: 2", "not valid YAML: found duplicate key a"),
-        ("~: 1", "not valid YAML: a key is no text"),
-        ("? [1, 2]\n: 3", "not valid YAML: a key is no text"),
+        ("a: 1\na: 2", "not valid YAML: line 2: found duplicate key a"),
+        ("~: 1", "not valid YAML: line 1: a key is no text (~)"),
+        ("? [1, 2]\n: 3", "not valid YAML: line 1: a key is no text"),
+        ("a: 1\non: true", "line 2: a key is no text (on); put it into quotes"),
+        ("01: 1", "line 1: a key is no text (01); put it into quotes"),
         ("a: [", "not valid YAML: "),
     ],
 )
@@ -122,7 +124,7 @@ def test_yaml_that_is_refused_in_one_line(text, message):
 
 
 def test_keys_are_texts_and_values_are_what_they_look_like():
-    assert parse_yaml("1: 1\non: true\n01: 1e-4\nd: 2024-01-01\ne: ${oc.env:HOME}\nf: .5\n", "f") == {
+    assert parse_yaml("1: 1\n'on': true\n'01': 1e-4\nd: 2024-01-01\ne: ${oc.env:HOME}\nf: .5\n", "f") == {
         "1": 1, "on": True, "01": 1e-4, "d": "2024-01-01", "e": "${oc.env:HOME}", "f": 0.5}  # fmt: skip
     assert parse_yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}", "f")["c"] == {"b": 1, "d": 2}
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from files import call, write_case
+from tiny import tiny_config
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.jsonl import read_file
@@ -111,8 +112,8 @@ def test_what_is_used(tmp_path):
 )
 def test_a_template_that_makes_no_question(template, message):
     with pytest.raises(UserError) as error:
-        prompt(template=template)
-    assert str(error.value).startswith("test: prompt.template: ")
+        load_run(tiny_config(prompt={"template": template}))
+    assert str(error.value).startswith("the config: prompt.template: ")
     assert message in str(error.value)
     assert Template.of("{{x}} {input!s:>3}").fields == {"input"}
 

@@ -72,7 +72,7 @@ def test_costs_are_measured(tmp_path):
     assert replay["stored_examples"] == 7
     assert replay["stored_bytes"] > 0
     rft = trajectory(tmp_path / "c", objective=RFT).record["cost"]
-    assert rft["examples"] == 32 * 3
+    assert (rft["examples"], rft["rollouts"]) == (32, 32 * 3)
     # per step the rollout of at least one token and at most four, and one forward by the reference
     assert 8 * 2 <= rft["extra_forwards"] <= 8 * 5
     assert rft["extra_parameters"] == rft["trainable_parameters"]
@@ -82,7 +82,8 @@ def test_rollouts_used_twice_are_two_steps(tmp_path):
     record = trajectory(tmp_path, objective={**RFT, "num_iterations": 2}).record
     assert record["cost"]["steps"] == 8
     assert [row["step"] for row in record["losses"] if row["task"] == "max"] == [1, 2, 3, 4]
-    assert record["cost"]["examples"] == 4 * 4 * 3  # each rollout counts once
+    assert record["cost"]["examples"] == 4 * 4
+    assert record["cost"]["rollouts"] == 4 * 4 * 3  # each counts once
 
 
 def test_answers_are_kept_for_every_row(tmp_path):
@@ -116,5 +117,5 @@ def test_a_rehearsed_example_is_scored_by_the_scorer_of_its_own_task(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_place(tmp_path):
     config = tiny_run_config(train={"learning_rate": 1e30, "max_grad_norm": 0.0})
-    with pytest.raises(UserError, match=r"task max: step [234]: the loss is no longer a number"):
+    with pytest.raises(UserError, match=r"task max: step [234]: the loss term sft is nan"):
         execute(config, tmp_path)

@@ -43,6 +43,8 @@ CASES = [
     ("numeric", "1000002", "1000000", 0),
     ("choices", "b", "b", 1),
     ("choices", "b ", "b", 0),
+    ("choices_norm", "b", "b", 1),
+    ("choices_norm", "a", "b", 0),
     ("token_f1", "x y z", "x y", 0.8),  # precision 2/3, recall 1
     ("token_f1", "x x", "x", 2 / 3),  # each word counts as often as it is in both
     ("token_f1", "q", "x", 0),

@@ -1,8 +1,10 @@
 """Streams: every answer of `skills` solved a second time, JSONL in both formats, views."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from pieces import ask
 from tiny import tiny_run_config
 
@@ -11,9 +13,9 @@ from cl_toolkit.benchmarks import views
 from cl_toolkit.benchmarks.jsonl import Jsonl, read_file
 from cl_toolkit.benchmarks.skills import Skills, skill_names, split_of
 from cl_toolkit.config import Prompt, base_layer
-from cl_toolkit.streams import build_stream, data_hash
+from cl_toolkit.streams import build_stream, task_hash
 from cl_toolkit.typed import typed
-from cl_toolkit.types import Stream, Task, spread
+from cl_toolkit.types import Message, Stream, Task, spread
 
 PROMPT = typed(Prompt, base_layer()["prompt"], "prompt", "test")
 SPLITS = ("train", "valid", "test")
@@ -231,6 +233,30 @@ def test_a_view_of_a_config_is_that_view(view):
 
 
 def test_the_hash_of_the_data_changes_with_the_data():
-    assert data_hash(STREAM) == data_hash(Stream.of("other name", TASKS, STREAM.anchors))
-    assert data_hash(STREAM) != data_hash(views.limit(STREAM, train=3))
-    assert data_hash(STREAM) != data_hash(views.order(STREAM, ["c", "a", "b"]))
+    task, example = TASKS[0], TASKS[0].train[0]
+
+    def with_first(**changes):
+        return replace(task, train=(replace(example, **changes), *task.train[1:]))
+
+    others = [
+        replace(task, scorer="numeric"),
+        replace(task, train=task.train[::-1]),
+        replace(task, valid=task.test, test=task.valid),
+        with_first(target="other"),
+        with_first(choices=("a", "b")),
+        with_first(choices=("b", "a")),
+        with_first(tools=({"name": "f"},)),
+        with_first(tools=({"name": "g"},)),
+        with_first(text="plain"),
+        with_first(y=3),
+        with_first(x=torch.ones(2)),
+        with_first(x=torch.zeros(2)),
+        with_first(extra={"level": 1}),
+        with_first(extra={"level": 2}),
+        with_first(messages=(Message(role="user", content="q", extra={"name": "ann"}),)),
+        with_first(messages=(Message(role="user", content="q"),)),
+        with_first(messages=(Message(role="system", content="q"),)),
+    ]
+    hashes = [task_hash(t) for t in (task, *others)]
+    assert len(set(hashes)) == len(hashes)
+    assert task_hash(replace(task, name="other")) == hashes[0]  # its name stands beside it

@@ -44,7 +44,8 @@ def test_trials_score_validation_data_with_a_seed_of_their_own(tmp_path):
 def test_the_best_trial_is_written_as_a_config(tmp_path):
     source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES, "replay": RATES})
     study, trials = tune.trials(source)
-    records, failures = compare(study, tmp_path / "trials")
+    found, failures = compare(study, tmp_path / "trials")
+    records = found.records
     assert failures == []
     chosen = choice.best(trials, records)
     accuracy = {r["method"]: r["metrics"]["acc"] for r in records}
