@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cl_toolkit.encoder import Encoder
-from cl_toolkit.generate import unwrapped
+from cl_toolkit.errors import UserError, short
+from cl_toolkit.generate import eval_mode, unwrapped
+from cl_toolkit.targets import check_targets, stores_transposed
 from cl_toolkit.task_view import seed_from
 
 if TYPE_CHECKING:
@@ -30,43 +32,85 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     if isinstance(model, Encoder):
         model.backbone = begin_task(model.backbone, adapter, index, seed)
         return model
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=adapter.r,
-        lora_alpha=adapter.lora_alpha,
-        lora_dropout=adapter.lora_dropout,
-        target_modules=adapter.target_modules
-        if isinstance(adapter.target_modules, str)
-        else list(adapter.target_modules),
-        use_rslora=adapter.use_rslora,
-        task_type="CAUSAL_LM" if model.can_generate() else None,
-    )
     name = f"task{index}"
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT 0.21 reads a deprecated attribute of transformers 5 here; no user can do anything about it
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    with torch.random.fork_rng(devices=[]), _told():
         torch.manual_seed(seed_from(seed, "adapter", index))
         if adapter.between_tasks != "stack" or index == 0:
-            return get_peft_model(model, config, adapter_name=name)
-        model.add_adapter(name, config)
+            from peft import get_peft_model
+
+            transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
+            return get_peft_model(model, _lora(model, adapter, transposed), adapter_name=name)
+        model.add_adapter(name, _lora(model, adapter, model.peft_config["task0"].fan_in_fan_out))
     model.base_model.set_adapter([f"task{i}" for i in range(index + 1)])
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad = f".{name}." in parameter_name
     return model
 
 
+def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
+    """PEFT's settings of an adapter."""
+    from peft import LoraConfig
+
+    wanted = adapter.target_modules
+    return LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        use_rslora=adapter.use_rslora,
+        fan_in_fan_out=transposed,
+        task_type="CAUSAL_LM" if model.can_generate() else None,
+    )
+
+
+@contextmanager
+def _told():
+    """What PEFT raises, in one line; without the warnings about which no user can do anything."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a deprecated attribute of transformers 5 here
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # where both kinds of layers are there, PEFT turns the setting for each of them
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        # harmless where nothing is merged; `check_targets` refuses the rest
+        warnings.filterwarnings("ignore", ".*tied|Model has `tie_word_embeddings", UserWarning)
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())
+            raise UserError(f"model.adapter: PEFT refuses it: {type(error).__name__}: {short(what, 200)}") from error
+
+
 def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
-    """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model."""
+    """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model,
+    with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
         return model
     if isinstance(model, Encoder):
         model.backbone = end_task(model.backbone, adapter)
         return model
-    merged = model.merge_and_unload()
+    own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
+    own_weights = dict(model.named_parameters(recurse=False))
+    with _told():
+        merged = model.merge_and_unload()
     if hasattr(merged, "peft_config"):
         del merged.peft_config
+    for name, value in {**own_modules, **own_weights}.items():
+        setattr(merged, name, value)
     return merged
+
+
+def merged_with_error(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, float]:
+    """`end_task`, and the largest change of a logit on `inputs` that it made."""
+
+    def logits(module: nn.Module) -> Tensor:
+        with torch.no_grad(), eval_mode(module):
+            return module(**inputs).logits.float()
+
+    before = logits(model)
+    model = end_task(model, adapter)
+    return model, float((logits(model) - before).abs().max())
 
 
 def plain_name(name: str) -> str:

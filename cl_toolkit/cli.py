@@ -233,8 +233,6 @@ def plan(config: Config, overrides: Overrides = None):
     """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
     from cl_toolkit import plan as plans
     from cl_toolkit.engine.choose import pick_device
-    from cl_toolkit.fit import check_fit
-    from cl_toolkit.models import load_codec
     from cl_toolkit.plain_yaml import to_yaml
     from cl_toolkit.streams import build_stream, overlap_lines
     from cl_toolkit.study_config import load_study
@@ -247,8 +245,7 @@ def plan(config: Config, overrides: Overrides = None):
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
     for run_config in study.runs:
         stream = build_stream(run_config)
-        codec = load_codec(run_config.model.name, run_config.model_settings, run_config.prompt)
-        notes |= dict.fromkeys(f"note: {note}" for note in check_fit(codec, stream, run_config))
+        notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
         cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
         total += cost.seconds

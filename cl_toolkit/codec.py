@@ -28,7 +28,8 @@ class Codec:
     turn, so that what the template writes, the beginning and the end of that turn stay.
 
     stops: ids that end an answer: the tokenizer's end of sequence, the template's end mark, and the model's own list
-    (`stops`). positions: how many tokens the model has places for; None: any number.
+    (`stops`). positions: how many tokens the model has places for; None: any number. rows: how many tokens the model knows;
+    padding, which is masked, is by one of them.
     truncated: prompts that were cut, each counted once.
     """
 
@@ -38,10 +39,12 @@ class Codec:
         prompt: Prompt,
         stops: Iterable[int] = (),
         positions: int | None = None,
+        rows: int | None = None,
     ):
         self.tokenizer, self.prompt, self.positions = tokenizer, prompt, positions
         self.eos = tokenizer.eos_token_id
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos
+        pad = tokenizer.pad_token_id
+        self.pad = self.eos if pad is None or (rows is not None and pad >= rows) else pad
         self.bos = tokenizer.bos_token_id
         self.guard = Guard(tokenizer)
         self.templated = prompt.chat_template == "auto" and bool(tokenizer.chat_template)

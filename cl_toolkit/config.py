@@ -164,6 +164,12 @@ class RunConfig:
     seed: Seeds
     plain: dict[str, Any]
 
+    @property
+    def frozen_base(self) -> bool:
+        """Whether the start model's weights stay as they are: nothing is trained, or an adapter that is never merged."""
+        adapter = self.model.adapter
+        return self.stream.view == "start" or (adapter is not None and adapter.between_tasks != "merge")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:

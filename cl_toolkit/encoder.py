@@ -103,7 +103,8 @@ class Encoder(nn.Module):
             h = self.backbone(**inputs).features
         else:
             out = self.backbone(**inputs, **self._options, output_hidden_states=True)
-            mask = inputs["attention_mask"][..., None].to(out.hidden_states[-1])
-            h = (out.hidden_states[-1] * mask).sum(1) / mask.sum(1).clamp(min=1)
+            mask = inputs["attention_mask"][..., None].float()
+            # in fp32, as the heads are, whatever a frozen backbone computes in
+            h = (out.hidden_states[-1].float() * mask).sum(1) / mask.sum(1).clamp(min=1)
         logits, pull = self.prototypes(h)
         return EncoderOutput(features=h, projected=normalize(self.projection(h), dim=1), logits=logits, pull=pull)

@@ -1,4 +1,5 @@
-"""Whether the examples fit: into the template, the model's positions, and what may be generated. Looked at before training."""
+"""Whether it all fits: the model and its adapter, the examples into the template, the model's positions, and what may be
+generated. Looked at before training."""
 
 from __future__ import annotations
 
@@ -7,11 +8,27 @@ from typing import TYPE_CHECKING
 
 from cl_toolkit.codec import ArrayCodec, Codec
 from cl_toolkit.errors import UserError
+from cl_toolkit.hub import check_start
+from cl_toolkit.models import HubModel, build_tiny
 from cl_toolkit.registry import OBJECTIVES, SCORERS
+from cl_toolkit.targets import check_targets
 from cl_toolkit.types import Example, Stream, Task
 
 if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
+
+
+def check_model(config: RunConfig) -> None:
+    """Raise UserError for a start model or an adapter of which it can be seen without weights that they cannot work."""
+    settings, adapter = config.model_settings, config.model.adapter
+    if isinstance(settings, HubModel):
+        check_start(config.model.name, settings, adapter, config.frozen_base)
+    elif adapter is not None:
+        import torch
+
+        with torch.device("meta"):
+            check_targets(build_tiny(settings, 0), adapter)
+
 
 LONGEST = 32
 """Of each split the examples with the most characters are looked at; every other one when it is encoded."""
@@ -21,6 +38,7 @@ def check_fit(codec: Codec | ArrayCodec, stream: Stream, config: RunConfig) -> l
     """What has to be said before training, in sentences. Raises UserError for what cannot be written or does not fit."""
     if isinstance(codec, ArrayCodec):
         return []
+    check_model(config)
     notes = []
     if codec.templated and codec.write.written_date:
         notes.append(f"the chat template writes a date into the prompt: {codec.write.written_date} (prompt.date)")

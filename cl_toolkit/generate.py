@@ -39,6 +39,12 @@ def eval_mode(model: nn.Module):
             module.training = mode
 
 
+def scoring_dtype(model: nn.Module) -> torch.dtype:
+    """The precision in which a model is scored."""
+    module = unwrapped(model)
+    return getattr(module, "scoring_dtype", None) or next(module.parameters()).dtype
+
+
 @contextmanager
 def evaluating(model: nn.Module):
     """No gradient, eval mode, and the one precision in which this model is scored: `scoring_dtype` of the module, by

@@ -1,6 +1,6 @@
-"""Load a model and its tokenizer. The only door to transformers' models.
+"""Models by name: their settings, how one is loaded, what it is known by.
 
-`tiny-lm` and the nets are built in and touch no network; any other name is a Hugging Face id or a local folder.
+`tiny-lm` and the nets are built in and touch no network; any other name is a Hugging Face id or a local folder (`hub`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cl_toolkit.errors import UserError, did_you_mean
+from cl_toolkit.hub import from_hub, hub_config, hub_tokenizer, load_hub
 from cl_toolkit.ranges import SEED, above, at_least
 from cl_toolkit.registry import canonical
 
@@ -71,7 +72,8 @@ class TinyLM:
 @dataclass(frozen=True, kw_only=True)
 class HubModel:
     """A model by Hugging Face id or local folder: a causal language model (`head: lm`), or a text encoder without a head for
-    objectives that bring their own (`head: none`)."""
+    objectives that bring their own (`head: none`). Weights are safetensors. dtype: below float32 for frozen weights alone,
+    under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16."""
 
     head: Literal["lm", "none"] = "lm"
     revision: str | None = None
@@ -109,8 +111,11 @@ def model_config(name: str) -> type:
     return {"tiny_lm": TinyLM, "mlp": MLP, "small_cnn": SmallCNN}.get(canonical(name), HubModel)
 
 
-def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
-    """(model in fp32 on CPU, tokenizer; None for a net). Raises UserError where a model cannot be loaded."""
+def load(
+    name: str, settings: Any, init_seed: int, frozen: bool = False
+) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
+    """(model on CPU, tokenizer; None for a net). Raises UserError where a model cannot be loaded. In fp32, unless it is
+    `frozen` (neither trained nor merged into) and its settings ask for less."""
     if isinstance(settings, NetSettings):
         from cl_toolkit.nets import build_net
 
@@ -121,16 +126,14 @@ def load(name: str, settings: Any, init_seed: int) -> tuple[nn.Module, PreTraine
         if settings.warmup is None:
             return build_tiny(settings, init_seed), byte_tokenizer()
         return warmed_up(settings), byte_tokenizer()
-    return load_hub(name, settings)
+    return load_hub(name, settings, frozen)
 
 
 def load_tokenizer(name: str, settings: Any) -> PreTrainedTokenizerBase:
     """The tokenizer alone."""
     if isinstance(settings, TinyLM):
         return byte_tokenizer()
-    from transformers import AutoTokenizer
-
-    return from_hub(AutoTokenizer, name, settings)
+    return hub_tokenizer(name, settings)
 
 
 def load_codec(name: str, settings: Any, prompt: Prompt) -> Codec | ArrayCodec:
@@ -142,15 +145,16 @@ def load_codec(name: str, settings: Any, prompt: Prompt) -> Codec | ArrayCodec:
     tokenizer = load_tokenizer(name, settings)
     if isinstance(settings, TinyLM):
         return Codec(tokenizer, prompt, positions=settings.max_position_embeddings)
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
-    config = from_hub(AutoConfig, name, settings).get_text_config()
+    config = hub_config(name, settings).get_text_config()
     try:
         ends = from_hub(GenerationConfig, name, settings).eos_token_id
     except UserError:  # a folder need not have such a file
         ends = config.eos_token_id
     stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    return Codec(tokenizer, prompt, stops, getattr(config, "max_position_embeddings", None))
+    positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
+    return Codec(tokenizer, prompt, stops, positions, rows)
 
 
 def build_tiny(settings: TinyLM, seed: int) -> nn.Module:
@@ -202,34 +206,6 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     )
 
 
-def load_hub(name: str, settings: HubModel) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """A model from a folder, from the local Hugging Face cache, or from the hub."""
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(name, settings)
-    if tokenizer.eos_token_id is None and settings.head == "lm":
-        raise UserError(f"model.name: {name}: its tokenizer has no end-of-sequence token")
-    options = {"dtype": settings.dtype, "attn_implementation": settings.attn_implementation}
-    model = from_hub(AutoModelForCausalLM if settings.head == "lm" else AutoModel, name, settings, options)
-    model.config.use_cache = False  # no training forward needs one; generation asks for it
-    return model, tokenizer
-
-
-def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] | None = None) -> Any:
-    """`cls.from_pretrained`, with what goes wrong in one line."""
-    if (name.startswith((".", "/")) or "\\" in name) and not Path(name).is_dir():
-        raise UserError(f"model.name: {name}: no such folder")
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    common = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
-    try:
-        return cls.from_pretrained(name, **common, **(options or {}))
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"model.name: {name}: cannot be loaded: {first}") from error
-
-
 def identity(name: str, settings: Any) -> dict[str, str]:
     """What a start model is known by: the content of its folder, the commit of a hub's model, the weights of a warm start.
     Weights drawn from `seed.init` follow from the config. Loads no weights but those of a warm start."""
@@ -239,9 +215,7 @@ def identity(name: str, settings: Any) -> dict[str, str]:
         return {"weights": fingerprint(load(name, settings, 0)[0])}
     if Path(name).is_dir():
         return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(name))}
-    from transformers import AutoConfig
-
-    return {"commit": str(getattr(from_hub(AutoConfig, name, settings), "_commit_hash", None))}
+    return {"commit": str(getattr(hub_config(name, settings), "_commit_hash", None))}
 
 
 def model_files(folder: Path) -> list[Path]:

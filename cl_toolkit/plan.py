@@ -29,12 +29,20 @@ class Estimate:
     memory_bytes: int
 
 
+def fitting(config: RunConfig, stream: Stream) -> list[str]:
+    """What has to be said of model and examples before training; raises UserError for what cannot work."""
+    from cl_toolkit import models
+    from cl_toolkit.fit import check_fit, check_model
+
+    check_model(config)
+    return check_fit(models.load_codec(config.model.name, config.model_settings, config.prompt), stream, config)
+
+
 def parameters(config: RunConfig) -> tuple[int, int]:
     """(all, trained) parameters, counted on a model without memory."""
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    from cl_toolkit import adapters, models
+    from cl_toolkit import adapters, hub, models
 
     settings = config.model_settings
     with torch.device("meta"):
@@ -43,8 +51,7 @@ def parameters(config: RunConfig) -> tuple[int, int]:
         elif isinstance(settings, models.TinyLM):
             model = models.build_tiny(settings, 0)
         else:
-            kind = AutoModelForCausalLM if settings.head == "lm" else AutoModel
-            model = kind.from_config(models.from_hub(AutoConfig, config.model.name, settings))
+            model = hub.skeleton(config.model.name, settings)
         model = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
         total = sum(p.numel() for p in model.parameters())
         model = adapters.begin_task(model, config.model.adapter, 0, 0)

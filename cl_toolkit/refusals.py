@@ -167,6 +167,11 @@ def check_strategies(config: RunConfig, where: str) -> None:
         needed = cls.tags.between_tasks
         if needed and (adapter is None or adapter.between_tasks != needed):
             raise UserError(f"{where}: strategies.{name}: needs model.adapter.between_tasks: {needed}")
+        if cls.tags.needs_trained and adapter is not None and config.stream.anchors:
+            raise UserError(
+                f"{where}: stream.anchors: strategies.{name} looks at trained weights, and an anchor comes before the "
+                "adapter is there; leave out the anchors or the adapter"
+            )
         allowed = cls.tags.life_cycles
         if allowed is not None and adapter is not None and adapter.between_tasks not in allowed:
             raise UserError(

@@ -16,7 +16,8 @@ from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
-from cl_toolkit.fit import check_fit
+from cl_toolkit.fit import check_fit, check_model
+from cl_toolkit.generate import scoring_dtype
 from cl_toolkit.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.identity import changed, identity
 from cl_toolkit.learn import learn
@@ -34,6 +35,8 @@ from cl_toolkit.types import Example, Stream, Task
 from cl_toolkit.watch import Events, Listener
 
 AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
+PROBED, LOOKED_AT = 4, 64
+"""Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
 
 
 def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     """
     first = int(os.environ.get("RANK", "0")) == 0
     threads = torch.get_num_threads()
+    check_model(config)
     try:
         stream = build_stream(config)
         parts = identity(config, stream)
@@ -131,7 +135,7 @@ class Run:
 
     def load_model(self):
         seed = self.config.seed.init
-        model, _ = models.load(self.config.model.name, self.config.model_settings, seed)
+        model, _ = models.load(self.config.model.name, self.config.model_settings, seed, self.config.frozen_base)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if self.config.train.bf16 else None
         return model
@@ -147,7 +151,7 @@ class Run:
                 "model_hash": models.fingerprint(self.model),
             },
             "identity": self.identity,
-            "scoring_dtype": str(self.model.scoring_dtype or torch.float32).removeprefix("torch."),
+            "scoring_dtype": str(scoring_dtype(self.model)).removeprefix("torch."),
             "tasks": [t.name for t in stream.scored],
             "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
             "majority": [majority(self.scored_on(t)) for t in stream.scored],
@@ -226,7 +230,7 @@ class Run:
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
-            self.model = adapters.end_task(self.model, adapter)
+            merge_error = self.end_adapter(task)
         sampled = {"rollouts": self.objective.rollouts - rollouts}
         cost["rollouts"] += int(self.engine.processes.sum(sampled)["rollouts"])
         cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
@@ -240,10 +244,21 @@ class Run:
                 "trained": list(loaded)[-1] if adapter else "all weights",
                 "frozen": list(loaded)[:-1],
                 "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
+                "merge_error": merge_error,
                 **counted,
                 "steps": cost["steps"] - start_step,
             }
         )
+
+    def end_adapter(self, task: Task) -> float | None:
+        """The adapter's life cycle at a task's end; how far merging moved a logit, None where nothing is merged."""
+        adapter = self.config.model.adapter
+        if adapter is None or adapter.between_tasks != "merge":
+            return None
+        inputs = self.codec.prompts(task.train[:PROBED]).to(self.engine.device).inputs
+        inputs = {name: tensor[:, :LOOKED_AT] for name, tensor in inputs.items()}
+        self.model, moved = adapters.merged_with_error(self.model, adapter, inputs)
+        return moved
 
     def view(self, task: Task, index: int) -> TaskView:
         """What the strategies get to see."""

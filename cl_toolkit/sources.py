@@ -119,6 +119,8 @@ def is_own(path: Path) -> bool:
     toolkit = Path(__file__).resolve().parent
     rooms = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
+    if {"site-packages", "dist-packages"} & {*resolved.parts}:  # of another environment that this one builds on
+        return False
     return not any(resolved.is_relative_to(Path(root).resolve()) for root in (*roots, *rooms))
 
 

@@ -32,6 +32,7 @@ def save(run: Run, k: int) -> None:
         "curves": {"rows": run.curves.rows, "ends": run.curves.ends},
         "truncated": sorted(run.codec.truncated_ids),
         "ever_trained": sorted(run.ever_trained),
+        "trained": sorted(name for name, weight in run.model.named_parameters() if weight.requires_grad),
         "strategy": run.strategy.state(),
     }
     checkpoint.save(folder / f"task-{k + 1}", state, saved_weights(run, run.model))
@@ -62,6 +63,8 @@ def restore(run: Run) -> bool:
     if not run.stream.restart:
         rebuild(run)
         load_strictly(run, weights, str(path))
+        for name, weight in run.model.named_parameters():  # a strategy may have frozen it once and for all
+            weight.requires_grad = name in state["trained"]
     return True
 
 

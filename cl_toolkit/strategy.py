@@ -28,6 +28,8 @@ class Tags:
     paper: where the rule comes from, or "ours".
     off: settings under which the strategy is sequential training, bit for bit (law 2).
     needs_examples: keeps training examples of past tasks.
+    needs_trained: at a task's end it looks at the weights that were trained in it. Anchors come before the first adapter, so
+        that with one there are none to look at.
     extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
     extra_memory: what is kept beside the model, in words; "" for nothing.
     between_tasks: the adapter life cycle that it needs, if any.
@@ -43,6 +45,7 @@ class Tags:
     paper: str = "ours"
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
+    needs_trained: bool = False
     extra_passes: str = ""
     extra_memory: str = ""
     between_tasks: str | None = None
@@ -78,7 +81,11 @@ class Strategy:
     def build(self, model: nn.Module, index: int) -> nn.Module:
         """Change the model's structure for task `index` (from 0): add heads, prompts. A pure function of the model and the
         index (fresh weights from `generator_from(...)`), since a run that goes on after a stop calls it again for every
-        finished task and then loads the weights."""
+        finished task and then loads the weights.
+
+        With an adapter the model is PEFT's wrapper around the start model, which `merge` takes off after each task; what hangs
+        on the wrapper (`model.head = ...`) is moved to the plain model then, and is found as `model.head` in every task. A
+        new adapter freezes all else: a head that goes on learning is unfrozen in `before_task`."""
         return model
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:

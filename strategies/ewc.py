@@ -77,6 +77,7 @@ class EWC(Strategy):
     tags = Tags(
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         off={"weight": 0.0},
+        needs_trained=True,
         extra_passes="a backward per example of `fisher_examples` at a task's end",
         extra_memory="two copies of the trained weights per past task; online: two in all",
         life_cycles=("continue",),

@@ -228,7 +228,10 @@ def resumed(subject: Subject) -> str:
     run.save = save_then_stop
     with suppress(Stop):
         run.execute()
-    again = Trajectory(runner.Run(run.config, run.folder, None))
+    try:
+        again = Trajectory(runner.Run(run.config, run.folder, None))
+    except UserError as error:
+        raise Broken(f"the stopped run cannot go on: {error}") from error
     if again != whole:
         raise Broken(f"after a stop behind task 2: {again.first_difference(whole)}; is all of its state declared?")
     if comparable(again.record) != comparable(whole.record):

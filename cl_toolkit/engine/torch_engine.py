@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_toolkit.config import Train
 from cl_toolkit.engine.session import Engine, GradientsView, Session
+from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example
 
 
@@ -36,8 +37,15 @@ def make_schedule(train: Train, optimizer: torch.optim.Optimizer, steps: int) ->
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights that are trained, by name."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """Weights that are trained, by name. They are fp32: in less, an optimizer's small steps are rounded away."""
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name, weight in weights.items():
+        if weight.dtype in (torch.bfloat16, torch.float16):
+            raise UserError(
+                f"model.dtype: the weight {name} would be trained in {str(weight.dtype).removeprefix('torch.')}, in which "
+                "small steps are lost; use model.dtype: float32 with train.bf16: true"
+            )
+    return weights
 
 
 class TorchEngine(Engine):

@@ -53,6 +53,17 @@ class ForgetsItsStateOnResume(Strategy):  # 6
         return model
 
 
+class AddsAHeadBehindTheBack(Strategy):  # 6
+    def before_task(self, model, task):
+        if not hasattr(model, "bonus"):
+            model.bonus = torch.nn.Linear(2, 1, bias=False)
+            torch.nn.init.ones_(model.bonus.weight)
+        return model
+
+    def loss(self, model, part, out):
+        return {"bonus": (model.bonus.weight**2).sum() * part.counts()["sequences"] / part.total["sequences"]}
+
+
 class UsesTheGlobalGenerator(Strategy):  # 7
     def batches(self, model, task, batches):
         return Batches(len(batches), lambda i: [batches[i][j] for j in torch.randperm(len(batches[i]))])
@@ -120,6 +131,7 @@ CAUGHT_BY = {
     "PeeksAtTheTestSplit": 4,
     "CallsBackward": 11,
     "ForgetsItsStateOnResume": 6,
+    "AddsAHeadBehindTheBack": 6,
     "UsesTheGlobalGenerator": 7,
     "UsesPythonsGlobalGenerator": 7,
     "MovesFrozenWeights": 12,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.check.runs import RFT, Trajectory, tiny_config
+from cl_toolkit.check.runs import RFT, TINY, Trajectory, tiny_config
 from cl_toolkit.config import RunConfig
 from cl_toolkit.runner import Run
 from cl_toolkit.study_config import load_run
 
-__all__ = ["RFT", "Trajectory", "tiny_config", "tiny_run_config", "trajectory"]
+__all__ = ["RFT", "TINY", "Trajectory", "tiny_config", "tiny_run_config", "trajectory"]
 
 
 def tiny_run_config(**changes: Any) -> RunConfig:

@@ -78,7 +78,9 @@ LAYERS = [
     ({"codec"}, LEAVES | {"template"}),
     ({"learn"}, LEAVES | {"strategy"}),
     ({"encoder"}, LEAVES | {"nets"}),
-    ({"adapters"}, LEAVES | {"encoder", "generate", "task_view"}),
+    ({"targets", "folders", "soundness"}, LEAVES),
+    ({"hub"}, LEAVES | {"folders", "soundness", "targets"}),
+    ({"adapters"}, LEAVES | {"encoder", "generate", "targets", "task_view"}),
     ({"evaluate"}, LEAVES | {"engine.processes", "generate", "registry", "scorers"}),
     ({"probes.curves"}, LEAVES | {"evaluate"}),
 ]
@@ -142,14 +144,14 @@ def test_the_report_imports_no_model_code(name):
 
 
 DOORS = {
-    "transformers": {"models", "generate", "plan", "engine.torch_engine", "engine.deepspeed_engine"},
+    "transformers": {"models", "hub", "targets", "generate", "engine.torch_engine", "engine.deepspeed_engine"},
     "peft": {"adapters"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"plain_yaml"},
     "omegaconf": {"plain_yaml"},
     "filelock": {"lock"},
     "typer": {"cli"},
-    "safetensors": {"checkpoint", "warmup"},
+    "safetensors": {"checkpoint", "warmup", "folders"},
     "tokenizers": {"models"},
 }
 
