@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cl_toolkit.checkpoint import FULL
+from cl_toolkit.console import print_answers, print_results, printable
 from cl_toolkit.errors import UserError
 
 app = typer.Typer(
@@ -32,11 +33,6 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<name>")]
 Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that a comparison or a run wrote.")]
-
-
-def printable(text: str) -> str:
-    """A text of a record for a terminal: control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -83,34 +79,9 @@ def run_comparison(study, folder: Path, jobs: int) -> int:
         found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
     print_results(found, folder)
     for failure in failures:
-        typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
+        typer.echo(f"failed: {failure.run}: {printable(failure.error)}", err=True)
         typer.echo(f"        traceback: {folder / 'runs' / failure.run / 'traceback.txt'}", err=True)
     return 1 if failures else 0
-
-
-def print_results(study, folder: Path) -> None:
-    """What was found, and what else lies in the folder."""
-    records = study.records
-    from rich.console import Console
-    from rich.table import Table
-
-    from cl_toolkit.report import findings, headline, tables
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print()
-    console.print(headline.headline(records), markup=False, highlight=False)
-    for finding in findings.findings(records):
-        console.print(f"• {finding.text} {finding.warning}".rstrip(), markup=False, highlight=False)
-    for note in study.notes:
-        console.print(f"! {printable(note)}", markup=False, highlight=False)
-    console.print(f"\nreport: {folder / 'report.html'}\n", markup=False, highlight=False)
-    headers, rows = tables.ranking_rows(records)
-    table = Table(box=None, header_style="bold")
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 @app.command()
@@ -284,7 +255,7 @@ def show(
             bold=True,
         )
         for example in task.train[:n]:
-            typer.echo("  " + marked_example(example, codec).replace("\n", "\n  "))
+            typer.echo("  " + printable(marked_example(example, codec)).replace("\n", "\n  "))
         typer.echo()
     for line in overlap_lines(stream, settings.evaluate.split):
         typer.echo(line)
@@ -344,27 +315,6 @@ def answers(
     print_answers(results, task, method, n)
 
 
-def print_answers(results: Path, task: str | None, method: str | None, n: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from cl_toolkit.show import answer_rows
-
-    rows = answer_rows(results, task, method, n)
-    table = Table(box=None, header_style="bold")
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        right = {"before", "learned", "end"}
-        cells = [
-            Text(v, style=("green" if v.strip() == row["target"].strip() else "red") if k in right else "")
-            for k, v in row.items()
-        ]
-        table.add_row(*cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
 class Stopped(BaseException):
     """The system asks this process to end."""
 
@@ -392,7 +342,7 @@ def main() -> None:
             error.show()
         else:
             text = str(error) if isinstance(error, UserError) else error.format_message()
-            typer.echo(f"error: {text}", err=True)
+            typer.echo(f"error: {printable(text)}", err=True)
         sys.exit(2)
     except Stopped as error:
         typer.echo(GOES_ON, err=True)

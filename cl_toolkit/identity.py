@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
     from cl_toolkit.types import Stream
 
-READERS = ("report", "check", "cli.py", "show.py", "plan.py", "progress.py", "scaffold.py", "__main__.py")
+READERS = ("report", "check", "cli.py", "console.py", "show.py", "plan.py", "progress.py", "scaffold.py", "__main__.py")
 """Packages and files of the toolkit that read records, print or test: no number of a run depends on them."""
 
 

@@ -265,3 +265,9 @@ def test_an_error_of_the_toolkit_itself_is_one_line_too(monkeypatch, capsys):
         cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: RuntimeError: first second (--debug shows the traceback)\n"
+
+
+def test_what_a_record_says_is_shown_on_a_terminal_and_not_obeyed():
+    from cl_toolkit.console import printable
+
+    assert printable("a\x1b[31mb\x00\u2028\u202ec\nd\te ü 🎈") == "a\\x1b[31mb\\x00\\u2028\\u202ec\nd\te ü 🎈"

@@ -70,7 +70,21 @@ def test_the_walk_sees_what_is_there():
 
 LEAVES = {"errors", "types", "lazy", "ranges", "sources"}
 LAYERS = [
-    ({"types", "errors", "lazy", "ranges", "plain_yaml", "typed", "metrics", "objective", "scorers"}, LEAVES),
+    (
+        {
+            "types",
+            "errors",
+            "lazy",
+            "ranges",
+            "plain_yaml",
+            "sources",
+            "typed",
+            "metrics",
+            "objective",
+            "scorers",
+        },
+        LEAVES,
+    ),
     ({"strategy", "memory"}, LEAVES),
     ({"checkpoint"}, LEAVES),
     ({"registry"}, LEAVES),
@@ -102,7 +116,20 @@ def test_who_may_know_the_run_and_the_study():
     assert users["study"] <= {"api", "cli", "plan", "worker"}
     assert users["cli"] == {"__main__"}
     assert users["api"] <= {"__init__", "cl_toolkit", "cli", "show"}
-    above = {"runner", "state", "study", "workers", "worker", "api", "cli", "plan", "show", "report", "check"}
+    above = {
+        "runner",
+        "state",
+        "study",
+        "workers",
+        "worker",
+        "api",
+        "cli",
+        "plan",
+        "show",
+        "report",
+        "check",
+        "console",
+    }
     for name in FILES:
         if short(name).split(".")[0] not in {*above, "cl_toolkit", "__main__"}:
             assert not of(name) & above, name
@@ -163,7 +190,7 @@ def test_each_library_has_its_doors(library):
 
 
 LIGHT = ["__init__", "api", "cli", "config", "study_config", "refusals", "registry", "typed", "errors", "strategy", "show",
-         "ranges", "plain_yaml",
+         "ranges", "plain_yaml", "console", "sources",
          "study", "record", "types", "lazy", "objective", "memory", "metrics", "models"]  # fmt: skip
 
 
