@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
 from cl_toolkit.fit import check_fit, check_model
 from cl_toolkit.generate import scoring_dtype
 from cl_toolkit.guests import OBJECTIVE, STRATEGY, watched
-from cl_toolkit.identity import changed, identity
+from cl_toolkit.identity import changed, changed_parts, identity
 from cl_toolkit.learn import learn
 from cl_toolkit.lock import locked
 from cl_toolkit.memory import ExampleStore
@@ -39,11 +40,14 @@ PROBED, LOOKED_AT = 4, 64
 """Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
 
 
-def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -> dict[str, Any]:
+def execute(
+    config: RunConfig, folder: Path, listener: Listener | None = None, expected: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
 
     A finished run in `folder` with the same identity is returned as it is; an unfinished one goes on after its last
-    finished task. Raises UserError where the folder holds another run, or another process is at work in it.
+    finished task. Raises UserError where the folder holds another run, or another process is at work in it. expected: the
+    identity under which a comparison began; where it no longer holds the run is refused, since it would be another one.
     """
     first = int(os.environ.get("RANK", "0")) == 0
     threads = torch.get_num_threads()
@@ -51,6 +55,8 @@ def execute(config: RunConfig, folder: Path, listener: Listener | None = None) -
     try:
         stream = build_stream(config)
         parts = identity(config, stream)
+        if expected is not None and (why := changed_parts(expected, parts)):
+            raise UserError(f"{why} since this comparison began; repeat the command when all is as it should be")
         with locked(folder) if first else nullcontext():
             stored = stored_record(folder)
             if stored is not None:

@@ -19,6 +19,7 @@ from cl_toolkit.plain_yaml import to_yaml
 from cl_toolkit.record import free_name, head, read_record, stored_record
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.strategy import Strategy
+from cl_toolkit.workers import Job, run_all
 
 Update = Callable[[str, float, str], None]
 """(run, fraction done, what is happening)."""
@@ -79,16 +80,22 @@ def compare(
             if is_finished(config, parts, place, say):
                 update(run_name(config), 1.0, "already there")
             else:
-                todo.append((config, place))
+                todo.append(Job(run_name(config), config, place, parts))
         execute_all = one_by_one if jobs == 1 else side_by_side
         failures = list(execute_all(todo, jobs, update))
-        for config, parts in zip(study.runs, known, strict=True):
-            place = folder / "runs" / run_name(config)
-            if config.checkpoint.keep == "last" and is_finished(config, parts, place, say):
-                shutil.rmtree(place / "checkpoints", ignore_errors=True)
         found = find_records(folder)
+        drop_checkpoints(study, folder, found)
         report(folder, found)
     return found, failures
+
+
+def drop_checkpoints(study: StudyConfig, folder: Path, found: Found) -> None:
+    """A comparison goes on from records; checkpoints of finished runs are kept only where all are wanted."""
+    finished = {(r["method"], r["order"], str(r["seed"])) for r in found.records if r["status"] == "finished"}
+    for config in study.runs:
+        done = (config.method, config.order, str(config.plain["seed"])) in finished
+        if done and config.checkpoint.keep == "last":
+            shutil.rmtree(folder / "runs" / run_name(config) / "checkpoints", ignore_errors=True)
 
 
 def refuse_objects(study: StudyConfig) -> None:
@@ -166,21 +173,22 @@ def is_finished(config: RunConfig, parts: Mapping[str, Any], place: Path, say: S
     return False
 
 
-def one_by_one(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) -> Iterator[Failure]:
+def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
     """Every run in this process."""
-    for config, place in todo:
-        name = run_name(config)
-        error = execute_run(config, place, lambda row, name=name: update(name, row.get("fraction", -1), row["event"]))
+    for job in todo:
+
+        def listen(row: dict[str, Any], name: str = job.name) -> None:
+            update(name, row.get("fraction", -1), row["event"])
+
+        error = execute_run(job.config, job.place, listen, job.identity)
         if error:
-            update(name, 1.0, "failed")
-            yield Failure(name, error)
+            update(job.name, 1.0, "failed")
+            yield Failure(job.name, error)
 
 
-def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) -> Iterator[Failure]:
+def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
     """`jobs` runs at a time, each in a process that imports guests by itself."""
-    from cl_toolkit.workers import Job, run_all
-
-    for job, error, died in run_all([Job(run_name(c), c, place) for c, place in todo], jobs, update):
+    for job, error, died in run_all(todo, jobs, update):
         update(job.name, 1.0, "failed" if error else "finished")
         if died:
             write_failure(job.config, job.place, error)
@@ -188,12 +196,14 @@ def side_by_side(todo: list[tuple[RunConfig, Path]], jobs: int, update: Update) 
             yield Failure(job.name, error)
 
 
-def execute_run(config: RunConfig, place: Path, listener: Callable | None = None) -> str | None:
+def execute_run(
+    config: RunConfig, place: Path, listener: Callable | None = None, expected: Mapping[str, Any] | None = None
+) -> str | None:
     """One run; the reason in one line if it failed, which its record then also says."""
     from cl_toolkit.runner import execute
 
     try:
-        execute(config, place, listener)
+        execute(config, place, listener, expected)
     except KeyboardInterrupt:
         raise
     except Exception as error:

@@ -27,11 +27,13 @@ class Job:
     name: str
     config: RunConfig
     place: Path
+    identity: dict[str, Any]
 
     def line(self) -> str:
         """What the worker is told."""
         told = {"config": self.config.plain, "where": self.name, "method": self.config.method}
-        return json.dumps({**told, "order": self.config.order, "place": str(self.place)}) + "\n"
+        told |= {"order": self.config.order, "place": str(self.place), "identity": self.identity}
+        return json.dumps(told) + "\n"
 
 
 class Worker:

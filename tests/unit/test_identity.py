@@ -264,3 +264,20 @@ def test_the_command_line_says_what_has_changed(world, tmp_path):
     second = subprocess.run(command, env=env, capture_output=True, text=True)
     assert second.returncode == 2
     assert second.stderr.strip().splitlines()[-1].startswith("error: single: holds another run (other data: task a")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_changes_while_a_comparison_runs_is_refused_and_what_is_done_stays(world, jobs):
+    """The first run edits the file that the others are made with; they would be other runs, and are not made."""
+    Path("mine.py").write_text(
+        GUEST + "    def after_task(self, model, task):\n        text = open('helper.py').read()\n"
+        "        open('helper.py', 'w').write(text + '# edited\\n')\n        return model\n"
+    )
+    config = {**world, "seeds": [0, 1]}
+    found, failures = study.compare(load_study(config), Path("out"), jobs=jobs)
+    if jobs == 1:
+        assert [(r["seed"], r["status"]) for r in found.records] == [(0, "finished"), (1, "failed")]
+        assert "mine.py:Pull (strategies.mine.py:Pull) has changed since this comparison began" in failures[0].error
+    assert not list(Path("out/runs").glob("*/*.was-*"))
+    for record in found.records:
+        assert record["status"] == "failed" or record["identity"] == found.records[0]["identity"]
