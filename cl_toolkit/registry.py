@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.errors import UserError, did_you_mean, guest, quoted
-from cl_toolkit.sources import Source, digest_of, file_source, object_source, own_files
+from cl_toolkit.sources import Source, digest_of, file_source, loaded_from, object_source, own_files
 
 
 def canonical(name: str) -> str:
@@ -137,8 +137,7 @@ def _load_file(path: Path, where: str) -> Any:
     if name in sys.modules:
         return sys.modules[name]
     # what it imports of one's own may have changed with it, or be another file of the same name
-    beside = {f.stem if f.name != "__init__.py" else f.parent.name for f in files[1:]}
-    for known in [m for m in sys.modules if m.split(".")[0] in beside]:
+    for known in loaded_from(files[1:], path.resolve().parent):
         del sys.modules[known]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)

@@ -26,17 +26,22 @@ Scorer = Callable[[Example, str], float]
 
 def score(task: str, name: str, scorer: Scorer, example: Example, answer: str) -> float:
     """What a scorer gives for one answer; raises UserError, with scorer, task and example, where it raises or gives
-    anything but a finite number (true and false are 1 and 0)."""
+    anything but a finite number from 0 to 1 (true and false are 1 and 0). A function with `bounded = False` may give any."""
     where = f"task {task}: scorer {name}: example {example.id}"
     try:
         given = scorer(example, answer)
         value = given.item() if hasattr(given, "item") else given
-    except (UserError, KeyboardInterrupt):
+    except UserError:
         raise
-    except BaseException as error:
+    except (Exception, SystemExit) as error:  # a signal is not the scorer's
         raise UserError(f"{where}: {told(error, scorer)}") from error
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {quoted(given)}")
+    if not 0 <= value <= 1 and getattr(scorer, "bounded", True):
+        raise UserError(
+            f"{where}: expected a number from 0 to 1, got {quoted(given)}; a scorer with another range says so "
+            "(`scorer.bounded = False` below the function)"
+        )
     return float(value)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,14 +100,18 @@ def drawn(x: Any) -> str:
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:
     """What the model said to the first n questions of a task: before training, after learning it, and at the end."""
     from cl_toolkit.api import load
+    from cl_toolkit.study import run_folder
 
     rows = []
-    for record in load(folder).records:
+    found = load(folder)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for record in found.records:
         if record["status"] != "finished" or (
             method is not None and record["method"].replace("-", "_") != method.replace("-", "_")
         ):
             continue
-        place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / _run_folder(record)
+        place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / run_folder(record)
         names = record["tasks"]
         if task is not None and task not in names:
             raise UserError(f"{folder}: no task {task!r}{did_you_mean(task, names)}")
@@ -126,21 +131,12 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
     return rows
 
 
-def _run_folder(record: dict[str, Any]) -> str:
-    seed = record["seed"]
-    return f"{record['order']}-s{'-'.join(map(str, seed.values())) if isinstance(seed, dict) else seed}"
-
-
 def read_answers(path: Path, task: str, checksums: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The answers of one row to one task; [] where it was not scored then. Raises UserError for a file that is not the one
-    that the record knows."""
+    """The answers of one row to one task; [] where it was not scored then, or the file is not the one that the record knows."""
     if path.name not in checksums:
         return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is missing or damaged") from error
-    if hashlib.sha256(text.encode()).hexdigest() != checksums[path.name]:
-        raise UserError(f"{path}: is damaged or was edited (checksum differs)")
-    rows = (json.loads(line) for line in text.split("\n") if line)
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+        return []  # named by `load`
+    rows = (json.loads(line) for line in content.decode().split("\n") if line)
     return [row for row in rows if row["task"] == task]

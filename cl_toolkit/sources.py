@@ -113,13 +113,17 @@ def _code_text(code: types.CodeType) -> str:
     return f"{code.co_name} {code.co_code.hex()} {code.co_names} {consts}"
 
 
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages, wherever they lie."""
+
+
 def is_own(path: Path) -> bool:
     """Whether a file is the user's: neither Python's, nor of an installed package, nor the toolkit's."""
     roots = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     toolkit = Path(__file__).resolve().parent
     rooms = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
-    if {"site-packages", "dist-packages"} & {*resolved.parts}:  # of another environment that this one builds on
+    if not INSTALLED.isdisjoint(resolved.parts):  # also of a user, of the system below a venv, of another venv
         return False
     return not any(resolved.is_relative_to(Path(root).resolve()) for root in (*roots, *rooms))
 
@@ -139,27 +143,53 @@ def own_files(path: Path, met: dict[Path, None] | None = None) -> list[Path]:
     for node in ast.walk(tree):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-        for name in names:
-            for found in _module_files(name, path.parent):
-                own_files(found, met)
+        found = [file for name in names for file in _module_files(name, path.parent)]
+        if isinstance(node, ast.ImportFrom) and node.level:  # of the package that it stands in
+            found += _own_package(path.parents[min(node.level, len(path.parents)) - 1])
+        for file in found:
+            own_files(file, met)
     return list(met)
 
 
+def _own_package(folder: Path) -> list[Path]:
+    """All files of a package of one's own, which need not have an `__init__.py`."""
+    return sorted(p.resolve() for p in folder.rglob("*.py")) if is_own(folder / "__init__.py") else []
+
+
 def _module_files(name: str, folder: Path) -> list[Path]:
-    """The files of one's own behind `import name` in a file of that folder: of a package all of them."""
+    """The files of one's own behind `import name` in a file of that folder: of a package all of them. Found as Python finds
+    them: a folder without `__init__.py` comes last."""
     top = name.split(".")[0]
-    if top in sys.stdlib_module_names:
-        return []
     if is_own(folder / f"{top}.py"):
         if (folder / f"{top}.py").is_file():
             return [folder / f"{top}.py"]
         if (folder / top / "__init__.py").is_file():
-            return sorted((folder / top).rglob("*.py"))
+            return _own_package(folder / top)
+    if top in sys.stdlib_module_names:
+        return []
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        return []
-    if spec is None or spec.origin is None or not is_own(Path(spec.origin)):
-        return []
-    folders = [Path(place) for place in spec.submodule_search_locations or ()]
-    return sorted(p for folder in folders for p in folder.rglob("*.py")) or [Path(spec.origin).resolve()]
+        spec = None
+    if spec is None or spec.origin is None:
+        folders = [folder / top, *map(Path, (spec and spec.submodule_search_locations) or ())]
+    elif spec.submodule_search_locations:
+        folders = [Path(place) for place in spec.submodule_search_locations]
+    else:
+        return [Path(spec.origin).resolve()] if is_own(Path(spec.origin)) else []
+    return [file for place in dict.fromkeys(folders) for file in _own_package(place)]
+
+
+def loaded_from(files: list[Path], folder: Path) -> list[str]:
+    """The loaded modules that come from these files, or bear the name under which a file of that folder finds them."""
+    tops = {f.relative_to(folder).parts[0].removesuffix(".py") for f in files if f.is_relative_to(folder)}
+    names = {f.name for f in files}
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        same = file is not None and Path(file).name in names and Path(file).resolve() in files
+        if same or name.split(".")[0] in tops:
+            places = [file] if file else list(getattr(module, "__path__", ()))
+            if name != "__main__" and any(is_own(Path(place)) for place in places):  # may be called as a library is
+                found.append(name)
+    return found

@@ -248,6 +248,9 @@ def find_records(folder: Path) -> Found:
             others.append(name)
         else:
             records.append(record)
+    notes += sorted({note for record in records for note in remarks(record, folder)})
+    if members is None and (folder / "study.yaml").exists():
+        notes.append(f"{MEMBERS} is missing: every record of the folder is taken; `compare` writes it anew")
     if others:
         notes.append(f"in this folder, but not of this study: {listed(others)}")
     if members is not None:
@@ -256,6 +259,28 @@ def find_records(folder: Path) -> Found:
     if not records:
         raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
     return Found(records, tuple(notes))
+
+
+def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """What has happened to a record's surroundings since it was written: code that was edited, answers that were damaged."""
+    from cl_toolkit.sources import file_source
+
+    for name, source in (record.get("identity") or {"code": {}})["code"].items():
+        path = Path(source["from"].rpartition(":")[0] if ":" in source["from"] else source["from"])
+        if path.is_file() and file_source(path).digest != source["hash"]:
+            yield f"{source['from']} ({name}) has changed since these runs; `compare` runs them anew"
+    place = folder / "runs" / record["method"] / run_folder(record)
+    for name, checksum in record.get("answers", {}).items():
+        path = place / "answers" / name
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != checksum:
+            yield f"{path}: is missing, damaged or edited (checksum differs); the scores stand in the record"
+
+
+def run_folder(record: Mapping[str, Any]) -> str:
+    """`<order>-s<seed>`: where a record lies within its method."""
+    seed = record["seed"]
+    return f"{record['order']}-s{'-'.join(map(str, seed.values())) if isinstance(seed, Mapping) else seed}"
 
 
 def belongs(record: Mapping[str, Any], known: str | None) -> bool:

@@ -14,6 +14,7 @@ from tiny import tiny_config
 import cl_toolkit as cl
 from cl_toolkit import Strategy, UserError, identity, study
 from cl_toolkit.record import read_record
+from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.report import build
 from cl_toolkit.runner import Run
 from cl_toolkit.sources import file_source, own_files
@@ -254,6 +255,46 @@ def test_source_of_a_module_with_a_package_of_ones_own(tmp_path, monkeypatch):
     assert file_source(tmp_path / "guest.py") != before
 
 
+RELATIVE = ("from .inner import X", "from . import inner", "from .deep import x", "from .deep.x import X")
+ABSOLUTE = ("import plain.inner", "from plain.deep.x import X")
+
+
+@pytest.mark.parametrize("line", [*RELATIVE, *ABSOLUTE])
+@pytest.mark.parametrize("regular", [True, False])
+def test_the_source_of_a_package_is_all_of_it(tmp_path, line, regular):
+    (tmp_path / "plain" / "deep").mkdir(parents=True)
+    (tmp_path / "plain" / "inner.py").write_text("X = 1\n")
+    (tmp_path / "plain" / "deep" / "x.py").write_text("X = 1\n")
+    if regular:
+        (tmp_path / "plain" / "__init__.py").touch()
+    guest = tmp_path / "plain" / "guest.py" if line in RELATIVE else tmp_path / "guest.py"
+    guest.write_text(line + "\n")
+    before = file_source(guest)
+    edited(tmp_path / "plain" / ("deep/x.py" if "deep" in line else "inner.py"), "1", "2")
+    assert file_source(guest) != before
+
+
+@pytest.mark.parametrize("place", ["dist-packages", "site-packages"])
+def test_a_library_installed_elsewhere_is_not_ones_own(tmp_path, monkeypatch, place):
+    (tmp_path / place / "biglib").mkdir(parents=True)
+    (tmp_path / place / "biglib" / "__init__.py").touch()
+    (tmp_path / "guest.py").write_text("import biglib\n")
+    monkeypatch.syspath_prepend(tmp_path / place)
+    assert [p.name for p in own_files((tmp_path / "guest.py").resolve())] == ["guest.py"]
+
+
+@pytest.mark.parametrize("name", ["tempfile", "yaml", "__main__"])
+def test_a_helper_called_as_a_library_is_leaves_the_library_alone(tmp_path, name):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "__init__.py").touch()
+    (tmp_path / "plain" / f"{name}.py").write_text("WEIGHT = 0.1\n")
+    (tmp_path / f"{name}.py").write_text("WEIGHT = 0.1\n")
+    (tmp_path / "mine.py").write_text(GUEST.replace("from helper", f"import {name}\nfrom plain.{name}"))
+    before = sys.modules[name]
+    assert STRATEGIES.get(f"{tmp_path}/mine.py:Pull", "here").__name__ == "Pull"
+    assert sys.modules[name] is before
+
+
 def test_the_command_line_says_what_has_changed(world, tmp_path):
     path = tmp_path / "world.yaml"
     path.write_text(yaml.safe_dump({**world, "methods": {"sequential": {}}}))
@@ -270,8 +311,8 @@ def test_the_command_line_says_what_has_changed(world, tmp_path):
 def test_what_changes_while_a_comparison_runs_is_refused_and_what_is_done_stays(world, jobs):
     """The first run edits the file that the others are made with; they would be other runs, and are not made."""
     Path("mine.py").write_text(
-        GUEST + "    def after_task(self, model, task):\n        text = open('helper.py').read()\n"
-        "        open('helper.py', 'w').write(text + '# edited\\n')\n        return model\n"
+        f"from pathlib import Path\n{GUEST}    def after_task(self, model, task):\n        path = Path('helper.py')\n"
+        "        path.write_text(path.read_text() + '# edited\\n')\n        return model\n"
     )
     config = {**world, "seeds": [0, 1]}
     found, failures = study.compare(load_study(config), Path("out"), jobs=jobs)
@@ -281,3 +322,16 @@ def test_what_changes_while_a_comparison_runs_is_refused_and_what_is_done_stays(
     assert not list(Path("out/runs").glob("*/*.was-*"))
     for record in found.records:
         assert record["status"] == "failed" or record["identity"] == found.records[0]["identity"]
+
+
+def test_what_happened_since_the_runs_is_said_by_a_report(world):
+    run_again(world)
+    assert cl.load("out").notes == ()
+    edited("helper.py", "0.1", "0.2")
+    answers = Path("out/runs/mine/given-s0/answers/row-1.jsonl")
+    answers.write_text(answers.read_text().replace("a0", "a7"))
+    notes = cl.load("out").notes
+    assert any("mine.py:Pull (strategies.mine.py:Pull) has changed since these runs" in note for note in notes)
+    assert any("row-1.jsonl: is missing, damaged or edited" in note for note in notes)
+    Path("out/study.json").unlink()
+    assert any("study.json is missing" in note for note in cl.load("out").notes)
