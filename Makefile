@@ -28,7 +28,7 @@ $(PEERS)/installed: $(BIN)/pytest
 
 .PHONY: quickstart test test-cpus peers package mutants grid null speed style clean
 
-quickstart: $(BIN)/cl-toolkit  ## compare five methods on four small tasks; minutes
+quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
 	@echo "open results/quickstart/report.html"
 

@@ -145,10 +145,20 @@ def test_a_scorer_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "value"),
-    [(True, 1.0), (2, 2.0), (np.float32(0.5), 0.5), (torch.tensor(0.25), 0.25), (np.bool_(False), 0.0)],
+    [(True, 1.0), (0, 0.0), (np.float32(0.5), 0.5), (torch.tensor(0.25), 0.25), (np.bool_(False), 0.0)],
 )
-def test_a_score_may_be_any_finite_number(given, value):
+def test_a_score_may_be_any_number_from_0_to_1(given, value):
     assert score("t", "s", lambda example, answer: given, ask("q"), "a") == value
+
+
+def test_a_scorer_with_another_range_says_so():
+    def characters(example, answer):
+        return len(answer)
+
+    with pytest.raises(UserError, match=r"example q: expected a number from 0 to 1, got 3; .*bounded = False"):
+        score("t", "s", characters, ask("q"), "abc")
+    characters.bounded = False
+    assert score("t", "s", characters, ask("q"), "abc") == 3.0
 
 
 @pytest.mark.parametrize(
