@@ -106,19 +106,23 @@ def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, 
     }
 
 
-def stored_record(folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
+def stored_record(
+    folder: Path, say: Callable[[str], None] = lambda text: None, first: bool = True
+) -> dict[str, Any] | None:
     """The record in a run's folder, or the one inside its newest checkpoint; None without either.
 
-    A damaged record is named by `say`, set aside and treated as absent; that of a failed run counts as no record.
+    A damaged record is named by `say`, set aside (by the first of several processes) and treated as absent; that of a failed
+    run counts as no record.
     """
     path = folder / "record.json"
     if path.exists() or path.is_symlink():
         try:
             record = read_record(path)
         except UserError as error:
-            aside = free_name(path, "damaged")
-            path.rename(aside)
-            say(f"{error}; it is set aside as {aside.name} and treated as absent")
+            if first:
+                aside = free_name(path, "damaged")
+                path.rename(aside)
+                say(f"{error}; it is set aside as {aside.name} and treated as absent")
         else:
             if record["status"] != "failed":
                 return record

@@ -50,6 +50,11 @@ def execute(
     identity under which a comparison began; where it no longer holds the run is refused, since it would be another one.
     """
     first = int(os.environ.get("RANK", "0")) == 0
+
+    def said(text: str) -> None:
+        if listener is not None:
+            listener({"event": "note", "text": text})
+
     threads = torch.get_num_threads()
     check_model(config)
     try:
@@ -58,7 +63,7 @@ def execute(
         if expected is not None and (why := changed_parts(expected, parts)):
             raise UserError(f"{why} since this comparison began; repeat the command when all is as it should be")
         with locked(folder) if first else nullcontext():
-            stored = stored_record(folder)
+            stored = stored_record(folder, said, first)
             if stored is not None:
                 if why := changed(stored, config.plain, parts):
                     raise UserError(f"{folder}: holds another run ({why}); choose another --out or move it away")
