@@ -138,6 +138,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def run_folder(record: Mapping[str, Any]) -> str:
+    """`<order>-s<seed>`: where a record lies within its method."""
+    seed = record["seed"]
+    return f"{record['order']}-s{'-'.join(map(str, seed.values())) if isinstance(seed, Mapping) else seed}"
+
+
 def free_name(path: Path, word: str) -> Path:
     """`<name>.<word>-1`, or the next number that is free."""
     return next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.{word}-{i}")).exists())

@@ -100,7 +100,7 @@ def drawn(x: Any) -> str:
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:
     """What the model said to the first n questions of a task: before training, after learning it, and at the end."""
     from cl_toolkit.api import load
-    from cl_toolkit.study import run_folder
+    from cl_toolkit.record import run_folder
 
     rows = []
     found = load(folder)

@@ -16,7 +16,7 @@ from cl_toolkit.config import RunConfig, StudyConfig
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.lock import locked
 from cl_toolkit.plain_yaml import to_yaml
-from cl_toolkit.record import free_name, head, read_record, stored_record
+from cl_toolkit.record import free_name, head, read_record, run_folder, stored_record
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.workers import Job, run_all
@@ -47,9 +47,7 @@ class Found:
 
 def run_name(config: RunConfig) -> str:
     """`<method>/<order>-s<seed>`: the run's folder under `runs/`."""
-    seed = config.plain["seed"]
-    seed = "-".join(map(str, seed.values())) if isinstance(seed, Mapping) else seed
-    return f"{config.method}/{config.order}-s{seed}"
+    return f"{config.method}/{run_folder({'order': config.order, 'seed': config.plain['seed']})}"
 
 
 def compare(
@@ -275,12 +273,6 @@ def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != checksum:
             yield f"{path}: is missing, damaged or edited (checksum differs); the scores stand in the record"
-
-
-def run_folder(record: Mapping[str, Any]) -> str:
-    """`<order>-s<seed>`: where a record lies within its method."""
-    seed = record["seed"]
-    return f"{record['order']}-s{'-'.join(map(str, seed.values())) if isinstance(seed, Mapping) else seed}"
 
 
 def belongs(record: Mapping[str, Any], known: str | None) -> bool:
