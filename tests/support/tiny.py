@@ -10,7 +10,7 @@ from cl_toolkit.config import RunConfig
 from cl_toolkit.runner import Run
 from cl_toolkit.study_config import load_run
 
-__all__ = ["RFT", "TINY", "Trajectory", "tiny_config", "tiny_run_config", "trajectory"]
+__all__ = ["RFT", "TINY", "Trajectory", "stop_after_a_task", "tiny_config", "tiny_run_config", "trajectory"]
 
 
 def tiny_run_config(**changes: Any) -> RunConfig:
@@ -21,3 +21,23 @@ def tiny_run_config(**changes: Any) -> RunConfig:
 def trajectory(folder: Path, **changes: Any) -> Trajectory:
     """Run a tiny config in a folder."""
     return Trajectory(Run(tiny_run_config(**changes), folder, None))
+
+
+class Stop(Exception):
+    """The end of a run that was stopped on purpose."""
+
+
+def stop_after_a_task(run: Run) -> None:
+    """Execute a run until its first task is saved, and no further."""
+    save = run.save
+
+    def save_then_stop(k: int) -> None:
+        save(k)
+        raise Stop
+
+    run.save = save_then_stop
+    try:
+        run.execute()
+    except Stop:
+        return
+    raise AssertionError("the run was over before it could be stopped")

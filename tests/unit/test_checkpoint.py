@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from tiny import tiny_run_config, trajectory
+from tiny import stop_after_a_task, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.checkpoint import distinct, load, newest, replace_file, save, write_json
@@ -130,21 +130,9 @@ def test_the_newest_is_by_number(tmp_path):
     assert newest(tmp_path).name == "task-10"
 
 
-class Stop(Exception):
-    pass
-
-
 def stopped_after_one(folder, **changes):
     run = Run(tiny_run_config(**changes), folder, None)
-    save_ = run.save
-
-    def save_then_stop(k):
-        save_(k)
-        raise Stop
-
-    run.save = save_then_stop
-    with pytest.raises(Stop):
-        run.execute()
+    stop_after_a_task(run)
     return folder / "checkpoints" / "task-1"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from files import llama_folder
-from tiny import tiny_config
+from tiny import stop_after_a_task, tiny_config
 
 import cl_toolkit as cl
 from cl_toolkit import Strategy, UserError, identity, study
@@ -145,15 +145,7 @@ def test_where_it_ran_is_no_part_of_the_result(world, place):
 
 def test_a_resumed_run_of_changed_code_is_refused(world):
     run = Run(load_run(world, method="mine"), Path("stopped"))
-    saved = run.save
-
-    def save_then_stop(k):
-        saved(k)
-        raise KeyboardInterrupt
-
-    run.save = save_then_stop
-    with pytest.raises(KeyboardInterrupt):
-        run.execute()
+    stop_after_a_task(run)
     edited("helper.py", "0.1", "0.3")
     with pytest.raises(UserError, match=r"holds another run \(other code: mine.py:Pull"):
         cl.run(world, method="mine", out="stopped")

@@ -2,6 +2,7 @@
 
 import pytest
 from files import rows, write_case, write_rows
+from tiny import stop_after_a_task
 
 from cl_toolkit import UserError, identity, models
 from cl_toolkit.runner import Run
@@ -15,10 +16,6 @@ class Mine(Strategy):
 """
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.fixture
 def stopped(tmp_path):
     """The config of a run of two tasks that was stopped after the first; its results lie in `out`."""
@@ -27,15 +24,7 @@ def stopped(tmp_path):
     write_rows(tmp_path / "data" / "u" / "train.jsonl", rows(target="b"))
     write_rows(tmp_path / "data" / "u" / "test.jsonl", rows(target="b"))
     run = start(tmp_path, path)
-    save = run.save
-
-    def save_then_stop(k):
-        save(k)
-        raise Stop
-
-    run.save = save_then_stop
-    with pytest.raises(Stop):
-        run.execute()
+    stop_after_a_task(run)
     return path
 
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny import TINY, Trajectory, tiny_run_config, trajectory
+from tiny import TINY, Trajectory, stop_after_a_task, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.check.runs import TASKS
@@ -68,10 +68,6 @@ class AddsAHeadLate(AddsAHead):
         return super().before_task(super().build(model, task.index), task)
 
 
-class Stop(Exception):
-    pass
-
-
 def changes(cls, life):
     adapter = {"r": 2, "lora_alpha": 4, "between_tasks": life}
     return {
@@ -83,15 +79,7 @@ def changes(cls, life):
 
 def stopped(folder, config):
     run = Run(config, folder, None)
-    save = run.save
-
-    def save_then_stop(k):
-        save(k)
-        raise Stop
-
-    run.save = save_then_stop
-    with pytest.raises(Stop):
-        run.execute()
+    stop_after_a_task(run)
     return Run(config, folder, None)
 
 
