@@ -47,7 +47,7 @@ def ratio(ours, bare) -> float:
     return medians[0] / medians[1]
 
 
-def test_a_step_of_a_tiny_llama_costs_at_most_a_twentieth_more():
+def test_a_step_of_a_tiny_llama_costs_at_most_a_fiftieth_more():
     torch.set_num_threads(1)
     steps = 6
     rows = random_rows(steps * ROWS)
@@ -77,7 +77,7 @@ def test_a_step_of_a_tiny_llama_costs_at_most_a_twentieth_more():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    assert ratio(ours, bare) <= 1.05
+    assert ratio(ours, bare) <= 1.02
 
 
 class Classify(Objective):
