@@ -27,14 +27,19 @@ READERS = ("report", "check", "cli.py", "console.py", "show.py", "plan.py", "pro
 """Packages and files of the toolkit that read records, print or test: no number of a run depends on them."""
 
 
-def identity(config: RunConfig, stream: Stream) -> dict[str, Any]:
+def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The parts beside the config, as plain data: `code` (component -> where it comes from and its hash), `data` (task ->
-    hash), `model`, `toolkit`. Loads no weights of a model that is not built in."""
+    hash), `model`, `toolkit`. Loads no weights of a model that is not built in. shared: what `shared_parts` gave for another
+    run on the same stream and start model."""
+    code = {name: source.plain() for name, source in sorted(components(config, stream).items())}
+    return {"code": code, **(shared or shared_parts(config, stream)), "toolkit": toolkit()}
+
+
+def shared_parts(config: RunConfig, stream: Stream) -> dict[str, Any]:
+    """`data` and `model`: the parts that take reading, and are the same for all runs on one stream and start model."""
     return {
-        "code": {name: source.plain() for name, source in sorted(components(config, stream).items())},
         "data": {task.name: task_hash(task) for task in (*stream.scored, *stream.anchors)},
         "model": models.identity(config.model.name, config.model_settings),
-        "toolkit": toolkit(),
     }
 
 

@@ -118,26 +118,28 @@ def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
     is found before anything runs; makes the start model before several runs want it at once."""
     from cl_toolkit import models
     from cl_toolkit.fit import check_fit
-    from cl_toolkit.identity import identity
+    from cl_toolkit.identity import identity, shared_parts
     from cl_toolkit.streams import build_stream
 
-    streams, told = {}, set()
+    read, fitted, told = {}, set(), set()
     parts = []
     for config in study.runs:
         key = json.dumps(
             [config.plain[k] for k in ("stream", "prompt", "model")] + [config.evaluate.split], default=str
         )
-        if key not in streams:
-            streams[key] = (
-                build_stream(config),
-                models.load_codec(config.model.name, config.model_settings, config.prompt),
-            )
-        stream, codec = streams[key]
-        for note in check_fit(codec, stream, config):
-            if note not in told:
-                say(note)
-            told.add(note)
-        parts.append(identity(config, stream))
+        if key not in read:
+            stream = build_stream(config)
+            codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
+            read[key] = stream, codec, shared_parts(config, stream)
+        stream, codec, shared = read[key]
+        fit = key + json.dumps([config.plain[k] for k in ("objective", "evaluate")], default=str)
+        if fit not in fitted:
+            fitted.add(fit)
+            for note in check_fit(codec, stream, config):
+                if note not in told:
+                    say(note)
+                told.add(note)
+        parts.append(identity(config, stream, shared))
     return parts
 
 
