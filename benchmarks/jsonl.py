@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.benchmarks.rows import Template, example_of, parse_row
+from cl_toolkit.data.rows import Template, example_of, parse_row
 from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example, Task
 

@@ -1,3 +1,3 @@
-from cl_toolkit.cli import main
+from cl_toolkit.cli.app import main
 
 main()

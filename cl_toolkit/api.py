@@ -62,8 +62,8 @@ def compare(
     it may be a class or an object (with jobs = 1). overrides: `["train.learning_rate=1e-4"]`. Raises UserError for a config
     that cannot work, and when a run failed (the others are finished and on disk).
     """
-    from cl_toolkit import study as studies
-    from cl_toolkit.study_config import load_study
+    from cl_toolkit.study import compare as studies
+    from cl_toolkit.study.cells import load_study
 
     config = load_study(source, overrides, methods=methods, seeds=seeds)
     folder = Path(out) if out is not None else Path("results") / config.name
@@ -85,8 +85,8 @@ def run(
 ) -> dict[str, Any]:
     """One run; returns its record. An unfinished run in `out` goes on after its last finished task. With `method` and `order`
     it is the run that `compare` would make of them, in the same folder."""
-    from cl_toolkit.runner import execute
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.runs.run import execute
+    from cl_toolkit.study.cells import load_run
 
     config = load_run(source, overrides, method, order)
     return execute(config, Path(out) if out is not None else default_folder(config))
@@ -94,14 +94,14 @@ def run(
 
 def default_folder(config: Any) -> Path:
     """Where `run` puts one run of a config: beside where a comparison would put it."""
-    from cl_toolkit.study import run_name
+    from cl_toolkit.study.compare import run_name
 
     return Path("results") / config.name / "runs" / run_name(config)
 
 
 def load(folder: str | Path) -> Study:
     """The records of a comparison's folder, or of one run's."""
-    from cl_toolkit.study import find_records
+    from cl_toolkit.study.compare import find_records
 
     found = find_records(Path(folder))
     return Study(Path(folder), found.records, found.notes)

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.types import Batch, Batches, Example, Outputs
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.codec import Codec
+    from cl_toolkit.models.codec import Codec
     from cl_toolkit.objective import Objective
-
-
-def seed_from(*parts: object) -> int:
-    """A 63-bit seed from any values, the same on every machine: `seed_from(3, "replay", 2)`."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def generator_from(*parts: object) -> torch.Generator:
-    """A CPU generator seeded by `seed_from(*parts)`."""
-    return torch.Generator().manual_seed(seed_from(*parts))
 
 
 class TaskView:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.memory import ExampleStore
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import IGNORE, Batches, Example

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from cl_toolkit.engine.access import evaluating
 from cl_toolkit.errors import UserError
-from cl_toolkit.generate import evaluating, target_logits
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from cl_toolkit.generate import target_logits
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
@@ -66,7 +66,7 @@ class LogitSwap(Strategy):
         return sum(value.numel() for value in self.original.values())
 
     def before_task(self, model, task):
-        from cl_toolkit.adapters import layers
+        from cl_toolkit.models.adapters import layers
 
         if not self.started and self.config.weight:
             self.started = True
@@ -79,8 +79,8 @@ class LogitSwap(Strategy):
     def loss(self, model, part, out):
         if not self.config.weight:
             return {}
-        from cl_toolkit.adapters import disabled, swapped
-        from cl_toolkit.generate import evaluating, unwrapped
+        from cl_toolkit.engine.access import evaluating, swapped, unwrapped
+        from cl_toolkit.models.adapters import disabled
 
         change = swapped(model, self.original) if self.original else disabled(model)
         temperature = self.config.temperature

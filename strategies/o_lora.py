@@ -48,7 +48,7 @@ class OLoRA(Strategy):
     )
 
     def before_task(self, model, task):
-        from cl_toolkit.adapters import frozen_pairs, pair_names
+        from cl_toolkit.models.adapters import frozen_pairs, pair_names
 
         self.names = pair_names(model)  # layer -> names of A and B
         self.past = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cl_toolkit.generate import unwrapped
+from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
@@ -63,7 +63,7 @@ class PrototypeDistill(Strategy):
         return self._teacher.parameters if self._teacher else 0
 
     def before_task(self, model, task):
-        from cl_toolkit.adapters import Reference
+        from cl_toolkit.models.teacher import Reference
 
         self._teacher = Reference(model) if self.past and self.config.weight else None
         return model

@@ -63,7 +63,7 @@ class RegLoRA(Strategy):
         return sum(positions.numel() for positions in self.positions.values())
 
     def before_task(self, model, task):
-        from cl_toolkit.adapters import pair_names
+        from cl_toolkit.models.adapters import pair_names
 
         self.names = pair_names(model)  # layer -> names of A and B
         device = next(model.parameters()).device
@@ -79,7 +79,7 @@ class RegLoRA(Strategy):
         return {self.name: self.config.weight * sum(means) / len(self.names)} if means else {}
 
     def after_task(self, model, task):
-        from cl_toolkit.adapters import pairs
+        from cl_toolkit.models.adapters import pairs
 
         if not self.config.weight:
             return model

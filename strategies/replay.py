@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from cl_toolkit.data.store import ExampleStore, allocate
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.memory import ExampleStore, allocate
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import Batches, Example
@@ -95,7 +95,7 @@ class Replay(Strategy):
     def draw(self, task, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int) -> list[Example]:
         """The examples rehearsed in one epoch, in random order. Reproducible from the epoch alone, so that a batch can be
         asked for by its index."""
-        from cl_toolkit.task_view import generator_from
+        from cl_toolkit.seeds import generator_from
 
         generator = generator_from(task.seeds["memory"], self.name, "draw", task.index, epoch)
         drawn = []

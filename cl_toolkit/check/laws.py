@@ -11,12 +11,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from cl_toolkit import adapters, runner
 from cl_toolkit.check.runs import TASKS, Subject, Trajectory, find_subject
-from cl_toolkit.checkpoint import from_plain, to_plain
 from cl_toolkit.engine.torch_engine import trainable
 from cl_toolkit.errors import UserError
-from cl_toolkit.record import comparable
+from cl_toolkit.models import adapters
+from cl_toolkit.runs import run as runner
+from cl_toolkit.runs.checkpoint import from_plain, to_plain
+from cl_toolkit.runs.record import comparable
 from cl_toolkit.strategy import Strategy, overrides
 from cl_toolkit.types import Stream, Task
 

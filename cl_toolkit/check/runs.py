@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from cl_toolkit import models
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.errors import UserError
+from cl_toolkit.models import kind as models
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
-from cl_toolkit.runner import Run
+from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
-from cl_toolkit.study_config import load_run
+from cl_toolkit.study.cells import load_run
 
 TASKS = ["max", "last", "sort"]
 RFT = {"name": "rft", "num_generations": 3, "max_completion_length": 4}

@@ -6,10 +6,10 @@ import os
 
 import torch
 
-from cl_toolkit.config import RunConfig
+from cl_toolkit.config.refusals import engine_name
+from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.engine.session import Engine
 from cl_toolkit.errors import UserError
-from cl_toolkit.refusals import engine_name
 
 
 def pick_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.config import Train
+from cl_toolkit.config.schema import Train
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.engine.processes import DistributedProcesses, Processes
 from cl_toolkit.engine.session import Engine, GradientsView, Session

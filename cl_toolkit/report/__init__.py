@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
 from cl_toolkit.report.records import Record
+from cl_toolkit.runs.checkpoint import replace_file
 
 
 def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) -> Path:

@@ -16,11 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
 from cl_toolkit.report.records import Record, by_method, guessing, lower_is_better, scores
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
+from cl_toolkit.runs.checkpoint import replace_file
 
 WIDTH = 10.0
 """Inches of a figure, for all."""

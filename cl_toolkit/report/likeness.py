@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.record import PLACE
 from cl_toolkit.report.estimate import pairs
 from cl_toolkit.report.records import Record, by_method, flatten, lookup, objective
+from cl_toolkit.runs.record import PLACE
 
 OWN = ("strategies", "seed", "stream.order", "stream.view")
 """Settings in which methods of a comparison, or runs of one method, are meant to differ."""

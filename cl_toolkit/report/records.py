@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.metrics import NOT_EVALUATED, explain
-from cl_toolkit.record import SCHEMA_VERSION
+from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
+from cl_toolkit.runs.record import SCHEMA_VERSION
 
 Record = Mapping[str, Any]
 

@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cl_toolkit.generate import eval_mode, generate, in_lockstep, token_logprobs, unwrapped
+from cl_toolkit.engine.access import eval_mode, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.generate import generate
+from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.types import IGNORE, Outputs
@@ -94,7 +96,7 @@ class RFT(Objective):
         return "max_completion_length", self.config.max_completion_length
 
     def start(self, model, task):
-        from cl_toolkit.adapters import Reference
+        from cl_toolkit.models.teacher import Reference
 
         self._reference = Reference(model) if self.config.beta > 0 else None
         self.extra_parameters = self._reference.parameters if self._reference else 0
@@ -109,7 +111,7 @@ class RFT(Objective):
     def sample(self, model, task, examples, label: str = "rollout") -> list[list[list[int]]]:
         """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
         example and sample number alone, not on the other rows or on the number of processes."""
-        from cl_toolkit.task_view import generator_from
+        from cl_toolkit.seeds import generator_from
 
         config, step = self.config, task.rollouts
         task.rollouts += 1

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.errors import UserError
-from cl_toolkit.generate import unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
@@ -65,7 +65,7 @@ class SupCon(Objective):
         augment: Literal["none", "shift", "noise"] = "none"
 
     def equip(self, model, seed):
-        from cl_toolkit.encoder import Encoder
+        from cl_toolkit.models.encoder import Encoder
 
         if self.config.augment != "none" and hasattr(model, "config"):
             raise UserError(f"objective.augment: {self.config.augment} is for images; set it to none")

@@ -21,9 +21,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cl_toolkit import UserError, adapters
-from cl_toolkit.config import Adapter
-from cl_toolkit.models import HubModel, byte_tokenizer, load_hub
+from cl_toolkit import UserError
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.models import adapters
+from cl_toolkit.models.kind import HubModel, byte_tokenizer, load_hub
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 X = torch.arange(20).view(2, 10)

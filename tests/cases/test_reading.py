@@ -8,10 +8,10 @@ from files import call, rows, write_case
 
 from cl_toolkit import UserError
 from cl_toolkit.api import run
-from cl_toolkit.memory import example_from_plain, example_to_plain
-from cl_toolkit.show import answer_rows
-from cl_toolkit.streams import build_stream
-from cl_toolkit.study_config import load_run
+from cl_toolkit.cli.show import answer_rows
+from cl_toolkit.data.store import example_from_plain, example_to_plain
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.study.cells import load_run
 
 
 def task_of(config):

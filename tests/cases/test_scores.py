@@ -5,8 +5,8 @@ import torch
 from files import call, write_case
 from pieces import ask
 
-from cl_toolkit import scorers
-from cl_toolkit.memory import ExampleStore
+from cl_toolkit.data.store import ExampleStore
+from cl_toolkit.measure import scorers
 
 
 @pytest.mark.parametrize(

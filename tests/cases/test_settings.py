@@ -5,8 +5,8 @@ from files import call, write_case
 
 from cl_toolkit import UserError
 from cl_toolkit.api import run
-from cl_toolkit.streams import build_stream
-from cl_toolkit.study_config import load_run
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.study.cells import load_run
 
 
 def refusal(config, *overrides):

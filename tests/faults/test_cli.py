@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny import tiny_config
 
-from cl_toolkit import cli
+from cl_toolkit.cli import app as cli
 
 GUESTS = "class Other:\n    pass\n\n\ndef helper():\n    pass\n"
 
@@ -259,7 +259,7 @@ def test_an_error_of_the_toolkit_itself_is_one_line_too(monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("cl_toolkit.show.catalogue", fail)
+    monkeypatch.setattr("cl_toolkit.cli.show.catalogue", fail)
     monkeypatch.setattr(sys, "argv", ["cl-toolkit", "list"])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -268,6 +268,6 @@ def test_an_error_of_the_toolkit_itself_is_one_line_too(monkeypatch, capsys):
 
 
 def test_what_a_record_says_is_shown_on_a_terminal_and_not_obeyed():
-    from cl_toolkit.console import printable
+    from cl_toolkit.cli.console import printable
 
     assert printable("a\x1b[31mb\x00\u2028\u202ec\nd\te ü 🎈") == "a\\x1b[31mb\\x00\\u2028\\u202ec\nd\te ü 🎈"

@@ -14,11 +14,12 @@ import yaml
 from tiny import tiny_config
 
 import cl_toolkit as cl
-from cl_toolkit import Strategy, UserError, study
-from cl_toolkit.lock import locked
+from cl_toolkit import Strategy, UserError
 from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.study_config import load_study
-from cl_toolkit.workers import gpus
+from cl_toolkit.runs.lock import locked
+from cl_toolkit.study import compare as study
+from cl_toolkit.study.cells import load_study
+from cl_toolkit.study.workers import gpus
 
 pytestmark = pytest.mark.processes
 

@@ -6,8 +6,8 @@ import pytest
 from cheats import CAUGHT_BY
 
 from cl_toolkit.check import LAWS, check
+from cl_toolkit.cli.scaffold import new_strategy
 from cl_toolkit.errors import UserError
-from cl_toolkit.scaffold import new_strategy
 
 CHEATS = Path(__file__).resolve().parents[1] / "support" / "cheats.py"
 

@@ -7,13 +7,13 @@ import torch
 from families import FAMILIES
 from pieces import ask
 
-from cl_toolkit import models
-from cl_toolkit.codec import Codec
-from cl_toolkit.config import Prompt, base_layer
+from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
-from cl_toolkit.evaluate import Evaluator, mean_score
-from cl_toolkit.generate import generate
-from cl_toolkit.typed import typed
+from cl_toolkit.measure.evaluate import Evaluator, mean_score
+from cl_toolkit.models import kind as models
+from cl_toolkit.models.codec import Codec
+from cl_toolkit.models.generate import generate
 from cl_toolkit.types import IGNORE, Example, Message, Task
 
 TEXTS = [

@@ -9,12 +9,12 @@ from cl_toolkit import Compose, Strategy, UserError
 from cl_toolkit.check import LAWS
 from cl_toolkit.check.laws import Broken, judge
 from cl_toolkit.check.runs import find_subject
-from cl_toolkit.checkpoint import to_plain
-from cl_toolkit.record import comparable
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
-from cl_toolkit.runner import Run
+from cl_toolkit.runs.checkpoint import to_plain
+from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Composed
-from cl_toolkit.study_config import load_run
+from cl_toolkit.study.cells import load_run
 
 NAMES = list(STRATEGIES)
 ADAPTERS = [None, *({"r": 2, "lora_alpha": 4, "between_tasks": b} for b in ("continue", "merge", "stack"))]

@@ -8,7 +8,7 @@ from tiny import tiny_config, trajectory
 from cl_toolkit import Compose, Strategy, UserError
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategy import Tags
-from cl_toolkit.study_config import load_run
+from cl_toolkit.study.cells import load_run
 
 # three tasks: what the second leaves behind is felt in the third. SGD, since Adam would blow up a gradient that is 0 up to the
 # order of a sum.

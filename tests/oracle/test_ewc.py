@@ -5,10 +5,10 @@ import torch
 from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
-from cl_toolkit.adapters import begin_task
-from cl_toolkit.config import Adapter
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategies.ewc import EWC, squared_gradients
-from cl_toolkit.task_view import generator_from
 
 EXAMPLES = [ask("ab", "c"), ask("d", "ef"), ask("gh", "i"), ask("jkl", "mn")]
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from cl_toolkit.generate import UniformSampling, target_logits, token_logprobs
+from cl_toolkit.models.generate import UniformSampling
+from cl_toolkit.models.logits import target_logits, token_logprobs
 from cl_toolkit.types import IGNORE
 
 LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)

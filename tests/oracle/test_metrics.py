@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from cl_toolkit.metrics import METRICS, NOT_EVALUATED, explain, intransigence, summary
+from cl_toolkit.measure.metrics import METRICS, NOT_EVALUATED, explain, intransigence, summary
 
 B = [0.1, 0.1, 0.1]
 FIRST = [B, [0.9, 0.1, 0.2], [0.7, 0.8, 0.3], [0.6, 0.7, 0.95]]

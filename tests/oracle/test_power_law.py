@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from pieces import ask, task_view
 
-from cl_toolkit.memory import allocate
+from cl_toolkit.config.typed import typed
+from cl_toolkit.data.store import allocate
 from cl_toolkit.strategies.replay import PowerLaw, Replay, age_weights
-from cl_toolkit.typed import typed
 from cl_toolkit.types import Batches
 
 AUTHORS = [57927, 33969, 20867, 13329, 8802, 5981, 4167, 2968, 2155, 1592]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
 
-from cl_toolkit import adapters
-from cl_toolkit.config import Adapter
+from cl_toolkit.config.schema import Adapter
 from cl_toolkit.errors import UserError
-from cl_toolkit.generate import UniformSampling, token_logprobs
+from cl_toolkit.models import adapters
+from cl_toolkit.models.generate import UniformSampling
+from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
 from cl_toolkit.types import IGNORE
 

@@ -7,8 +7,8 @@ import torch
 from pieces import array_view, ask, byte_codec, equal, points, task_view, tiny_model, train, weights_of
 from tiny import trajectory
 
-from cl_toolkit.models import MLP
-from cl_toolkit.nets import build_net
+from cl_toolkit.models.kind import MLP
+from cl_toolkit.models.nets import build_net
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.replay import Replay
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pieces import ask
 
-from cl_toolkit.checkpoint import from_plain, to_plain
-from cl_toolkit.memory import ExampleStore, example_from_plain, example_to_plain
+from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
+from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.types import Example, Message
 
 ITEMS = [ask(str(i)) for i in range(60)]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pieces import array_view, configured, contrastive, points, small_encoder, train, weights_of
 
-from cl_toolkit.encoder import Prototypes
 from cl_toolkit.errors import UserError
-from cl_toolkit.models import MLP
-from cl_toolkit.nets import build_net
+from cl_toolkit.models.encoder import Prototypes
+from cl_toolkit.models.kind import MLP
+from cl_toolkit.models.nets import build_net
 from cl_toolkit.strategies.objectives.supcon import SupCon, augmented, supervised_contrastive
 
 

@@ -7,8 +7,8 @@ import torch
 from pieces import ask, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit.objective import Objective
+from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.strategies.objectives.sft import SFT
-from cl_toolkit.task_view import generator_from, seed_from
 from cl_toolkit.types import Batch
 
 EXAMPLES = [ask(str(i), "ab"[i % 2]) for i in range(10)]

@@ -24,9 +24,9 @@ from avalanche.training.plugins import SupervisedPlugin
 from pieces import array_view, train
 
 from cl_toolkit.benchmarks.digits import Digits
-from cl_toolkit.codec import ArrayCodec
-from cl_toolkit.models import MLP
-from cl_toolkit.nets import build_net
+from cl_toolkit.models.codec import ArrayCodec
+from cl_toolkit.models.kind import MLP
+from cl_toolkit.models.nets import build_net
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
 from cl_toolkit.strategies.lwf import LwF

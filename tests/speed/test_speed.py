@@ -13,14 +13,14 @@ import torch
 from timing import PROMPT, ROWS, Rows, examples_of, llama, random_rows
 from torch import nn
 
-from cl_toolkit.config import Train, base_layer
+from cl_toolkit.config.schema import Train, base_layer
+from cl_toolkit.config.typed import typed
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.objective import Objective
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import Compose
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.typed import typed
 from cl_toolkit.types import IGNORE, Batch, Example, Outputs
 
 pytestmark = pytest.mark.speed

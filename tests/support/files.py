@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cl_toolkit import cli
+from cl_toolkit.cli import app as cli
 
 SMALL = {
     "name": "tiny-lm",
@@ -55,7 +55,7 @@ def llama_folder(folder: Path, seed: int = 0) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from cl_toolkit.models import byte_tokenizer
+    from cl_toolkit.models.kind import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)

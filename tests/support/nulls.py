@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cl_toolkit.record import SCHEMA_VERSION
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
+from cl_toolkit.runs.record import SCHEMA_VERSION
 
 TASKS = ("a", "b", "c")
 SPREAD = 0.03

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from cl_toolkit import models
-from cl_toolkit.codec import ArrayCodec, Codec
-from cl_toolkit.config import Prompt, Train, base_layer
+from cl_toolkit.config.schema import Prompt, Train, base_layer
+from cl_toolkit.config.typed import typed
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
-from cl_toolkit.models import MLP
-from cl_toolkit.nets import build_net
+from cl_toolkit.models import kind as models
+from cl_toolkit.models.codec import ArrayCodec, Codec
+from cl_toolkit.models.kind import MLP
+from cl_toolkit.models.nets import build_net
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategy import Compose
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.typed import typed
 from cl_toolkit.types import Example, Message
 
 

@@ -2,9 +2,9 @@
 
 import copy
 
-from cl_toolkit.metrics import NOT_EVALUATED, explain
-from cl_toolkit.record import SCHEMA_VERSION
+from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
 from cl_toolkit.report.findings import findings
+from cl_toolkit.runs.record import SCHEMA_VERSION
 
 TASKS = ("sort", "max", "shift")
 

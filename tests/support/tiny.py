@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.check.runs import RFT, TINY, Trajectory, tiny_config
-from cl_toolkit.config import RunConfig
-from cl_toolkit.runner import Run
-from cl_toolkit.study_config import load_run
+from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.runs.run import Run
+from cl_toolkit.study.cells import load_run
 
 __all__ = ["RFT", "TINY", "Trajectory", "stop_after_a_task", "tiny_config", "tiny_run_config", "trajectory"]
 

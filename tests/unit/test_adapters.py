@@ -4,8 +4,8 @@ import pytest
 import torch
 from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
 
-from cl_toolkit import adapters
-from cl_toolkit.config import Adapter
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.models import adapters
 
 EXAMPLES = [ask(q, q[::-1]) for q in ("ab", "cde", "fghi", "j")]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -5,7 +5,7 @@ from tiny import TINY, tiny_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.study_config import load_run
+from cl_toolkit.study.cells import load_run
 
 SMALL = {"ewc": {"fisher_examples": 2}}
 VIEWS = (None, "joint", "cumulative")

@@ -8,16 +8,16 @@ from pieces import array_view, ask, byte_codec, contrastive, points, task_view, 
 from tiny import Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
-from cl_toolkit.adapters import begin_task, end_task, layers
 from cl_toolkit.benchmarks.digits import Digits
-from cl_toolkit.config import Adapter
-from cl_toolkit.evaluate import Evaluator
-from cl_toolkit.memory import ExampleStore, example_from_plain, example_to_plain
-from cl_toolkit.models import MLP, SmallCNN
-from cl_toolkit.nets import build_net
-from cl_toolkit.record import comparable
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
+from cl_toolkit.measure.evaluate import Evaluator
+from cl_toolkit.models.adapters import begin_task, end_task, layers
+from cl_toolkit.models.kind import MLP, SmallCNN
+from cl_toolkit.models.nets import build_net
 from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.runner import Run
+from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.run import Run
 from cl_toolkit.types import Task
 
 MLP8 = {"name": "mlp", "hidden_size": 8, "num_hidden_layers": 1}
@@ -35,7 +35,7 @@ def digits(**changes):
 
 
 def run(folder, **changes):
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     return Trajectory(Run(load_run(digits(**changes)), folder, None))
 
@@ -121,7 +121,7 @@ class Fixed(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.tensor([0.3, 0.2, 0.9]))
 
     def forward(self, x):
-        from cl_toolkit.nets import NetOutput
+        from cl_toolkit.models.nets import NetOutput
 
         return NetOutput(logits=self.weight.expand(len(x), 3), features=x)
 
@@ -129,7 +129,7 @@ class Fixed(torch.nn.Module):
 def test_the_answer_is_the_largest_output_among_what_is_allowed():
     from dataclasses import replace
 
-    from cl_toolkit.codec import ArrayCodec
+    from cl_toolkit.models.codec import ArrayCodec
 
     examples = tuple(replace(e, choices=("0", "1")) for e in points(2))
     task = Task(name="t", train=(), test=examples, scorer="class_accuracy")
@@ -182,7 +182,7 @@ def test_class_incremental_with_a_language_model(tmp_path):
     stream = {"name": "jsonl", "path": str(tmp_path), "tasks": ["colours", "sizes"], "scorer": "choices"}
     plain = tiny_config()
     plain["stream"] = {**stream, "scenario": "class"}
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     prepared = Run(load_run(plain), tmp_path / "out", None)
     assert prepared.choices_after(1) == ("red", "blue")
@@ -206,7 +206,7 @@ def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
     whole = run(tmp_path / "whole", strategies={name: {}}, objective=objective, stream=stream)
     assert whole != run(tmp_path / "plain", objective=objective, stream=stream)
 
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     config = load_run(digits(strategies={name: {}}, objective=objective, stream=stream))
     again = stopped_and_resumed(config, tmp_path / "stopped", 1)
@@ -280,7 +280,7 @@ def test_an_encoder_with_an_adapter_learns_on_and_resumes(between, tmp_path):
 def test_a_text_encoder_from_a_folder(tmp_path):
     from transformers import BertConfig, BertModel
 
-    from cl_toolkit.models import byte_tokenizer
+    from cl_toolkit.models.kind import byte_tokenizer
 
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -288,7 +288,7 @@ def test_a_text_encoder_from_a_folder(tmp_path):
     byte_tokenizer().save_pretrained(tmp_path / "bert")
     plain = tiny_config(objective=SUPCON, strategies={"prototype_distill": {}})
     plain["model"] = {"name": str(tmp_path / "bert"), "head": "none"}
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     found = Trajectory(Run(load_run(plain), tmp_path / "run", None))
     assert found.record["status"] == "finished"
@@ -318,7 +318,7 @@ def test_a_text_encoder_from_a_folder(tmp_path):
     ],
 )
 def test_what_cannot_work_is_refused(change, words):
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     plain = digits()
     for key, value in change.items():
@@ -328,7 +328,7 @@ def test_what_cannot_work_is_refused(change, words):
 
 
 def test_several_processes_are_refused(monkeypatch):
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="supcon looks at a whole step at once and cannot be cut; use one process"):
@@ -349,8 +349,8 @@ def test_class_incremental_needs_closed_answers(tmp_path):
     ],
 )
 def test_arrays_must_fit_the_net(model, words):
-    from cl_toolkit.streams import build_stream
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.data.streams import build_stream
+    from cl_toolkit.study.cells import load_run
 
     plain = digits()
     plain["model"] = model
@@ -388,8 +388,8 @@ def test_what_is_encoded_aside_does_not_change_the_views_of_training():
 
 
 def test_an_image_is_drawn():
-    from cl_toolkit.codec import ArrayCodec
-    from cl_toolkit.show import marked_example
+    from cl_toolkit.cli.show import marked_example
+    from cl_toolkit.models.codec import ArrayCodec
 
     stream = Digits(Digits.Config())
     example = stream.tasks(["digits_0_1"])[0].train[0]

@@ -9,9 +9,9 @@ import torch
 from tiny import stop_after_a_task, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
-from cl_toolkit.checkpoint import distinct, load, newest, replace_file, save, write_json
-from cl_toolkit.record import comparable
-from cl_toolkit.runner import Run, execute
+from cl_toolkit.runs.checkpoint import distinct, load, newest, replace_file, save, write_json
+from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.run import Run, execute
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1.5, dtype=torch.bfloat16)}
 STATE = {
@@ -66,7 +66,7 @@ def test_damaged_checksums_are_found(tmp_path, content):
         load(tmp_path / "task-1")
 
 
-@pytest.mark.parametrize("when", ["safetensors.torch.save_file", "cl_toolkit.checkpoint._checksum"])
+@pytest.mark.parametrize("when", ["safetensors.torch.save_file", "cl_toolkit.runs.checkpoint._checksum"])
 def test_an_interrupted_write_leaves_the_old_one(tmp_path, monkeypatch, when):
     save(tmp_path / "task-1", STATE, WEIGHTS)
 

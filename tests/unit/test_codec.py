@@ -4,11 +4,11 @@ import pytest
 import torch
 from pieces import ask, byte_codec
 
-from cl_toolkit import models
-from cl_toolkit.codec import Codec
-from cl_toolkit.config import Prompt, base_layer
-from cl_toolkit.template import MARKER, Guard, Refused
-from cl_toolkit.typed import typed
+from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.typed import typed
+from cl_toolkit.models import kind as models
+from cl_toolkit.models.codec import Codec
+from cl_toolkit.models.template import MARKER, Guard, Refused
 from cl_toolkit.types import IGNORE, Example, Message
 
 TEXTS = [

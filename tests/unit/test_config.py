@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from cl_toolkit import Strategy, UserError
-from cl_toolkit import config as config_module
-from cl_toolkit.config import COMPARISON_KEYS, RunConfig, base_layer, config_dir, shipped_configs
-from cl_toolkit.models import TinyLM
-from cl_toolkit.study_config import load_run, load_study
+from cl_toolkit.config import schema as config_module
+from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, base_layer, config_dir, shipped_configs
+from cl_toolkit.models.kind import TinyLM
+from cl_toolkit.study.cells import load_run, load_study
 
 NEEDED = {
     "chat-lora": ["stream.name=skills", "model.name=some/model"],

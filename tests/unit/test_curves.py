@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from tiny import trajectory
 
-from cl_toolkit.probes.curves import is_due
+from cl_toolkit.measure.probes.curves import is_due
 
 GRID = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1200, 2000, 3000, 5000, 8000, 12000]
 

@@ -7,8 +7,8 @@ import pytest
 
 import cl_toolkit as cl
 from cl_toolkit.benchmarks.jsonl import Jsonl
-from cl_toolkit.config import Prompt, base_layer
-from cl_toolkit.typed import typed
+from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.typed import typed
 
 FOLDER = Path(os.environ.get("CL_TOOLKIT_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 pytestmark = pytest.mark.skipif(

@@ -6,11 +6,12 @@ import pytest
 import torch
 from pieces import ask, byte_codec, equal, tiny_model, weights_of
 
-from cl_toolkit.adapters import begin_task
-from cl_toolkit.config import Adapter
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.engine.access import evaluating
 from cl_toolkit.engine.processes import Processes
-from cl_toolkit.evaluate import Evaluator, mean_score
-from cl_toolkit.generate import evaluating, generate
+from cl_toolkit.measure.evaluate import Evaluator, mean_score
+from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.models.generate import generate
 from cl_toolkit.types import Task
 
 QUESTIONS = ["a", "bc", "def, ghi", "jklm nopq rst", "Ü", "", "v" * 40, "wxyz!", "0123456789"]

@@ -5,9 +5,9 @@ from files import call, write_case
 from tiny import tiny_run_config, trajectory
 
 from cl_toolkit import UserError
-from cl_toolkit.runner import Run
-from cl_toolkit.streams import build_stream
-from cl_toolkit.study_config import load_run
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.runs.run import Run
+from cl_toolkit.study.cells import load_run
 from cl_toolkit.types import Example, Message, spread
 
 HEAD = """from dataclasses import dataclass

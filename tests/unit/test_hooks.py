@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_run_config
 
 from cl_toolkit import UserError
-from cl_toolkit.runner import execute
+from cl_toolkit.runs.run import execute
 
 HEAD = "import torch\nfrom cl_toolkit import Strategy\n"
 

@@ -12,14 +12,16 @@ from files import llama_folder
 from tiny import stop_after_a_task, tiny_config
 
 import cl_toolkit as cl
-from cl_toolkit import Strategy, UserError, identity, study
-from cl_toolkit.record import read_record
+from cl_toolkit import Strategy, UserError
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.report import build
-from cl_toolkit.runner import Run
+from cl_toolkit.runs import identity
+from cl_toolkit.runs.record import read_record
+from cl_toolkit.runs.run import Run
 from cl_toolkit.sources import file_source, own_files
-from cl_toolkit.streams import build_stream
-from cl_toolkit.study_config import load_run, load_study
+from cl_toolkit.study import compare as study
+from cl_toolkit.study.cells import load_run, load_study
 
 GUEST = '''
 from cl_toolkit import Strategy

@@ -64,7 +64,7 @@ def of(module, at_once=None):
 def test_the_walk_sees_what_is_there():
     assert {"cl_toolkit.learn", "cl_toolkit.strategies.replay", "cl_toolkit.benchmarks.skills"} <= set(FILES)
     assert "strategy" in of("cl_toolkit.learn")
-    assert ("peft", False) in IMPORTS["cl_toolkit.adapters"]
+    assert ("peft", False) in IMPORTS["cl_toolkit.models.adapters"]
     assert ("torch", False) in IMPORTS["cl_toolkit.strategies.replay"]
 
 

@@ -8,8 +8,8 @@ from tiny import tiny_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cl_toolkit as cl
-from cl_toolkit.models import TinyLM, Warmup, build_tiny, byte_tokenizer, fingerprint, load
-from cl_toolkit.warmup import mixture, warmed_up
+from cl_toolkit.models.kind import TinyLM, Warmup, build_tiny, byte_tokenizer, fingerprint, load
+from cl_toolkit.runs.warmup import mixture, warmed_up
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"

@@ -5,9 +5,9 @@ import yaml
 from files import call, write_case
 
 from cl_toolkit import UserError, compare
-from cl_toolkit.plain_yaml import as_plain, parse_overrides, parse_yaml, read_yaml, to_yaml
-from cl_toolkit.scaffold import new_strategy
-from cl_toolkit.study_config import load_run, load_study
+from cl_toolkit.cli.scaffold import new_strategy
+from cl_toolkit.config.plain_yaml import as_plain, parse_overrides, parse_yaml, read_yaml, to_yaml
+from cl_toolkit.study.cells import load_run, load_study
 
 MINE = "from cl_toolkit import Strategy\n\n\nclass Mine(Strategy):\n    pass\n"
 

@@ -7,11 +7,13 @@ from pieces import ask, byte_codec, task_view, train_settings
 from tiny import TINY, tiny_config, trajectory
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from cl_toolkit import UserError, adapters
-from cl_toolkit.config import Adapter
+from cl_toolkit import UserError
+from cl_toolkit.config.schema import Adapter
+from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.engine.torch_engine import TorchEngine, trainable
-from cl_toolkit.evaluate import Evaluator
-from cl_toolkit.generate import generate, scoring_dtype
+from cl_toolkit.measure.evaluate import Evaluator
+from cl_toolkit.models import adapters
+from cl_toolkit.models.generate import generate
 from cl_toolkit.types import Task
 
 LONG, SHORT = ask("a prompt of 20 bytes", "yes", "long"), ask("four", "no", "short")
@@ -164,7 +166,7 @@ def test_what_is_kept_of_weights_is_fp32_under_bf16(tmp_path, name):
 
 
 def test_a_low_precision_is_refused_by_the_config_alone(tmp_path):
-    from cl_toolkit.fit import check_model
+    from cl_toolkit.models.fit import check_model
 
     low(None).save_pretrained(tmp_path)
     for dtype in ("bfloat16", "auto"):
@@ -175,7 +177,7 @@ def test_a_low_precision_is_refused_by_the_config_alone(tmp_path):
 
 
 def run_config(model, adapter):
-    from cl_toolkit.study_config import load_run
+    from cl_toolkit.study.cells import load_run
 
     config = tiny_config()
     config["model"] = {**model, **({"adapter": adapter} if adapter else {})}

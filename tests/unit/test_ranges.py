@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import pytest
 
-from cl_toolkit import Strategy, UserError, config, models
-from cl_toolkit.config import base_layer
+from cl_toolkit import Strategy, UserError
+from cl_toolkit.config import schema as config
+from cl_toolkit.config.schema import base_layer
+from cl_toolkit.config.typed import check_instance, typed
+from cl_toolkit.models import kind as models
 from cl_toolkit.ranges import SEED, Range, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
-from cl_toolkit.study_config import load_study
-from cl_toolkit.typed import check_instance, typed
+from cl_toolkit.study.cells import load_study
 
 OF_A_RUN = (config.RunConfig, config.StudyConfig, config.Component)  # made by the code, not read from a file
 

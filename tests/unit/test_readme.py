@@ -8,7 +8,7 @@ import yaml
 from tiny import tiny_config
 
 import cl_toolkit as cl
-from cl_toolkit.study_config import load_study
+from cl_toolkit.study.cells import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 

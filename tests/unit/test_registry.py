@@ -5,8 +5,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from cl_toolkit import Strategy, UserError, registry
+from cl_toolkit.cli.show import catalogue
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry, load_reference
-from cl_toolkit.show import catalogue
 
 
 def fresh():

@@ -10,7 +10,7 @@ import pytest
 from reported import TASKS, failed, joint, record, replay, rft, sentence, study
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.metrics import NOT_EVALUATED
+from cl_toolkit.measure.metrics import NOT_EVALUATED
 from cl_toolkit.report import build
 from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.figures import matrices

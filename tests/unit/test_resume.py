@@ -4,9 +4,11 @@ import pytest
 from files import rows, write_case, write_rows
 from tiny import stop_after_a_task
 
-from cl_toolkit import UserError, identity, models
-from cl_toolkit.runner import Run
-from cl_toolkit.study_config import load_run
+from cl_toolkit import UserError
+from cl_toolkit.models import kind as models
+from cl_toolkit.runs import identity
+from cl_toolkit.runs.run import Run
+from cl_toolkit.study.cells import load_run
 
 STRATEGY = """
 from cl_toolkit import Strategy

@@ -9,11 +9,11 @@ from tiny import tiny_config
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.jsonl import read_file
-from cl_toolkit.benchmarks.rows import Template
-from cl_toolkit.config import Prompt, base_layer
-from cl_toolkit.streams import build_stream, overlap, overlap_lines
-from cl_toolkit.study_config import load_run
-from cl_toolkit.typed import typed
+from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.typed import typed
+from cl_toolkit.data.rows import Template
+from cl_toolkit.data.streams import build_stream, overlap, overlap_lines
+from cl_toolkit.study.cells import load_run
 
 
 def prompt(**changes):

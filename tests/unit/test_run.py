@@ -6,8 +6,8 @@ import pytest
 from tiny import RFT, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
-from cl_toolkit.metrics import NOT_EVALUATED
-from cl_toolkit.runner import execute
+from cl_toolkit.measure.metrics import NOT_EVALUATED
+from cl_toolkit.runs.run import execute
 
 
 def test_anchors_are_scored_in_every_row_and_rehearsed_from_the_first_task_on(tmp_path):

@@ -8,8 +8,8 @@ import torch
 from pieces import ask
 
 from cl_toolkit import UserError
+from cl_toolkit.measure.scorers import last_number, score
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.scorers import last_number, score
 
 CASES = [
     ("class_accuracy", "3", "3", 1),

@@ -9,12 +9,12 @@ from pieces import ask
 from tiny import tiny_run_config
 
 from cl_toolkit import UserError
-from cl_toolkit.benchmarks import views
 from cl_toolkit.benchmarks.jsonl import Jsonl, read_file
 from cl_toolkit.benchmarks.skills import Skills, skill_names, split_of
-from cl_toolkit.config import Prompt, base_layer
-from cl_toolkit.streams import build_stream, task_hash
-from cl_toolkit.typed import typed
+from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.typed import typed
+from cl_toolkit.data import regimes as views
+from cl_toolkit.data.streams import build_stream, task_hash
 from cl_toolkit.types import Message, Stream, Task, spread
 
 PROMPT = typed(Prompt, base_layer()["prompt"], "prompt", "test")

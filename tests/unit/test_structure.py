@@ -8,8 +8,8 @@ from tiny import TINY, Trajectory, stop_after_a_task, tiny_run_config, trajector
 
 from cl_toolkit import UserError
 from cl_toolkit.check.runs import TASKS
-from cl_toolkit.record import comparable
-from cl_toolkit.runner import Run
+from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 
 LIVES = (None, "continue", "merge", "stack")

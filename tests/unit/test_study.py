@@ -10,9 +10,11 @@ import yaml
 from tiny import RFT, tiny_config
 
 import cl_toolkit as cl
-from cl_toolkit import Strategy, UserError, cli, study
-from cl_toolkit.record import comparable
-from cl_toolkit.study_config import load_study
+from cl_toolkit import Strategy, UserError
+from cl_toolkit.cli import app as cli
+from cl_toolkit.runs.record import comparable
+from cl_toolkit.study import compare as study
+from cl_toolkit.study.cells import load_study
 
 METHODS = {"sequential": {}, "replay": {"strategies": {"replay": {"replay_fraction": 0.5}}}}
 

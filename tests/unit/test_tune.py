@@ -3,10 +3,11 @@
 import pytest
 from tiny import tiny_config
 
-from cl_toolkit import UserError, choice, tune
-from cl_toolkit.plain_yaml import to_yaml
-from cl_toolkit.study import compare
-from cl_toolkit.study_config import load_study
+from cl_toolkit import UserError
+from cl_toolkit.config.plain_yaml import to_yaml
+from cl_toolkit.study import choice, tune
+from cl_toolkit.study.cells import load_study
+from cl_toolkit.study.compare import compare
 
 RATES = {"train.learning_rate": [1e-3, 1e-2]}
 METHODS = {"sequential": {}, "replay": {"strategies": ["replay"]}}

@@ -1,0 +1,368 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cl_toolkit.cli.console import print_answers, print_results, printable
+from cl_toolkit.errors import UserError
+from cl_toolkit.runs.checkpoint import FULL
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compare continual-learning strategies for language models and read who forgets how much, at what cost.",
+    epilog="--debug, anywhere, shows the traceback of an error.",
+)
+
+GOES_ON = "stopped; finished tasks and runs are kept, the same command goes on"
+INTERRUPTED = 130
+"""Typer's exit code for Ctrl-C."""
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A shipped config by name (see `list`), or a path.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/<name>")]
+Results = Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder that a comparison or a run wrote.")]
+
+
+def split_names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def split_seeds(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in split_names(text)]
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
+
+
+@app.command()
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="name=file.py:Class adds a method with your strategy.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the file's: 0,1,2")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    out: Out = None,
+):
+    """Run methods x orders x seeds; what is already there is kept. Writes records, tables, figures and report.html."""
+    from cl_toolkit.study.cells import load_study
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "compare: runs in one process; under a launcher use `run CONFIG --method NAME --order NAME seed=0` for each, "
+            "then `report results/<name>`"
+        )
+    if methods is not None and not split_names(methods):
+        raise UserError("--methods: is empty; expected names with commas between them")
+    study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
+    raise typer.Exit(run_comparison(study, out or Path("results") / study.name, jobs))
+
+
+def run_comparison(study, folder: Path, jobs: int) -> int:
+    """Run a comparison with live progress; print findings and the table; the exit code."""
+    from cl_toolkit.cli.progress import Progress
+    from cl_toolkit.study import compare as studies
+
+    with Progress([studies.run_name(run) for run in study.runs]) as progress:
+        found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
+    print_results(found, folder)
+    for failure in failures:
+        typer.echo(f"failed: {failure.run}: {printable(failure.error)}", err=True)
+        typer.echo(f"        traceback: {folder / 'runs' / failure.run / 'traceback.txt'}", err=True)
+    return 1 if failures else 0
+
+
+@app.command()
+def tune(
+    config: Config,
+    overrides: Overrides = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder of the trials. Default: results/<name>-tune")] = None,
+):
+    """Try the settings of the config's `search` on validation data, equally many per method; writes the chosen ones."""
+    from cl_toolkit.cli.progress import Progress
+    from cl_toolkit.report.tables import as_csv
+    from cl_toolkit.runs.checkpoint import replace_file
+    from cl_toolkit.study import choice
+    from cl_toolkit.study import compare as studies
+    from cl_toolkit.study import tune as tuning
+
+    study, trials = tuning.trials(config, overrides or [])
+    folder = out or Path("results") / study.name
+    with Progress([studies.run_name(run) for run in study.runs]) as progress:
+        found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
+    records = found.records
+    rows = choice.table(trials, records)
+    replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
+    typer.echo(rows.to_string(index=False, na_rep="–"))
+    chosen = choice.best(trials, records)
+    tuned = tuning.write_tuned(config, folder, trials, chosen, overrides or [])
+    for failure in failures:
+        typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
+    for remark in choice.remarks(trials, chosen, list(tuning.comparison_methods(config))):
+        typer.echo(f"\n{remark}")
+    typer.echo(f"\ncl-toolkit compare {tuned}")
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    method: Annotated[str | None, typer.Option(help="One of the config's methods; default: the config itself.")] = None,
+    order: Annotated[str | None, typer.Option(help="One of the config's orders, by name or number from 1.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+):
+    """One run. In a folder with an unfinished run of the same config it goes on after the last finished task. With --method
+    and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
+    from cl_toolkit.api import default_folder
+    from cl_toolkit.cli.progress import Progress
+    from cl_toolkit.study.cells import load_run
+    from cl_toolkit.study.compare import run_name
+
+    settings = load_run(config, overrides or [], method, order)
+    folder = out or default_folder(settings)
+    first = os.environ.get("RANK", "0") == "0"
+    from cl_toolkit.runs.run import execute
+
+    with Progress([run_name(settings)] if first else []) as progress:
+        name = run_name(settings)
+
+        def listen(row):
+            progress(name, row.get("fraction", -1), row["event"])
+            if row["event"] == "note":
+                progress.say(row["text"])
+
+        record = execute(settings, folder, listen)
+    if first:
+        typer.echo(f"record: {folder / 'record.json'}")
+        shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
+        for key in ("acc", "bwt", "forgetting", "learning_accuracy", "fwt"):
+            typer.echo(f"{key:20} {shown[key]}")
+
+
+@app.command()
+def demo(out: Out = None):
+    """Two tasks, sequential against replay, and the answers before and after. Under a minute."""
+    from cl_toolkit.study.cells import load_study
+
+    study = load_study("demo")
+    folder = out or Path("results") / "demo"
+    code = run_comparison(study, folder, 1)
+    if code == 0:
+        first = study.runs[0].plain["stream"]["tasks"][0]
+        typer.echo(
+            f"\nWhat the model answers to `{first}`, before, after learning it, and after the task that came next:\n"
+        )
+        print_answers(folder, first, None, 3)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(results: Results):
+    """Rebuild tables, figures and report.html from the records alone."""
+    from cl_toolkit.api import load
+    from cl_toolkit.report import build
+
+    study = load(results)
+    build(study.records, results, study.notes)
+    print_results(study, results)
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="With all settings and defaults.")] = False):
+    """Strategies, objectives, streams, scorers and shipped configs."""
+    from cl_toolkit.cli.show import catalogue
+
+    found = catalogue()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False, default=str))
+        return
+    for kind, rows in found.items():
+        typer.secho(kind, bold=True)
+        for row in rows:
+            paper = f"  [{row['paper']}]" if row.get("paper") not in (None, "ours", "standard") else ""
+            needs = "  stores examples" if row.get("needs_examples") else ""
+            typer.echo(f"  {row['name']:18} {row['summary']}{paper}{needs}")
+        typer.echo()
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None):
+    """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
+    from cl_toolkit.config.plain_yaml import to_yaml
+    from cl_toolkit.data.streams import build_stream, overlap_lines
+    from cl_toolkit.engine.choose import pick_device
+    from cl_toolkit.study import plan as plans
+    from cl_toolkit.study.cells import load_study
+
+    study = load_study(config, overrides or [])
+    typer.echo(to_yaml(study.plain))
+    rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
+    total = 0.0
+    notes: dict[str, None] = {}
+    typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
+    for run_config in study.runs:
+        stream = build_stream(run_config)
+        notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
+        notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
+        cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
+        total += cost.seconds
+        typer.echo(
+            f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
+        )
+    typer.echo(
+        f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;"
+    )
+    typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
+    for line in notes:
+        typer.echo(line)
+
+
+@app.command()
+def show(
+    config: Config,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
+):
+    """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
+    from cl_toolkit.cli.show import marked_example
+    from cl_toolkit.data.streams import build_stream, overlap_lines
+    from cl_toolkit.models.fit import check_fit
+    from cl_toolkit.models.kind import load_codec
+    from cl_toolkit.study.cells import load_run
+
+    settings = load_run(config, overrides or [])
+    stream = build_stream(settings)
+    codec = load_codec(settings.model.name, settings.model_settings, settings.prompt)
+    for note in check_fit(codec, stream, settings):
+        typer.secho(f"note: {note}", fg="yellow")
+    for task in stream.scored:
+        typer.secho(
+            f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}",
+            bold=True,
+        )
+        for example in task.train[:n]:
+            typer.echo("  " + printable(marked_example(example, codec)).replace("\n", "\n  "))
+        typer.echo()
+    for line in overlap_lines(stream, settings.evaluate.split):
+        typer.echo(line)
+
+
+@app.command()
+def check(
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="A registered name, file.py:Class or module:Class.")],
+    law: Annotated[list[int] | None, typer.Option(help="Only this law; may be given several times.")] = None,
+):
+    """Check a strategy or an objective against the laws: is it what it says, resumable, deterministic, fair?"""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from cl_toolkit.check import check as check_all
+
+    results = check_all(reference, law)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("law", "", "passed", "what was seen"):
+        table.add_column(column, overflow="fold")
+    for result in results:
+        mark = {True: Text("yes", "green"), False: Text("NO", "bold red"), None: Text("–", "dim")}[result.passed]
+        seen = Text(result.seen)
+        seen.append(f"\nWhy it matters: {result.law.why}.", "dim")
+        table.add_row(str(result.law.number), result.law.title, mark, seen)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    broken = [str(r.law.number) for r in results if r.passed is False]
+    typer.echo(f"\n{reference}: " + (f"breaks law {', '.join(broken)}" if broken else "keeps every law that applies"))
+    raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(metavar="strategy", help="What to begin: strategy.")],
+    name: Annotated[str, typer.Argument(help="In small letters: my_strategy")],
+    folder: Annotated[Path, typer.Option(help="Where to.")] = Path(),
+):
+    """Write a strategy that already keeps the laws, and its test."""
+    from cl_toolkit.cli.scaffold import new_strategy
+
+    if kind != "strategy":
+        raise UserError(f"new {kind}: expected `new strategy NAME`")
+    source, test = new_strategy(name, folder)
+    cls = "".join(part.capitalize() for part in source.stem.split("_"))
+    typer.echo(f"{source}\n{test}\n\ncl-toolkit check {source}:{cls}")
+
+
+@app.command()
+def answers(
+    results: Results,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Questions per task and run.")] = 5,
+):
+    """What the model said: before training, after learning the task, and at the end."""
+    print_answers(results, task, method, n)
+
+
+class Stopped(BaseException):
+    """The system asks this process to end."""
+
+
+def stop(number: int, frame: object) -> None:
+    """What SIGTERM and SIGHUP do: end as Ctrl-C does, workers included."""
+    raise Stopped(number)
+
+
+def main() -> None:
+    """Run the command line: errors for people in one line with exit code 2; `--debug` shows the traceback."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    # launchers of distributed jobs put --local_rank=N in front; the same number is in the environment
+    arguments = [a for a in arguments if a != "--debug" and not a.startswith("--local_rank")]
+    try:
+        code = app(args=arguments, prog_name="cl-toolkit", standalone_mode=False)
+    except (UserError, typer.exceptions.TyperException) as error:
+        if debug:
+            raise
+        if not arguments:  # the help is asked for
+            error.show()
+        else:
+            text = str(error) if isinstance(error, UserError) else error.format_message()
+            typer.echo(f"error: {printable(text)}", err=True)
+        sys.exit(2)
+    except Stopped as error:
+        typer.echo(GOES_ON, err=True)
+        sys.exit(128 + error.args[0])
+    except OSError as error:
+        if debug:
+            raise
+        if error.errno not in FULL:
+            typer.echo(f"error: {type(error).__name__}: {error} (--debug shows the traceback)", err=True)
+            sys.exit(1)
+        typer.echo(
+            f"error: the disk is full: {error.filename or 'a file'} could not be written; free some room", err=True
+        )
+        sys.exit(2)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())
+        typer.echo(f"error: {type(error).__name__}: {text} (--debug shows the traceback)", err=True)
+        sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo(GOES_ON, err=True)
+    sys.exit(code if isinstance(code, int) else 0)

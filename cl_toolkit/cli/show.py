@@ -1,0 +1,142 @@
+"""Things to read on a terminal: lists, plans, examples, answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.config.schema import shipped_configs
+from cl_toolkit.errors import UserError, did_you_mean, guest
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry
+from cl_toolkit.types import IGNORE
+
+
+def catalogue() -> dict[str, list[dict[str, Any]]]:
+    """Everything that can be named in a config: name, one line, paper, needs, settings with defaults."""
+    found = {
+        plural: [entry(registry, name) for name in registry]
+        + [{"name": name, "summary": f"cannot be used: {why}"} for name, why in registry.broken.items()]
+        for plural, registry in (
+            ("strategies", STRATEGIES),
+            ("objectives", OBJECTIVES),
+            ("streams", STREAMS),
+            ("scorers", SCORERS),
+        )
+    }
+    found["configs"] = [
+        {"name": name, "summary": path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")}
+        for name, path in shipped_configs().items()
+    ]
+    return found
+
+
+def entry(registry: Registry, name: str) -> dict[str, Any]:
+    """One entry of the catalogue; a guest's that cannot be used says why, and costs no more than its own line."""
+    try:
+        with guest(registry.origin(name), name):
+            return describe(registry, name)
+    except UserError as error:
+        return {"name": name, "summary": f"cannot be used: {error}", "from": registry.origin(name)}
+
+
+def describe(registry: Registry, name: str) -> dict[str, Any]:
+    """One entry of the catalogue."""
+    thing = registry.get(name, registry.kind)
+    row: dict[str, Any] = {"name": name, "summary": first_line(thing)}
+    tags = getattr(thing, "tags", None)
+    if tags is not None:
+        row |= {"paper": tags.paper, "needs_examples": tags.needs_examples, "zero_stages": list(tags.zero_stages)}
+        row |= {"extra_passes": tags.extra_passes, "extra_memory": tags.extra_memory}
+        row |= {"between_tasks": tags.between_tasks, "objectives": tags.objectives, "inputs": tags.inputs}
+    elif getattr(thing, "paper", None):
+        row |= {"paper": thing.paper, "zero_stages": list(thing.zero_stages)}
+    if hasattr(thing, "Config"):
+        row["settings"] = {
+            f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(thing.Config)
+        }
+    row["from"] = registry.origin(name)
+    return row
+
+
+def first_line(thing: Any) -> str:
+    """The first sentence of a docstring, on one line."""
+    text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    return text.split(". ")[0].rstrip(".")
+
+
+def marked_example(example: Any, codec: Any) -> str:
+    """A training example as the model sees it; what is trained stands between ⟦ and ⟧. An image is drawn in characters."""
+    if example.x is not None:
+        return f"{drawn(example.x)}⟦{example.target}⟧"
+    batch = codec.batch([example])
+    text, inside = "", False
+    pieces: list[tuple[bool, list[int]]] = []
+    for token, label in zip(batch.inputs["input_ids"][0].tolist(), batch.labels[0].tolist(), strict=True):
+        trained = label != IGNORE
+        if not pieces or pieces[-1][0] != trained:
+            pieces.append((trained, []))
+        pieces[-1][1].append(token)
+    for inside, ids in pieces:
+        decoded = codec.tokenizer.decode(ids, skip_special_tokens=False)
+        text += f"⟦{decoded}⟧" if inside else decoded
+    return text
+
+
+def drawn(x: Any) -> str:
+    """An array as characters from light to dark, a line per row; one that is no image in one line of numbers."""
+    if x.dim() < 2:
+        return " ".join(f"{value:.2g}" for value in x.flatten().tolist()) + " "
+    shades, image = " .:-=+*#%@", x.reshape(-1, *x.shape[-2:])[0]
+    scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9) * (len(shades) - 1)
+    return "".join("".join(2 * shades[round(v)] for v in row) + "\n" for row in scaled.tolist())
+
+
+def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:
+    """What the model said to the first n questions of a task: before training, after learning it, and at the end."""
+    from cl_toolkit.api import load
+    from cl_toolkit.runs.record import run_folder
+
+    rows = []
+    found = load(folder)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for record in found.records:
+        if record["status"] != "finished" or (
+            method is not None and record["method"].replace("-", "_") != method.replace("-", "_")
+        ):
+            continue
+        place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / run_folder(record)
+        names = record["tasks"]
+        if task is not None and task not in names:
+            raise UserError(f"{folder}: no task {task!r}{did_you_mean(task, names)}")
+        for name in [task] if task else names:
+            moments = {"before": 0, "learned": names.index(name) + 1, "end": len(names)}
+            said = {
+                moment: read_answers(place / "answers" / f"row-{row}.jsonl", name, record["answers"])
+                for moment, row in moments.items()
+            }
+            for i, last in enumerate(said["end"][:n] or said["learned"][:n]):
+                row = {"method": record["method"], "seed": str(record["seed"]), "task": name}
+                row |= {"question": last["question"], "target": last["target"]}
+                row |= {moment: answers[i]["answer"] if i < len(answers) else "–" for moment, answers in said.items()}
+                rows.append(row)
+    if not rows:
+        raise UserError(f"{folder}: no answers of {method or 'any method'} here")
+    return rows
+
+
+def read_answers(path: Path, task: str, checksums: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The answers of one row to one task; [] where it was not scored then, or the file is not the one that the record knows."""
+    if path.name not in checksums:
+        return []
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+        return []  # named by `load`
+    rows = (json.loads(line) for line in content.decode().split("\n") if line)
+    return [row for row in rows if row["task"] == task]

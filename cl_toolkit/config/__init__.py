@@ -1,0 +1,1 @@
+"""YAML to plain data to frozen dataclasses; what cannot work is refused."""

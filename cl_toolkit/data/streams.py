@@ -1,0 +1,177 @@
+"""From a config to a stream: build, limit, order, view, check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cl_toolkit.config.refusals import task_names
+from cl_toolkit.data import regimes as views
+from cl_toolkit.errors import UserError, guest, listed, quoted
+from cl_toolkit.models.kind import MLP, NetSettings, SmallCNN
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STREAMS, made
+from cl_toolkit.sources import digest_of
+from cl_toolkit.types import Example, Message, Stream, Task
+
+if TYPE_CHECKING:
+    from cl_toolkit.config.schema import RunConfig
+
+
+def build_stream(config: RunConfig) -> Stream:
+    """The stream of a run, checked: every task has training examples and examples to be scored on."""
+    section = config.stream
+    names = section.tasks or task_names(config, "the config")
+    builder = made(STREAMS.get(section.name, "stream.name"), config.stream_settings, "stream.name")
+    stream = Stream.of(
+        section.name,
+        read_tasks(builder, names, config.prompt, section.name),
+        read_tasks(builder, section.anchors, config.prompt, section.name),
+    )
+    check_ids(stream)
+    stream = views.limit(stream, section.limit.train, section.limit.valid, section.limit.test)
+    if section.order:
+        stream = views.order(stream, section.order)
+    split = config.evaluate.split
+    path = getattr(config.stream_settings, "path", None)
+    place = f"stream.name: {section.name}" if path is None else f"stream.path: {path}"
+    for task in (*stream.scored, *stream.anchors):
+        if not task.train and task in stream.scored:
+            raise UserError(f"{place}: task {task.name}: has no training examples")
+        scored = getattr(task, split)
+        if not scored:
+            raise UserError(
+                f"{place}: task {task.name}: has no {split} examples to be scored on (evaluate.split: {split})"
+            )
+        mode = getattr(SCORERS.get(task.scorer, f"task {task.name}: scorer"), "mode", "generate")
+        closed = all(e.choices is not None for e in (*task.train, *scored))
+        if mode == "choices" and not closed:
+            raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
+        if section.scenario == "class" and (mode != "choices" or not closed):
+            raise UserError(
+                f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
+                f"(choices or class_accuracy), got {task.scorer}"
+            )
+    if isinstance(config.model_settings, NetSettings):
+        check_arrays(stream, config.model_settings, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
+    return views.VIEWS[section.view](stream) if section.view else stream
+
+
+def read_tasks(builder: Any, names: Sequence[str], prompt: Any, stream: str) -> list[Task]:
+    """What a stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
+    place = f"stream.name: {stream}"
+    with guest(place, f"{type(builder).__name__}.tasks"):
+        tasks = builder.tasks(list(names), prompt)
+    place = f"{place}: {type(builder).__name__}.tasks"
+    if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, Task) for task in tasks):
+        raise UserError(f"{place}: expected a list of Task, got {quoted(tasks)}")
+    if [task.name for task in tasks] != list(names):
+        raise UserError(f"{place}: expected the tasks {listed(names)}, got {listed(str(task.name) for task in tasks)}")
+    for task in tasks:
+        for split in ("train", "valid", "test"):
+            examples = getattr(task, split)
+            if not isinstance(examples, (list, tuple)):
+                raise UserError(
+                    f"{place}: task {task.name}: {split}: expected a tuple of Example, got {quoted(examples)}"
+                )
+            for example in examples:
+                check_example(example, f"{place}: task {task.name}: {split}")
+    return [replace(t, train=tuple(t.train), valid=tuple(t.valid), test=tuple(t.test)) for t in tasks]
+
+
+def check_example(example: Any, place: str) -> None:
+    """The types that everything after relies on."""
+    if not isinstance(example, Example):
+        raise UserError(f"{place}: expected examples, got {quoted(example)}")
+    if not isinstance(example.id, str):
+        raise UserError(f"{place}: id: expected text, got {quoted(example.id)}")
+    if not isinstance(example.target, str):
+        raise UserError(f"{place}: example {example.id}: target: expected text, got {quoted(example.target)}")
+    if not isinstance(example.messages, tuple) or not all(isinstance(m, Message) for m in example.messages):
+        raise UserError(f"{place}: example {example.id}: messages: expected a tuple of Message")
+
+
+def check_ids(stream: Stream) -> None:
+    """An example is found by its id, over all tasks and splits: its scorer, its tokens, its answers."""
+    owner: dict[str, str] = {}
+    for task in (*stream.scored, *stream.anchors):
+        for split in ("train", "valid", "test"):
+            here = f"task {task.name}, {split}"
+            for example in getattr(task, split):
+                if example.id in owner:
+                    raise UserError(
+                        f"stream.name: {stream.name}: two examples have the id {quoted(example.id)} "
+                        f"({owner[example.id]}; {here}); ids must differ over all tasks and splits"
+                    )
+                owner[example.id] = here
+
+
+def overlap(stream: Stream, split: str = "test") -> dict[str, int]:
+    """Task -> how many examples of its scored split also stand in its training data, with the same question and the same
+    target; tasks without any are left out."""
+    found = {}
+    for task in (*stream.scored, *stream.anchors):
+        trained = set(map(_content, task.train))
+        count = sum(_content(example) in trained for example in getattr(task, split))
+        if count:
+            found[task.name] = count
+    return found
+
+
+def overlap_lines(stream: Stream, split: str = "test") -> list[str]:
+    """What `overlap` found, in words, a line per task."""
+    sizes = {task.name: len(getattr(task, split)) for task in (*stream.scored, *stream.anchors)}
+    return [
+        f"{name}: {count} of {sizes[name]} {split} examples also stand in the training data"
+        for name, count in overlap(stream, split).items()
+    ]
+
+
+def _content(example: Example) -> tuple:
+    turns = tuple((m.role, m.content, repr(m.extra) if m.extra else "") for m in example.messages)
+    return turns, example.text, example.target, None if example.x is None else example.x.numpy().tobytes()
+
+
+def check_arrays(stream: Stream, settings: NetSettings, brings_head: bool) -> None:
+    """The arrays and classes must fit the net."""
+    for task in (*stream.scored, *stream.anchors):
+        for example in task.train:
+            shape = tuple(example.x.shape)
+            if isinstance(settings, MLP) and example.x.numel() != settings.input_size:
+                raise UserError(
+                    f"model.input_size: expected {example.x.numel()}, as task {task.name} has arrays of shape {shape}, "
+                    f"got {settings.input_size}"
+                )
+            if isinstance(settings, SmallCNN) and (len(shape) != 3 or shape[0] != settings.channels):
+                raise UserError(
+                    f"model.channels: {settings.channels}: expected images of shape ({settings.channels}, H, W), task "
+                    f"{task.name} has {shape}"
+                )
+            if not brings_head and example.y >= settings.num_classes:
+                raise UserError(
+                    f"model.num_classes: expected more than {example.y}, the index of a class of task {task.name}, "
+                    f"got {settings.num_classes}"
+                )
+
+
+def task_hash(task: Task) -> str:
+    """A hash over everything of a task that can change a number: every field of every example of each split, and the scorer."""
+    return digest_of(_parts(task))
+
+
+def _parts(task: Task) -> Iterator[bytes]:
+    yield task.scorer.encode()
+    for split in ("train", "valid", "test"):
+        yield split.encode()
+        for e in getattr(task, split):
+            turns = [(m.role, m.content, plain_text(m.extra)) for m in e.messages]
+            yield repr((e.id, turns, e.target, e.choices, plain_text(e.tools), e.text, e.y)).encode("utf-8", "replace")
+            for value in (e.x, *(e.extra[key] for key in sorted(e.extra))):
+                if value is not None:
+                    yield value.numpy().tobytes() if hasattr(value, "numpy") else plain_text(value).encode()
+
+
+def plain_text(value: Any) -> str:
+    """A plain value as one text, whatever order its keys came in."""
+    return json.dumps(value, sort_keys=True, default=repr)

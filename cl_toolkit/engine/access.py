@@ -1,0 +1,72 @@
+"""Access to the model inside an engine: the plain module, its mode and precision when it is asked, other weights for a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cl_toolkit.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = LazyModule("torch")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The plain module inside an engine, or the module itself."""
+    return model.module if hasattr(model, "allreduce_gradients") else model
+
+
+def in_lockstep(model: nn.Module) -> bool:
+    """Whether every process must make the same number of forwards: under ZeRO-3, where each holds a shard of each weight."""
+    return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
+
+
+@contextmanager
+def eval_mode(model: nn.Module):
+    """Eval mode (no dropout); the mode of every module is put back (a frozen part may have been in eval mode)."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def scoring_dtype(model: nn.Module) -> torch.dtype:
+    """The precision in which a model is scored."""
+    module = unwrapped(model)
+    return getattr(module, "scoring_dtype", None) or next(module.parameters()).dtype
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """No gradient, eval mode, and the one precision in which this model is scored: `scoring_dtype` of the module, by
+    autocast; its own weights' precision where it has none."""
+    dtype = getattr(unwrapped(model), "scoring_dtype", None)
+    kind = next(model.parameters()).device.type
+    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model):
+        yield model
+
+
+@contextmanager
+def swapped(model: nn.Module, values: Mapping[str, Tensor]):
+    """The model with other values of some weights, whole by name, for forwards without gradient."""
+    module = unwrapped(model)
+    if hasattr(module, "swapped_shards"):  # ZeRO-3: a weight is a shard, and the engine knows how to exchange it
+        with module.swapped_shards(values):
+            yield model
+        return
+    parameters = dict(module.named_parameters())
+    before = {name: parameters[name].data for name in values}
+    try:
+        for name, value in values.items():
+            parameters[name].data = value
+        yield model
+    finally:
+        for name, value in before.items():
+            parameters[name].data = value

@@ -1,0 +1,177 @@
+"""LoRA adapters: add, merge, freeze, stack, disable, snapshot. The only door to peft.
+
+The life cycle belongs to the model, not to a strategy: one adapter trained on and on (`continue`), merged into the
+weights and started afresh after each task (`merge`), or frozen and a new one added (`stack`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cl_toolkit.engine.access import eval_mode, unwrapped
+from cl_toolkit.errors import UserError, short
+from cl_toolkit.models.encoder import Encoder
+from cl_toolkit.models.targets import check_targets, stores_transposed
+from cl_toolkit.seeds import seed_from
+
+if TYPE_CHECKING:
+    from cl_toolkit.config.schema import Adapter
+
+
+def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
+    """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
+    from the global generator."""
+    if adapter is None or (adapter.between_tasks == "continue" and index > 0):
+        return model
+    if isinstance(model, Encoder):
+        model.backbone = begin_task(model.backbone, adapter, index, seed)
+        return model
+    name = f"task{index}"
+    with torch.random.fork_rng(devices=[]), _told():
+        torch.manual_seed(seed_from(seed, "adapter", index))
+        if adapter.between_tasks != "stack" or index == 0:
+            from peft import get_peft_model
+
+            transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
+            return get_peft_model(model, _lora(model, adapter, transposed), adapter_name=name)
+        model.add_adapter(name, _lora(model, adapter, model.peft_config["task0"].fan_in_fan_out))
+    model.base_model.set_adapter([f"task{i}" for i in range(index + 1)])
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad = f".{name}." in parameter_name
+    return model
+
+
+def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
+    """PEFT's settings of an adapter."""
+    from peft import LoraConfig
+
+    wanted = adapter.target_modules
+    return LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        use_rslora=adapter.use_rslora,
+        fan_in_fan_out=transposed,
+        task_type="CAUSAL_LM" if model.can_generate() else None,
+    )
+
+
+@contextmanager
+def _told():
+    """What PEFT raises, in one line; without the warnings about which no user can do anything."""
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads a deprecated attribute of transformers 5 here
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # where both kinds of layers are there, PEFT turns the setting for each of them
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
+        # harmless where nothing is merged; `check_targets` refuses the rest
+        warnings.filterwarnings("ignore", ".*tied|Model has `tie_word_embeddings", UserWarning)
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())
+            raise UserError(f"model.adapter: PEFT refuses it: {type(error).__name__}: {short(what, 200)}") from error
+
+
+def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
+    """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model,
+    with all that was hung on the adapted one."""
+    if adapter is None or adapter.between_tasks != "merge":
+        return model
+    if isinstance(model, Encoder):
+        model.backbone = end_task(model.backbone, adapter)
+        return model
+    own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
+    own_weights = dict(model.named_parameters(recurse=False))
+    with _told():
+        merged = model.merge_and_unload()
+    if hasattr(merged, "peft_config"):
+        del merged.peft_config
+    for name, value in {**own_modules, **own_weights}.items():
+        setattr(merged, name, value)
+    return merged
+
+
+def merged_with_error(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, float]:
+    """`end_task`, and the largest change of a logit on `inputs` that it made."""
+
+    def logits(module: nn.Module) -> Tensor:
+        with torch.no_grad(), eval_mode(module):
+            return module(**inputs).logits.float()
+
+    before = logits(model)
+    model = end_task(model, adapter)
+    return model, float((logits(model) - before).abs().max())
+
+
+def plain_name(name: str) -> str:
+    """A weight's name as it is without an adapter."""
+    return name.replace("base_model.model.", "", 1).replace(".base_layer.", ".")
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every layer with an adapter, by a name that survives merging."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in unwrapped(model).named_modules():
+        if isinstance(module, LoraLayer):
+            yield name.replace("base_model.model.", "", 1), module
+
+
+def pairs(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+    """(layer name, A (r, d_in), B (d_out, r), scaling) of the adapter that is being trained."""
+    for name, layer in layers(model):
+        adapter = layer.active_adapters[-1]
+        yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
+
+
+def pair_names(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Layer name -> names of the weights (A, B) of the adapter that is being trained, as `penalty` gets to see them."""
+    names = {id(p): name for name, p in unwrapped(model).named_parameters()}
+    return {name: (names[id(a)], names[id(b)]) for name, a, b, _ in pairs(model)}
+
+
+def frozen_pairs(model: nn.Module) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
+    """(layer name, [(A, B) of each earlier adapter of a stack, oldest first])."""
+    for name, layer in layers(model):
+        yield name, [(layer.lora_A[a].weight, layer.lora_B[a].weight) for a in layer.active_adapters[:-1]]
+
+
+def loaded(model: nn.Module) -> dict[str, int]:
+    """Name -> number of weights of each adapter that is active in the forward, the one that is trained last; {} without."""
+    counts: dict[str, int] = {}
+    for _, layer in layers(model):
+        for name in layer.active_adapters:
+            size = layer.lora_A[name].weight.numel() + layer.lora_B[name].weight.numel()
+            counts[name] = counts.get(name, 0) + size
+    return counts
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
+    module = unwrapped(model)
+    beside = isinstance(module, Encoder)
+    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (beside and not n.startswith("backbone."))}
+
+
+@contextmanager
+def disabled(model: nn.Module):
+    """The model without its adapters. PEFT switches `requires_grad` on for every active adapter afterwards, which would
+    train the frozen ones of a stack; it is put back here."""
+    module = unwrapped(model)
+    before = {p: p.requires_grad for p in module.parameters()}
+    try:
+        with (module.backbone if isinstance(module, Encoder) else module).disable_adapter():
+            yield model
+    finally:
+        for parameter, flag in before.items():
+            parameter.requires_grad = flag

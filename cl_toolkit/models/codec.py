@@ -1,0 +1,255 @@
+"""Examples as tensors: text to tokens and back (prompts, answers, padding), and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import torch
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from cl_toolkit.config.schema import Prompt
+
+
+class Codec:
+    """A tokenizer and the one way in which a conversation is written.
+
+    With the tokenizer's chat template the prompt is all that the template writes before an answer; without one it is the
+    turns joined by new lines and `prompt.suffix`. Training, likelihood choices and rollouts write an answer by `answer` and
+    read it by `said`: `said(answer(example, text)) == text`. Of a conversation the last assistant turn is the answer;
+    earlier ones are context. A prompt of more than `prompt.max_prompt_length` tokens is cut in the middle of its longest
+    turn, so that what the template writes, the beginning and the end of that turn stay.
+
+    stops: ids that end an answer: the tokenizer's end of sequence, the template's end mark, and the model's own list
+    (`stops`). positions: how many tokens the model has places for; None: any number. rows: how many tokens the model knows;
+    padding, which is masked, is by one of them.
+    truncated: prompts that were cut, each counted once.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: Prompt,
+        stops: Iterable[int] = (),
+        positions: int | None = None,
+        rows: int | None = None,
+    ):
+        self.tokenizer, self.prompt, self.positions = tokenizer, prompt, positions
+        self.eos = tokenizer.eos_token_id
+        pad = tokenizer.pad_token_id
+        self.pad = self.eos if pad is None or (rows is not None and pad >= rows) else pad
+        self.bos = tokenizer.bos_token_id
+        self.guard = Guard(tokenizer)
+        self.templated = prompt.chat_template == "auto" and bool(tokenizer.chat_template)
+        self.write = (
+            ChatTemplate(tokenizer, prompt.chat_template_kwargs, date.fromisoformat(prompt.date), prompt.thoughts)
+            if self.templated
+            else Lines(prompt.suffix)
+        )
+        self.truncated_ids: set[str] = set()
+        self._cache: dict[tuple, tuple[list[int], list[int]]] = {}
+        self._answers: dict[str, list[int]] = {}
+        self._learn_frame()
+        self.stops = frozenset({self.eos, self.end, *stops} - {None})
+
+    def _learn_frame(self) -> None:
+        """What stands around every answer, from one short conversation.
+
+        end: the id that ends a trained answer. anchor: the last character before the answer. lead: blanks before the answer
+        that the tokenizer makes one token with the answer's first word; they belong to its tokens, not to the prompt's.
+        """
+        try:
+            before, after = self.write([{"role": "user", "content": "q"}])
+        except Refused as why:
+            raise UserError(f"model.name: the chat template cannot be used: {why}") from why
+        marks = self.guard.encode(after)
+        special = set(self.tokenizer.all_special_ids)
+        self.end = next((token for token in marks if token in special), self.eos)
+        text_after = after.split(self.tokenizer.decode([self.end]))[0] if self.end in marks else after
+        if text_after.strip():
+            raise UserError(
+                f"model.name: its chat template writes {text_after!r} after an answer and no mark that ends it"
+            )
+        stripped = before.rstrip(" ")
+        blanks, self.anchor = before[len(stripped) :], stripped[-1:] or "\n"
+        alone, beside = self.guard.as_text(self.anchor + blanks), self.guard.as_text(self.anchor + blanks + "a")
+        self.lead = blanks if beside[: len(alone)] != alone else ""
+        self._anchor_ids = self.guard.as_text(self.anchor)
+
+    # prompts --------------------------------------------------------------------------------------------------------
+
+    def ids(self, example: Example) -> tuple[list[int], list[int]]:
+        """(prompt, answer) as token ids; the answer ends with its end mark."""
+        key = (example.messages, example.target, repr(example.tools))
+        if key not in self._cache:
+            prompt = self._whole_prompt(example, example.messages)
+            # not a matter of the answer's length, which must not be readable from the prompt
+            if len(prompt) > self.prompt.max_prompt_length:
+                self.truncated_ids.add(example.id)
+                prompt = self._cut_prompt(example)
+            self._cache[key] = prompt, self.answer(example, example.target)
+        prompt, answer = self._cache[key]
+        if self.positions is not None and len(prompt) + len(answer) > self.positions:
+            raise UserError(
+                f"{example.id}: prompt and answer have {len(prompt)} + {len(answer)} tokens, the model has "
+                f"{self.positions} positions; lower prompt.max_prompt_length"
+            )
+        return prompt, answer
+
+    def length(self, example: Example) -> int:
+        """Tokens of the prompt."""
+        return len(self.ids(example)[0])
+
+    @property
+    def truncated(self) -> int:
+        return len(self.truncated_ids)
+
+    def _whole_prompt(self, example: Example, messages: Sequence) -> list[int]:
+        try:
+            turns = [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
+            tools = self.guard(example.tools)
+            own = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+            own = [] if turns and turns[0]["role"] == "system" else own
+            text = self._before(own, turns, tools)
+        except Refused as why:
+            raise UserError(f"{example.id}: the conversation cannot be written: {why}") from why
+        ids = self.guard.encode(text.removesuffix(self.lead) if self.lead else text)
+        return ids if self.templated or self.bos is None else [self.bos, *ids]
+
+    def _before(self, own: list, turns: list, tools: list) -> str:
+        """The text before the answer. What a template would leave out without a word is refused."""
+        try:
+            text = self.write([*own, *turns], tools)[0]
+        except Refused as why:
+            if own:
+                self.write(turns, tools)  # refuses it for another reason, or it is the system turn
+                raise UserError(f"prompt.system: the model's chat template takes no system turn: {why}") from why
+            raise
+        for turn in (*own, *turns):
+            if turn["role"] == "system" and turn["content"].strip() not in text:
+                where = "prompt.system" if own else "the system turn"
+                raise Refused(f"{where}: the chat template leaves it out")
+        without = [{k: v for k, v in turn.items() if k != "tool_calls"} for turn in turns]
+        if without != turns and self.write([*own, *without], tools)[0] == text:
+            raise Refused("tool_calls: the chat template leaves them out")
+        if tools and self.write([*own, *turns], ())[0] == text:
+            raise Refused("tools: the chat template leaves them out")
+        return text
+
+    def _cut_prompt(self, example: Example) -> list[int]:
+        """The prompt with as many characters of its longest turn as there is room for, from its beginning and its end."""
+        from dataclasses import replace
+
+        longest = max(range(len(example.messages)), key=lambda i: len(example.messages[i].content))
+        turn, room = example.messages[longest], self.prompt.max_prompt_length
+
+        def with_characters(n: int) -> list[int]:
+            head, tail = n - n // 2, n // 2
+            text = turn.content[:head] + (turn.content[-tail:] if tail else "")
+            messages = list(example.messages)
+            messages[longest] = replace(turn, content=text)
+            return self._whole_prompt(example, messages)
+
+        best = with_characters(0)
+        if len(best) > room:
+            raise UserError(
+                f"{example.id}: prompt.max_prompt_length: {room}: what stands around its longest turn has {len(best)} tokens"
+            )
+        low, high = 0, len(turn.content)
+        while high - low > 1:
+            middle = (low + high) // 2
+            tokens = with_characters(middle)
+            low, high, best = (middle, high, tokens) if len(tokens) <= room else (low, middle, best)
+        return best
+
+    # answers --------------------------------------------------------------------------------------------------------
+
+    def answer(self, example: Example, text: str) -> list[int]:
+        """The tokens of an answer, its end mark last: the one way in which an answer is trained, chosen and rolled out."""
+        if text not in self._answers:
+            whole = self.guard.as_text(self.anchor + self.lead + text)
+            start = len(self._anchor_ids)
+            ids = whole[start:] if whole[:start] == self._anchor_ids else self.guard.as_text(self.lead + text)
+            ids = [*ids, self.end]
+            if self.said(ids) != text:
+                ids = [*self.guard.as_text(text), self.end]
+            if self.said(ids).strip() != text.strip():
+                back = self.said(ids)
+                raise UserError(
+                    f"{example.id}: the tokenizer cannot write the answer {text[:60]!r}: read back it is {back[:60]!r}"
+                )
+            self._answers[text] = ids
+        return self._answers[text]
+
+    def said(self, ids: Sequence[int]) -> str:
+        """The text of an answer's tokens, up to the first stop, without the blanks that the template writes before it."""
+        text = self.decode([*self._anchor_ids, *ids]).removeprefix(self.decode(self._anchor_ids))
+        return text.removeprefix(self.lead)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Tokens as text, up to the first stop; control tokens are left out."""
+        ids = list(ids)
+        end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether an answer came to its end, rather than being cut at a limit."""
+        return bool(ids) and ids[-1] in self.stops
+
+    # batches --------------------------------------------------------------------------------------------------------
+
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Rows of prompts alone, without targets."""
+        return self.batch(examples, [()] * len(examples))
+
+    def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
+        """Right-padded rows of prompt and answer; labels are the answer's tokens. Rows without a target have none.
+
+        answers: tokens to put in place of the examples' own targets (choices, rollouts).
+        """
+        rows, labels = [], []
+        for i, example in enumerate(examples):
+            prompt, answer = self.ids(example)
+            answer = list(answers[i]) if answers is not None else answer
+            filler = example.source in WITHOUT_TARGET
+            rows.append([*prompt, *answer])
+            labels.append([IGNORE] * len(prompt) + ([IGNORE] * len(answer) if filler else answer))
+        width = max(map(len, rows))
+        return Batch(
+            inputs={
+                "input_ids": torch.tensor([row + [self.pad] * (width - len(row)) for row in rows]),
+                "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
+            },
+            labels=torch.tensor([row + [IGNORE] * (width - len(row)) for row in labels]),
+            examples=tuple(examples),
+        )
+
+
+class ArrayCodec:
+    """Examples that are arrays already: `x` (B, ...) and classes (B,). Does for nets what `Codec` does for language models."""
+
+    def __init__(self):
+        self.truncated_ids: set[str] = set()
+        self.truncated = 0
+
+    def length(self, example: Example) -> int:
+        """All arrays of a task are of one size."""
+        return example.x.numel()
+
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Arrays without their classes."""
+        x = torch.stack([example.x for example in examples])
+        return Batch(inputs={"x": x}, labels=torch.full((len(x),), IGNORE), examples=tuple(examples))
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Arrays and classes. Rows without a target have none."""
+        batch = self.prompts(examples)
+        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
+        return batch

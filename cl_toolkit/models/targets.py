@@ -1,0 +1,81 @@
+"""Which layers an adapter goes to: they exist, they are linear, and merging into them changes nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
+from cl_toolkit.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.config.schema import Adapter
+
+nn_ = LazyModule("torch.nn")
+KEY = "model.adapter.target_modules"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether an adapter's update of a layer is one matrix B A."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (nn_.Linear, Conv1D))
+
+
+def stores_transposed(module: nn.Module) -> bool:
+    """Whether a linear layer's weight is (in, out), as PEFT's `fan_in_fan_out` says."""
+    return not isinstance(module, nn_.Linear)
+
+
+def named(model: nn.Module, wanted: tuple[str, ...] | str) -> dict[str, nn.Module]:
+    """The layers that a setting names, as PEFT reads it: whole names or their ends; a text is a pattern of whole names."""
+    if wanted == "all-linear":
+        head = model.get_output_embeddings()
+        return {name: m for name, m in model.named_modules() if is_linear(m) and m is not head}
+    found: dict[str, nn.Module] = {}
+    for entry in [wanted] if isinstance(wanted, str) else wanted:
+        here = {
+            name: m for name, m in model.named_modules() if name and _is_named(entry, name, isinstance(wanted, str))
+        }
+        if not here:
+            known = {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)}
+            raise UserError(f"{KEY}: no layer {_shown(entry, wanted)}{did_you_mean(entry, known).replace(chr(39), '')}")
+        found |= here
+    if not found:
+        raise UserError(f"{KEY}: is empty; expected names of layers, or all-linear")
+    return found
+
+
+def _is_named(entry: str, name: str, pattern: bool) -> bool:
+    if not pattern:
+        return name == entry or name.endswith(f".{entry}")
+    try:
+        return re.fullmatch(entry, name) is not None
+    except re.error as error:
+        raise UserError(f"{KEY}: {quoted(entry)} is no pattern: {error}") from None
+
+
+def _shown(entry: str, wanted: tuple[str, ...] | str) -> str:
+    return entry if not isinstance(wanted, str) else f"matches {quoted(entry)} (a text is a pattern; names: a list)"
+
+
+def check_targets(model: nn.Module, adapter: Adapter) -> dict[str, nn.Module]:
+    """The layers of a model that gets its first adapter; raises UserError for one that cannot have it."""
+    found = named(model, adapter.target_modules)
+    for name, module in found.items():
+        if not is_linear(module):
+            linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)})
+            raise UserError(
+                f"{KEY}: {name} is a {type(module).__name__}; expected linear layers: {listed(linear)}, or all-linear"
+            )
+    if adapter.between_tasks == "merge":
+        for name, module in found.items():
+            for other, owner in model.named_modules():
+                if owner is not module and any(w is module.weight for w in owner.parameters(recurse=False)):
+                    raise UserError(
+                        f"{KEY}: {name} shares its weight with {other}, so that merging would change that too; leave it out, "
+                        "or use between_tasks: continue or stack"
+                    )
+    return found

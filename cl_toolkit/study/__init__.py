@@ -1,0 +1,1 @@
+"""Many runs: a comparison's cells, workers, tuning, planning."""

@@ -1,0 +1,334 @@
+"""From a file and a command line to the runs of a comparison."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
+from cl_toolkit.config.schema import (
+    COMPARISON_KEYS,
+    RunConfig,
+    StudyConfig,
+    base_layer,
+    build_run,
+    find_config,
+    merge,
+    normalise,
+    read_layers,
+)
+from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.ranges import SEED
+from cl_toolkit.registry import canonical
+from cl_toolkit.strategy import Strategy
+
+Layer = tuple[str, dict[str, Any]]
+HERE = "@"  # stands for the file to blame, until it is known
+
+
+def load_layers(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[str, list[Layer]]:
+    """(name, layers from the most general to the command line) of a shipped config, a file, or a dict."""
+    base = base_layer()
+    if isinstance(overrides, str) or not all(isinstance(item, str) for item in overrides):
+        raise UserError(f"overrides: expected a list such as ['train.max_steps=3'], got {quoted(overrides)}")
+    if isinstance(source, Mapping):
+        name, layers = "study", [("the config", as_plain(source, "the config"))]
+    else:
+        path = find_config(str(source))
+        name, layers = path.stem, read_layers(path)
+    layers.append(("command line", parse_overrides(list(overrides)) if overrides else {}))
+    layers = [(where, normalise(layer, where)) for where, layer in layers]
+    for where, layer in layers:
+        for key in layer:
+            if key not in base:
+                raise UserError(f"{where}: {short(key)}: unknown key{did_you_mean(key, base)}")
+    return name, [("base.yaml", base), *layers]
+
+
+def load_study(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    methods: Sequence[str] | Mapping[str, Any] | None = None,
+    add: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
+) -> StudyConfig:
+    """Every run of a comparison, checked. Raises UserError, before a model is loaded.
+
+    methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
+    `name=file.py:Class` adds a method with that strategy alone. seeds: instead of the file's.
+    """
+    name, layers = load_layers(source, overrides)
+    where = layers[-2][0]
+    plain = flatten(layers)
+    plain["name"] = plain["name"] or name
+    if "seed" in layers[-1][1]:
+        raise UserError("command line: seed: is of one run; a comparison takes seeds=[0,1] or --seeds 0,1")
+    chosen = chosen_methods(plain["methods"], methods, add)
+    seeds = check_seeds(plain["seeds"] if seeds is None else seeds, holder(layers, "seeds"))
+    orders = check_orders(plain["orders"], holder(layers, "orders"))
+    check_folder_name(plain["name"], f"{where}: name")
+    check_folders(chosen, f"{where}: methods")
+    for label, difference in chosen.items():
+        check_difference(difference, f"{where}: methods.{label}")
+    check_strategy_overrides(layers[-1], plain, chosen, where)
+    runs, resolved = [], {}
+    for label, difference in chosen.items():
+        difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
+        resolved[label] = difference
+        for order in orders:
+            for seed in seeds:
+                config = method_config(plain, difference, layers, order, seed)
+                runs.append(checked(config, layers, label, order_name(order), instances))
+    shown = {**plain, "methods": resolved, "seeds": seeds}
+    return StudyConfig(name=plain["name"], runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown)
+
+
+def holder(layers: Sequence[Layer], key: str) -> str:
+    """The file (or the command line) that sets a key; the config itself where none does."""
+    return next((where for where, layer in reversed(layers[1:]) if key in layer), layers[-2][0])
+
+
+def chosen_methods(
+    own: Mapping[str, Any] | None, methods: Sequence[str] | Mapping[str, Any] | None, add: Sequence[str]
+) -> dict[str, Any]:
+    """The methods of a comparison: the file's own and the added ones, of these the named ones."""
+    chosen = dict(own or {"sequential": {}})
+    for item in add:
+        label, separator, reference = item.partition("=")
+        if not separator or ":" not in reference:
+            raise UserError(f"--add {short(item)}: expected name=file.py:Class or name=package.module:Class")
+        if label in chosen:
+            raise UserError(f"--add {short(item)}: there is already a method {quoted(label)}")
+        chosen[label] = {"strategies": {reference: {}}}
+    if methods is None:
+        return chosen
+    if isinstance(methods, Mapping):
+        return chosen | as_plain(methods, "methods")
+    if isinstance(methods, str) or not methods:
+        raise UserError(f"methods: expected a list of names, got {quoted(methods)}{did_you_mean('', chosen)}")
+    names = [find_name(name, chosen) for name in methods]
+    refuse_doubles(names, "methods")
+    return {name: chosen[name] for name in names}
+
+
+def refuse_doubles(names: Sequence[Any], where: str) -> None:
+    """Nothing is run twice, so nothing may be named twice."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{where}: {short(str(name))} is given twice")
+
+
+def check_seeds(seeds: Any, where: str) -> list[int]:
+    """The seeds of a comparison."""
+    whole = isinstance(seeds, (list, tuple)) and all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+    if not whole or not seeds:
+        raise UserError(f"{where}: seeds: expected a list of whole numbers, got {quoted(seeds)}")
+    for seed in seeds:
+        if seed not in SEED:
+            raise UserError(f"{where}: seeds: expected whole numbers in [0, 2^63), got {quoted(seed)}")
+    refuse_doubles(seeds, f"{where}: seeds")
+    return list(seeds)
+
+
+def check_orders(orders: Any, where: str) -> list[list[str] | None]:
+    """The orders of a comparison; [None] for the stream's own alone."""
+    if orders is None or orders == []:
+        return [None]
+    if not isinstance(orders, list) or not all(o is None or isinstance(o, list) for o in orders):
+        raise UserError(f"{where}: orders: expected lists of task names, got {quoted(orders)}")
+    refuse_doubles(["the stream's own" if o is None else ", ".join(map(str, o)) for o in orders], f"{where}: orders")
+    return orders
+
+
+def load_run(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+    order: str | None = None,
+) -> RunConfig:
+    """The one run of a config: what it says without `methods`, or one of its methods, in one of its orders (by name, or by
+    number from 1), as `compare` would run it."""
+    name, layers = load_layers(source, overrides)
+    plain = flatten(layers)
+    plain["name"] = plain["name"] or name
+    check_folder_name(plain["name"], f"{layers[-2][0]}: name")
+    for key in ("seeds", "orders", "search"):
+        if key in layers[-1][1]:
+            raise UserError(
+                f"command line: {key}: belongs to a comparison; one run takes seed=0 and stream.order=[...]"
+            )
+    difference: dict[str, Any] = {}
+    if method is not None:
+        method = find_name(method, plain["methods"])
+        check_difference(plain["methods"][method], f"{layers[-2][0]}: methods.{method}")
+        difference = normalise(plain["methods"][method] or {}, f"{layers[-2][0]}: methods.{method}")
+    difference, instances = take_instances(difference)
+    tasks = None if order is None else find_order(order, check_orders(plain["orders"], holder(layers, "orders")))
+    config = method_config(plain, difference, layers, tasks, plain["seed"], add_strategies=method is None)
+    return checked(config, layers, method or "run", order_name(tasks), instances)
+
+
+def order_name(order: Sequence[str] | None) -> str:
+    """An order's name, by its content: the tasks with + between, or a hash where that would be long or no folder's name."""
+    if order is None:
+        return "given"
+    name = "+".join(map(str, order))
+    if len(name) <= 40 and re.fullmatch(r"[\w.+-]*[\w+-]", name):
+        return name
+    return f"order-{hashlib.sha256(json.dumps(list(order)).encode()).hexdigest()[:8]}"
+
+
+def find_order(wanted: str, orders: Sequence[Sequence[str] | None]) -> Sequence[str] | None:
+    """One of the orders of a comparison."""
+    names = {order_name(order): order for order in orders}
+    if wanted.isdigit() and 1 <= int(wanted) <= len(orders):
+        return orders[int(wanted) - 1]
+    if wanted not in names:
+        raise UserError(f"--order {short(wanted)}: no such order{did_you_mean(wanted, names)}")
+    return names[wanted]
+
+
+def check_difference(difference: Any, where: str) -> None:
+    """What a method states must be sections of a run."""
+    if difference is not None and not isinstance(difference, Mapping):
+        raise UserError(f"{where}: expected what differs from the rest, got {quoted(difference)}")
+    for key in (*COMPARISON_KEYS, "seed"):
+        if key in (difference or {}):
+            raise UserError(f"{where}.{key}: belongs to the comparison, not to a method")
+
+
+def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Layers, one over the other. Strategies of the command line are left to each method."""
+    base = layers[0][1]
+    plain = copy.deepcopy(base)
+    for where, layer in layers[1:]:
+        if where == "command line":
+            layer = {k: v for k, v in layer.items() if k != "strategies"}
+        for section in ("stream", "model", "objective", "train", "engine", "evaluate", "checkpoint", "prompt"):
+            if section in layer and not isinstance(layer[section], dict):
+                raise UserError(f"{where}: {section}: expected a mapping, got {quoted(layer[section])}")
+        methods = layer.get("methods")
+        if methods is not None and not isinstance(methods, dict):
+            raise UserError(f"{where}: methods: expected name: differences, got {quoted(methods)}")
+        plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)
+        if methods is not None:
+            plain["methods"] = merge(plain["methods"], methods) if where == "command line" else methods
+    return plain
+
+
+def method_config(plain, difference, layers, order, seed, *, add_strategies: bool = False) -> dict[str, Any]:
+    """One run's plain config: the study, what the method changes, the command line over both."""
+    command_line = layers[-1][1]
+    config = {k: v for k, v in plain.items() if k not in COMPARISON_KEYS}
+    config = merge(config, difference, layers[0][1])
+    rest = {k: v for k, v in command_line.items() if k not in (*COMPARISON_KEYS, "strategies", "seed")}
+    config = merge(config, rest, layers[0][1])
+    for name, settings in (command_line.get("strategies") or {}).items():
+        if name in config["strategies"]:
+            config["strategies"] = merge(config["strategies"], {name: settings})
+        elif add_strategies:
+            config["strategies"] = {**config["strategies"], name: settings}
+    config = copy.deepcopy(config)
+    if order is not None:
+        config["stream"]["order"] = order
+    config["seed"] = seed
+    return config
+
+
+def check_strategy_overrides(
+    command_line: Layer, plain: Mapping[str, Any], methods: Mapping[str, Any], where: str
+) -> None:
+    """`strategies.reg_lora.weight=1000` goes to every method that has the strategy; one must."""
+    used = {canonical(n) for n in plain["strategies"]}
+    for label, difference in methods.items():
+        used |= set(normalise(difference or {}, f"{where}: methods.{label}").get("strategies") or {})
+    for name in command_line[1].get("strategies") or {}:
+        if name not in used:
+            raise UserError(f"command line: strategies.{name}: no method uses it{did_you_mean(name, used)}")
+
+
+def take_instances(difference: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Strategy]]:
+    """Strategies that are objects or classes, apart; in the plain config stands what they are."""
+    instances: dict[str, Strategy] = {}
+    strategies = {}
+    for name, value in (difference.get("strategies") or {}).items():
+        if isinstance(value, type) and issubclass(value, Strategy):
+            value = value()
+        if isinstance(value, Strategy):
+            instances[name] = value
+            kind = f"{type(value).__module__}:{type(value).__qualname__}"
+            value = as_plain({"class": kind, **dataclasses.asdict(value.config)}, f"strategies.{name}")
+        strategies[name] = value
+    return ({**difference, "strategies": strategies} if "strategies" in difference else dict(difference)), instances
+
+
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+"""Names that Windows keeps for itself, whatever follows after a point."""
+
+
+def check_folder_name(name: Any, where: str) -> None:
+    """Studies and methods name folders, also on systems that are particular about them."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]*[\w+-]", name):
+        raise UserError(f"{where}: {quoted(name)}: expected letters, digits and . _ + - (it names a folder)")
+    if len(name) > 100:
+        raise UserError(f"{where}: {short(name, 40)!r}: expected at most 100 characters (it names a folder)")
+    if name.split(".")[0].casefold() in RESERVED:
+        raise UserError(f"{where}: {name!r}: is a name that Windows keeps for itself (it names a folder)")
+
+
+def check_folders(names: Iterable[str], where: str) -> None:
+    """Each name a folder of its own, also where capitals are not told apart; `-` and `_` are equal everywhere here."""
+    met: dict[str, str] = {}
+    for name in names:
+        check_folder_name(name, where)
+        other = met.setdefault(canonical(name).casefold(), name)
+        if other != name:
+            raise UserError(f"{where}: {other!r} and {name!r} are one name: capitals and - or _ make no difference")
+
+
+def find_name(name: str, methods: Mapping[str, Any]) -> str:
+    """A method by name; `-` and `_` are equal."""
+    for known in methods:
+        if isinstance(name, str) and canonical(known) == canonical(name):
+            return known
+    raise UserError(f"unknown method {quoted(name)}{did_you_mean(str(name), methods)}")
+
+
+def checked(config: dict[str, Any], layers: Sequence[Layer], method: str, order: str, instances) -> RunConfig:
+    """The run, or a UserError that names the file in which the offending key stands."""
+    try:
+        return build_run(config, HERE, method=method, order=order, instances=instances)
+    except UserError as error:
+        text = str(error)
+        if text.startswith(f"{HERE}: "):
+            raise UserError(blame(text.removeprefix(f"{HERE}: "), layers, method)) from None
+        raise
+
+
+def blame(text: str, layers: Sequence[Layer], method: str) -> str:
+    """Put the file in front: the last layer that has the key, the method's own part first."""
+    path = text.split(":")[0].split("[")[0].split(".")
+    for where, layer in reversed(layers[1:]):
+        of_method = (layer.get("methods") or {}).get(method) if isinstance(layer.get("methods"), dict) else None
+        if isinstance(of_method, Mapping) and holds(normalise(of_method, where), path):
+            return f"{where}: methods.{method}.{text}"
+        if holds(layer, path):
+            return f"{where}: {text}"
+    return f"{layers[-2][0]}: {text}"
+
+
+def holds(layer: Any, path: Sequence[str]) -> bool:
+    """Whether a nested mapping has that key."""
+    for key in path:
+        if not isinstance(layer, Mapping) or key not in layer:
+            return False
+        layer = layer[key]
+    return True

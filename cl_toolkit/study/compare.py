@@ -1,0 +1,295 @@
+"""A comparison: methods x orders x seeds. Plan, run, resume, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cl_toolkit.config.plain_yaml import to_yaml
+from cl_toolkit.config.schema import RunConfig, StudyConfig
+from cl_toolkit.errors import UserError, listed
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
+from cl_toolkit.runs import checkpoint
+from cl_toolkit.runs.lock import locked
+from cl_toolkit.runs.record import free_name, head, read_record, run_folder, stored_record
+from cl_toolkit.strategy import Strategy
+from cl_toolkit.study.workers import Job, run_all
+
+Update = Callable[[str, float, str], None]
+"""(run, fraction done, what is happening)."""
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+MEMBERS = "study.json"
+"""What belongs to a study: its methods in order, and for each run what it is known by."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not finish."""
+
+    run: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of a results folder that belong together, and in sentences what else is there."""
+
+    records: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+
+def run_name(config: RunConfig) -> str:
+    """`<method>/<order>-s<seed>`: the run's folder under `runs/`."""
+    return f"{config.method}/{run_folder({'order': config.order, 'seed': config.plain['seed']})}"
+
+
+def compare(
+    study: StudyConfig,
+    folder: Path,
+    *,
+    jobs: int = 1,
+    update: Update = lambda run, fraction, what: None,
+    say: Say = lambda text: None,
+) -> tuple[Found, list[Failure]]:
+    """Run what is not yet there, then write the report on the runs of this study. Returns its records and the runs that
+    failed.
+
+    One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
+    a notebook works; else each worker is a process of its own. Raises KeyboardInterrupt through; finished runs stay. A
+    stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
+    """
+    if jobs > 1:
+        refuse_objects(study)
+    known = identities(study, say)
+    with locked(folder):
+        checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
+        members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
+        checkpoint.write_checked(folder / MEMBERS, {"methods": list(study.methods), "runs": members})
+        todo = []
+        for config, parts in zip(study.runs, known, strict=True):
+            place = folder / "runs" / run_name(config)
+            if is_finished(config, parts, place, say):
+                update(run_name(config), 1.0, "already there")
+            else:
+                todo.append(Job(run_name(config), config, place, parts))
+        execute_all = one_by_one if jobs == 1 else side_by_side
+        failures = list(execute_all(todo, jobs, update))
+        found = find_records(folder)
+        drop_checkpoints(study, folder, found)
+        report(folder, found)
+    return found, failures
+
+
+def drop_checkpoints(study: StudyConfig, folder: Path, found: Found) -> None:
+    """A comparison goes on from records; checkpoints of finished runs are kept only where all are wanted."""
+    finished = {(r["method"], r["order"], str(r["seed"])) for r in found.records if r["status"] == "finished"}
+    for config in study.runs:
+        done = (config.method, config.order, str(config.plain["seed"])) in finished
+        if done and config.checkpoint.keep == "last":
+            shutil.rmtree(folder / "runs" / run_name(config) / "checkpoints", ignore_errors=True)
+
+
+def refuse_objects(study: StudyConfig) -> None:
+    """What only this process knows cannot be run by another."""
+    for config in study.runs:
+        named = [(STREAMS, config.stream.name), (OBJECTIVES, config.objective.name)]
+        named += [(STRATEGIES, c.name) for c in config.strategies if not isinstance(c.settings, Strategy)]
+        for registry, name in named:
+            if registry.is_registered(name):
+                raise UserError(
+                    f"the {registry.kind} {name!r} was registered in this process alone, so it works with jobs = 1 only; "
+                    "name it file.py:Class or module:Class for more"
+                )
+        if any(isinstance(c.settings, Strategy) for c in config.strategies):
+            raise UserError(
+                "a strategy that is an object or a class, not a name, works with jobs = 1 only; put it into a file for more"
+            )
+
+
+def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
+    """What each run will be known by. Reads every stream once and looks whether its examples fit, so that a fault in the data
+    is found before anything runs; makes the start model before several runs want it at once."""
+    from cl_toolkit.data.streams import build_stream
+    from cl_toolkit.models import kind as models
+    from cl_toolkit.models.fit import check_fit
+    from cl_toolkit.runs.identity import identity, shared_parts
+
+    read, fitted, told = {}, set(), set()
+    parts = []
+    for config in study.runs:
+        key = json.dumps(
+            [config.plain[k] for k in ("stream", "prompt", "model")] + [config.evaluate.split], default=str
+        )
+        if key not in read:
+            stream = build_stream(config)
+            codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
+            read[key] = stream, codec, shared_parts(config, stream)
+        stream, codec, shared = read[key]
+        fit = key + json.dumps([config.plain[k] for k in ("objective", "evaluate")], default=str)
+        if fit not in fitted:
+            fitted.add(fit)
+            for note in check_fit(codec, stream, config):
+                if note not in told:
+                    say(note)
+                told.add(note)
+        parts.append(identity(config, stream, shared))
+    return parts
+
+
+def digest(config: Mapping[str, Any], parts: Mapping[str, Any] | None) -> str:
+    """What a run is known by, as 16 hex digits: its settings without those of place, and its identity."""
+    from cl_toolkit.runs.identity import settled
+
+    text = json.dumps([settled(config), parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_finished(config: RunConfig, parts: Mapping[str, Any], place: Path, say: Say) -> bool:
+    """Whether the folder holds the finished record of this very run. Another run, or a checkpoint of one, is moved aside
+    (`<name>.was-1`), so that nothing is lost; a damaged checkpoint too."""
+    from cl_toolkit.runs.identity import changed
+
+    if not place.exists():
+        return False
+    with locked(place):
+        checkpoint.clear_litter(place)
+        try:
+            stored = stored_record(place, say)
+            why = None if stored is None else changed(stored, config.plain, parts)
+        except UserError as error:
+            stored, why = None, str(error)
+        if why is None:
+            return stored is not None and stored["status"] == "finished"
+        aside = free_name(place, "was")
+        place.rename(aside)
+    say(f"{run_name(config)}: {why}; the old run is kept as {aside.name}")
+    return False
+
+
+def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
+    """Every run in this process."""
+    for job in todo:
+
+        def listen(row: dict[str, Any], name: str = job.name) -> None:
+            update(name, row.get("fraction", -1), row["event"])
+
+        error = execute_run(job.config, job.place, listen, job.identity)
+        if error:
+            update(job.name, 1.0, "failed")
+            yield Failure(job.name, error)
+
+
+def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
+    """`jobs` runs at a time, each in a process that imports guests by itself."""
+    for job, error, died in run_all(todo, jobs, update):
+        update(job.name, 1.0, "failed" if error else "finished")
+        if died:
+            write_failure(job.config, job.place, error)
+        if error:
+            yield Failure(job.name, error)
+
+
+def execute_run(
+    config: RunConfig, place: Path, listener: Callable | None = None, expected: Mapping[str, Any] | None = None
+) -> str | None:
+    """One run; the reason in one line if it failed, which its record then also says."""
+    from cl_toolkit.runs.run import execute
+
+    try:
+        execute(config, place, listener, expected)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        write_failure(
+            config, place, reason.strip().splitlines()[0] if reason.strip() else reason, traceback.format_exc()
+        )
+        return reason
+    return None
+
+
+def write_failure(config: RunConfig, place: Path, error: str, trace: str = "") -> None:
+    """The record of a run that failed; the traceback beside it. Where even that cannot be written, the error is told anyway."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_checked(place / "record.json", head(config, "failed", error))
+        checkpoint.write_text(place / "traceback.txt", trace)
+    except (OSError, UserError):
+        return
+
+
+def find_records(folder: Path) -> Found:
+    """The records of a study's own runs (those that `study.json` knows), or the one record of a run; without `study.json`
+    all that lie under `runs/`. Damaged ones are named and left out. Raises UserError where there is none."""
+    lone = folder / "record.json"
+    if lone.is_file() and not (folder / "runs").is_dir():
+        return Found([read_record(lone)])
+    paths = {f"{p.parent.parent.name}/{p.parent.name}": p for p in sorted(folder.glob("runs/*/*/record.json"))}
+    paths = {name: path for name, path in paths.items() if ".was-" not in name}
+    members = read_members(folder)
+    if members is not None:  # in the study's own order
+        place = {name: i for i, name in enumerate(members["runs"])}
+        paths = dict(sorted(paths.items(), key=lambda item: place.get(item[0], len(place))))
+    records, notes, others = [], [], []
+    for name, path in paths.items():
+        try:
+            record = read_record(path)
+        except UserError as error:
+            notes.append(f"{error}; it is left out")
+            continue
+        if members is not None and not belongs(record, members["runs"].get(name)):
+            others.append(name)
+        else:
+            records.append(record)
+    notes += sorted({note for record in records for note in remarks(record, folder)})
+    if members is None and (folder / "study.yaml").exists():
+        notes.append(f"{MEMBERS} is missing: every record of the folder is taken; `compare` writes it anew")
+    if others:
+        notes.append(f"in this folder, but not of this study: {listed(others)}")
+    if members is not None:
+        absent = [name for name in members["runs"] if name not in paths]
+        notes += [f"of this study, but without a record: {listed(absent)}"] if absent else []
+    if not records:
+        raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
+    return Found(records, tuple(notes))
+
+
+def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """What has happened to a record's surroundings since it was written: code that was edited, answers that were damaged."""
+    from cl_toolkit.sources import file_source
+
+    for name, source in (record.get("identity") or {"code": {}})["code"].items():
+        path = Path(source["from"].rpartition(":")[0] if ":" in source["from"] else source["from"])
+        if path.is_file() and file_source(path).digest != source["hash"]:
+            yield f"{source['from']} ({name}) has changed since these runs; `compare` runs them anew"
+    place = folder / "runs" / record["method"] / run_folder(record)
+    for name, checksum in record.get("answers", {}).items():
+        path = place / "answers" / name
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != checksum:
+            yield f"{path}: is missing, damaged or edited (checksum differs); the scores stand in the record"
+
+
+def belongs(record: Mapping[str, Any], known: str | None) -> bool:
+    """Whether a record is the run that the study knows; of a failed run its place says so."""
+    return known is not None and (record["status"] == "failed" or digest(record["config"], record["identity"]) == known)
+
+
+def read_members(folder: Path) -> dict[str, Any] | None:
+    """What belongs to the study in this folder; None where no comparison was made here."""
+    path = folder / MEMBERS
+    return checkpoint.read_checked(path) if path.exists() else None
+
+
+def report(folder: Path, found: Found) -> Path:
+    """Tables, figures and the page of a comparison, from its records alone."""
+    from cl_toolkit.report import build
+
+    return build(found.records, folder, found.notes)
