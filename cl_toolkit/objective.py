@@ -21,6 +21,7 @@ class Objective:
     `divisible`: whether a batch may be cut into micro-batches and processes.
     `brings_head`: whether `equip` gives the model its outputs.
     `inputs`: what its examples may be: `text`, `arrays`.
+    `needs`: what a model must give for it, of `Kind.gives`.
     `copies`: rows that one example makes in a batch (rollouts, views).
     `rollouts`: answers that this process has sampled so far.
     """
@@ -34,6 +35,7 @@ class Objective:
     divisible: ClassVar[bool] = True
     brings_head: ClassVar[bool] = False
     inputs: ClassVar[tuple[str, ...]] = ("text",)
+    needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
     name: str = ""
     updates: int = 1
     copies: int = 1

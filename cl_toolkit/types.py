@@ -88,6 +88,12 @@ class Stream:
     restart: bool = False
     anchors: tuple[Task, ...] = ()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All allowed answers of its tasks, in the order in which they are met."""
+        tasks = (*self.anchors, *self.scored)
+        return tuple(dict.fromkeys(choice for t in tasks for e in t.train for choice in e.choices or ()))
+
     @staticmethod
     def of(name: str, tasks: Sequence[Task], anchors: Sequence[Task] = ()) -> Stream:
         """The plain stream: each task is trained once, in order, and fills its own row."""
@@ -104,6 +110,7 @@ class Batch:
     inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `x` (B, ...).
     labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
     extra: further tensors of the objective, first axis B, e.g. `advantages` (B,), `reference` (B, T).
+    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`) whose second axis runs along the tokens.
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
         `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
     """
@@ -112,6 +119,7 @@ class Batch:
     labels: Tensor
     examples: tuple[Example, ...]
     extra: dict[str, Tensor] = field(default_factory=dict)
+    along_tokens: frozenset[str] = frozenset()
     total: Mapping[str, float] = field(default_factory=dict)
 
     def source(self, name: str) -> Tensor:
@@ -147,19 +155,18 @@ class Batch:
             part = self.rows(0, 1)
             filler = tuple(replace(e, source="filler") for e in part.examples)
             return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), examples=filler)
-        mask = self.inputs.get("attention_mask")
-        width = None if mask is None else int(mask[start:stop].sum(1).max())
+        width = int(self.inputs["attention_mask"][start:stop].sum(1).max()) if self.along_tokens else None
 
-        def cut(tensor: Tensor) -> Tensor:
+        def cut(name: str, tensor: Tensor) -> Tensor:
             tensor = tensor[start:stop]
-            return tensor[:, :width] if mask is not None and tensor.shape[1:2] == mask.shape[1:2] else tensor
+            return tensor[:, :width] if name in self.along_tokens else tensor
 
-        return Batch(
-            inputs={k: cut(v) for k, v in self.inputs.items()},
-            labels=cut(self.labels),
+        return replace(
+            self,
+            inputs={k: cut(k, v) for k, v in self.inputs.items()},
+            labels=cut("labels", self.labels),
             examples=self.examples[start:stop],
-            extra={k: cut(v) for k, v in self.extra.items()},
-            total=self.total,
+            extra={k: cut(k, v) for k, v in self.extra.items()},
         )
 
     def to(self, device: Any) -> Batch:

@@ -12,7 +12,7 @@ import torch
 
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.errors import UserError
-from cl_toolkit.models import kind as models
+from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
@@ -91,7 +91,7 @@ class Trajectory:
         self.run = run
         self.record = run.execute()
         self.losses = [row["terms"] for row in self.record["losses"]]
-        self.weights = models.fingerprint(run.model)
+        self.weights = fingerprint(run.model)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Trajectory) and (self.losses, self.weights) == (other.losses, other.weights)

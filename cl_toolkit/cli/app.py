@@ -218,7 +218,7 @@ def plan(config: Config, overrides: Overrides = None):
         stream = build_stream(run_config)
         notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
-        cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
+        cost = plans.estimate(run_config, stream, plans.parameters(run_config, stream), rate)
         total += cost.seconds
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
@@ -238,15 +238,13 @@ def show(
     n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
 ):
     """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
-    from cl_toolkit.cli.show import marked_example
     from cl_toolkit.data.streams import build_stream, overlap_lines
-    from cl_toolkit.models.fit import check_fit
-    from cl_toolkit.models.kind import load_codec
+    from cl_toolkit.runs.fit import check_fit, codec_of
     from cl_toolkit.study.cells import load_run
 
     settings = load_run(config, overrides or [])
     stream = build_stream(settings)
-    codec = load_codec(settings.model.name, settings.model_settings, settings.prompt)
+    codec = codec_of(settings, stream)
     for note in check_fit(codec, stream, settings):
         typer.secho(f"note: {note}", fg="yellow")
     for task in stream.scored:
@@ -255,7 +253,7 @@ def show(
             bold=True,
         )
         for example in task.train[:n]:
-            typer.echo("  " + printable(marked_example(example, codec)).replace("\n", "\n  "))
+            typer.echo("  " + printable(codec.shown(example)).replace("\n", "\n  "))
         typer.echo()
     for line in overlap_lines(stream, settings.evaluate.split):
         typer.echo(line)

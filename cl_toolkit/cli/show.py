@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.schema import shipped_configs
+from cl_toolkit.config.layers import shipped_configs
 from cl_toolkit.errors import UserError, did_you_mean, guest
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry
-from cl_toolkit.types import IGNORE
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
@@ -68,33 +67,6 @@ def first_line(thing: Any) -> str:
     """The first sentence of a docstring, on one line."""
     text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
     return text.split(". ")[0].rstrip(".")
-
-
-def marked_example(example: Any, codec: Any) -> str:
-    """A training example as the model sees it; what is trained stands between ⟦ and ⟧. An image is drawn in characters."""
-    if example.x is not None:
-        return f"{drawn(example.x)}⟦{example.target}⟧"
-    batch = codec.batch([example])
-    text, inside = "", False
-    pieces: list[tuple[bool, list[int]]] = []
-    for token, label in zip(batch.inputs["input_ids"][0].tolist(), batch.labels[0].tolist(), strict=True):
-        trained = label != IGNORE
-        if not pieces or pieces[-1][0] != trained:
-            pieces.append((trained, []))
-        pieces[-1][1].append(token)
-    for inside, ids in pieces:
-        decoded = codec.tokenizer.decode(ids, skip_special_tokens=False)
-        text += f"⟦{decoded}⟧" if inside else decoded
-    return text
-
-
-def drawn(x: Any) -> str:
-    """An array as characters from light to dark, a line per row; one that is no image in one line of numbers."""
-    if x.dim() < 2:
-        return " ".join(f"{value:.2g}" for value in x.flatten().tolist()) + " "
-    shades, image = " .:-=+*#%@", x.reshape(-1, *x.shape[-2:])[0]
-    scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9) * (len(shades) - 1)
-    return "".join("".join(2 * shades[round(v)] for v in row) + "\n" for row in scaled.tolist())
 
 
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:

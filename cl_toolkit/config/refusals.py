@@ -6,16 +6,16 @@ import os
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
-from cl_toolkit.errors import UserError, did_you_mean, guest, listed, quoted
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical, made
+from cl_toolkit.data.streams import task_names
+from cl_toolkit.engine import choose
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
+from cl_toolkit.models.kind import built_in
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical
 from cl_toolkit.strategy import refuse_pair
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
 
-MAX_TASKS = 1000
-"""Tasks of a stream: every row scores every task, so the work grows with the square of their number."""
 SCHEDULES = (
     "constant",
     "constant_with_warmup",
@@ -30,6 +30,7 @@ SCHEDULES = (
 def check(config: RunConfig, where: str) -> None:
     """Raise UserError for a config that cannot run."""
     check_train(config, where)
+    check_warm_start(config, where)
     check_prompt(config, where)
     check_stream(config, where)
     check_inputs(config, where)
@@ -44,6 +45,16 @@ def check_prompt(config: RunConfig, where: str) -> None:
         Template.of(config.prompt.template)
     except ValueError as error:
         raise UserError(f"{where}: prompt.template: {error}") from None
+
+
+def check_warm_start(config: RunConfig, where: str) -> None:
+    """The skills of a warm start must be known."""
+    from cl_toolkit.benchmarks.skills import skill_names
+
+    warm_start = config.kind.warm_start
+    for name in (warm_start.skills or ()) if warm_start is not None else ():
+        if name not in skill_names():
+            raise UserError(f"{where}: model.warmup.skills: unknown skill {name!r}{did_you_mean(name, skill_names())}")
 
 
 def check_train(config: RunConfig, where: str) -> None:
@@ -89,22 +100,6 @@ def check_stream(config: RunConfig, where: str) -> None:
         )
 
 
-def task_names(config: RunConfig, where: str) -> list[str]:
-    """The names of all tasks that a config's stream has, as the stream says."""
-    cls = STREAMS.get(config.stream.name, f"{where}: stream.name")
-    stream = made(cls, config.stream_settings, f"{where}: stream.name")
-    with guest(f"{where}: stream.name", f"{cls.__name__}.names"):
-        names = stream.names()
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: stream.name: {cls.__name__}.names: expected a list of texts, got {quoted(names)}")
-    if not names:
-        raise UserError(f"{where}: stream.name: {cls.__name__}.names: gives no task")
-    for key, many in (("name", names), ("tasks", config.stream.tasks or ())):
-        if len(many) > MAX_TASKS:
-            raise UserError(f"{where}: stream.{key}: {len(many)} tasks; expected at most {MAX_TASKS}")
-    return list(names)
-
-
 def check_scorers(scorer: Any, names: list[str], where: str) -> None:
     """Scorers must be known, and the tasks that they are for."""
     for task in scorer if isinstance(scorer, dict) else ():
@@ -116,18 +111,16 @@ def check_scorers(scorer: Any, names: list[str], where: str) -> None:
 
 def check_inputs(config: RunConfig, where: str) -> None:
     """Stream, model, objective and strategies must be made for the same kind of examples."""
-    from cl_toolkit.models.kind import HubModel, NetSettings
-
-    stream = STREAMS.get(config.stream.name, f"{where}: stream.name")
+    stream, model = STREAMS.get(config.stream.name, f"{where}: stream.name"), config.kind
     kind = getattr(stream, "inputs", "text")
-    net = isinstance(config.model_settings, NetSettings)
-    if net != (kind == "arrays"):
-        use = "a language model" if net else "model mlp or small-cnn"
-        raise UserError(f"{where}: stream.name: {config.stream.name} gives {kind}; use {use}, or another stream")
-    if net and config.model.adapter is not None:
+    if model.inputs != kind:
+        fitting = [name for name, other in built_in().items() if other.inputs == kind]
         raise UserError(
-            f"{where}: model.adapter: is for language models and text encoders; {config.model.name} has none"
+            f"{where}: stream.name: {config.stream.name} gives {kind}, model {model.name} takes {model.inputs}; use "
+            f"{' or '.join(fitting)}, or another stream"
         )
+    if not model.adaptable and config.model.adapter is not None:
+        raise UserError(f"{where}: model.adapter: is for language models and text encoders; {model.name} has none")
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     users = [(f"objective {config.objective.name}", objective.inputs)]
     users += [(f"strategies.{c.name}", strategy_class(c).tags.inputs) for c in config.strategies]
@@ -136,13 +129,11 @@ def check_inputs(config: RunConfig, where: str) -> None:
             raise UserError(
                 f"{where}: {name}: learns from {' and '.join(inputs)}; stream {config.stream.name} gives {kind}"
             )
-    if (
-        isinstance(config.model_settings, HubModel)
-        and config.model_settings.head == "none"
-        and not objective.brings_head
-    ):
+    for lacking in sorted(objective.needs - model.gives):
+        givers = [name for name in OBJECTIVES if OBJECTIVES.get(name, "objective").needs <= model.gives]
         raise UserError(
-            f"{where}: model.head: none: objective {config.objective.name} needs a head; use objective supcon"
+            f"{where}: objective.name: {config.objective.name} needs a model that gives {lacking}, model {model.name} gives "
+            f"{' and '.join(sorted(model.gives))}; with it use objective {' or '.join(givers)}"
         )
     if not objective.divisible and config.train.per_device_train_batch_size is not None:
         raise UserError(
@@ -195,32 +186,13 @@ def strategy_class(component) -> type:
     return STRATEGIES.get(component.name, "strategies")
 
 
-def engine_name(config: RunConfig) -> str:
-    """`torch` for one process; `deepspeed` for several, or when its config is given."""
-    if config.engine.name != "auto":
-        return config.engine.name
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return "deepspeed" if several or config.engine.deepspeed is not None else "torch"
-
-
 def check_engine(config: RunConfig, where: str) -> None:
-    device = config.engine.device
-    if device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-        raise UserError(f"{where}: engine.device: expected auto | cpu | cuda | mps, got {quoted(device)}")
-    if engine_name(config) == "torch":
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(f"{where}: engine.name: torch is for one process; use deepspeed for several")
-        if config.engine.deepspeed is not None:
-            raise UserError(f"{where}: engine.deepspeed: is given but engine.name is torch; leave one of them out")
-        return
-    from importlib.util import find_spec
-
-    if find_spec("deepspeed") is None:
-        raise UserError(f"{where}: engine.name: deepspeed is not installed here (it is for Linux); use torch")
     try:
-        stage = zero_stage(final_config(config.engine.deepspeed, config.train))
+        stage = choose.check_engine(config.engine, config.train)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    if stage is None:
+        return
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     parts = [(f"objective {config.objective.name}", objective.zero_stages)]
     parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]

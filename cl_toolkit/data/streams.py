@@ -7,16 +7,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.config.refusals import task_names
 from cl_toolkit.data import regimes as views
 from cl_toolkit.errors import UserError, guest, listed, quoted
-from cl_toolkit.models.kind import MLP, NetSettings, SmallCNN
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STREAMS, made
 from cl_toolkit.sources import digest_of
 from cl_toolkit.types import Example, Message, Stream, Task
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
+
+
+MAX_TASKS = 1000
+"""Tasks of a stream: every row scores every task, so the work grows with the square of their number."""
+
+
+def task_names(config: RunConfig, where: str) -> list[str]:
+    """The names of all tasks that a config's stream has, as the stream says."""
+    cls = STREAMS.get(config.stream.name, f"{where}: stream.name")
+    stream = made(cls, config.stream_settings, f"{where}: stream.name")
+    with guest(f"{where}: stream.name", f"{cls.__name__}.names"):
+        names = stream.names()
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: stream.name: {cls.__name__}.names: expected a list of texts, got {quoted(names)}")
+    if not names:
+        raise UserError(f"{where}: stream.name: {cls.__name__}.names: gives no task")
+    for key, many in (("name", names), ("tasks", config.stream.tasks or ())):
+        if len(many) > MAX_TASKS:
+            raise UserError(f"{where}: stream.{key}: {len(many)} tasks; expected at most {MAX_TASKS}")
+    return list(names)
 
 
 def build_stream(config: RunConfig) -> Stream:
@@ -53,8 +71,7 @@ def build_stream(config: RunConfig) -> Stream:
                 f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
                 f"(choices or class_accuracy), got {task.scorer}"
             )
-    if isinstance(config.model_settings, NetSettings):
-        check_arrays(stream, config.model_settings, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
+    config.kind.check_stream(stream, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
     return views.VIEWS[section.view](stream) if section.view else stream
 
 
@@ -131,28 +148,6 @@ def overlap_lines(stream: Stream, split: str = "test") -> list[str]:
 def _content(example: Example) -> tuple:
     turns = tuple((m.role, m.content, repr(m.extra) if m.extra else "") for m in example.messages)
     return turns, example.text, example.target, None if example.x is None else example.x.numpy().tobytes()
-
-
-def check_arrays(stream: Stream, settings: NetSettings, brings_head: bool) -> None:
-    """The arrays and classes must fit the net."""
-    for task in (*stream.scored, *stream.anchors):
-        for example in task.train:
-            shape = tuple(example.x.shape)
-            if isinstance(settings, MLP) and example.x.numel() != settings.input_size:
-                raise UserError(
-                    f"model.input_size: expected {example.x.numel()}, as task {task.name} has arrays of shape {shape}, "
-                    f"got {settings.input_size}"
-                )
-            if isinstance(settings, SmallCNN) and (len(shape) != 3 or shape[0] != settings.channels):
-                raise UserError(
-                    f"model.channels: {settings.channels}: expected images of shape ({settings.channels}, H, W), task "
-                    f"{task.name} has {shape}"
-                )
-            if not brings_head and example.y >= settings.num_classes:
-                raise UserError(
-                    f"model.num_classes: expected more than {example.y}, the index of a class of task {task.name}, "
-                    f"got {settings.num_classes}"
-                )
 
 
 def task_hash(task: Task) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import torch
+from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.errors import UserError, quoted
+from cl_toolkit.lazy import LazyModule
 
-from cl_toolkit.config.refusals import engine_name
-from cl_toolkit.config.schema import RunConfig
-from cl_toolkit.engine.session import Engine
-from cl_toolkit.errors import UserError
+if TYPE_CHECKING:
+    import torch
+
+    from cl_toolkit.engine.sections import EngineSection, Train
+    from cl_toolkit.engine.session import Engine
+else:
+    torch = LazyModule("torch")
 
 
 def pick_device(name: str) -> torch.device:
@@ -24,13 +33,63 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def open_engine(config: RunConfig) -> Engine:
-    """The engine of a run."""
-    device = pick_device(config.engine.device)
-    if engine_name(config) == "torch":
-        from cl_toolkit.engine.torch_engine import TorchEngine
+def engine_name(section: EngineSection) -> str:
+    """`torch` for one process; `deepspeed` for several, or when its config is given."""
+    if section.name != "auto":
+        return section.name
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "deepspeed" if several or section.deepspeed is not None else "torch"
 
-        return TorchEngine(config.train, device)
+
+@dataclass(frozen=True)
+class EngineKind:
+    """open: an engine on a device. check: raises UserError for settings that cannot work; returns the ZeRO stage, None where
+    nothing is sharded. Imports nothing heavy."""
+
+    open: Callable[[EngineSection, Train, torch.device], Engine]
+    check: Callable[[EngineSection, Train], int | None]
+
+
+def open_torch(section: EngineSection, train: Train, device: torch.device) -> Engine:
+    """PyTorch alone, in one process."""
+    from cl_toolkit.engine.torch_engine import TorchEngine
+
+    return TorchEngine(train, device)
+
+
+def check_torch(section: EngineSection, train: Train) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("engine.name: torch is for one process; use deepspeed for several")
+    if section.deepspeed is not None:
+        raise UserError("engine.deepspeed: is given but engine.name is torch; leave one of them out")
+
+
+def open_deepspeed(section: EngineSection, train: Train, device: torch.device) -> Engine:
+    """DeepSpeed, in one process or several."""
     from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 
-    return DeepSpeedEngine(config.train, device, start_processes(device), config.engine.deepspeed)
+    return DeepSpeedEngine(train, device, start_processes(device), section.deepspeed)
+
+
+def check_deepspeed(section: EngineSection, train: Train) -> int:
+    if find_spec("deepspeed") is None:
+        raise UserError("engine.name: deepspeed is not installed here (it is for Linux); use torch")
+    return zero_stage(final_config(section.deepspeed, train))
+
+
+ENGINES = {
+    "torch": EngineKind(open_torch, check_torch),
+    "deepspeed": EngineKind(open_deepspeed, check_deepspeed),
+}
+
+
+def check_engine(section: EngineSection, train: Train) -> int | None:
+    """Raise UserError for a device or an engine that cannot be; returns the ZeRO stage, None where nothing is sharded."""
+    if section.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"engine.device: expected auto | cpu | cuda | mps, got {quoted(section.device)}")
+    return ENGINES[engine_name(section)].check(section, train)
+
+
+def open_engine(section: EngineSection, train: Train) -> Engine:
+    """The engine of a run."""
+    return ENGINES[engine_name(section)].open(section, train, pick_device(section.device))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.schema import Train
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.errors import UserError
 
 DEFAULT = {"zero_optimization": {"stage": 2}}

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.config.schema import Train
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.engine.processes import DistributedProcesses, Processes
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.session import Engine, GradientsView, Session
 from cl_toolkit.engine.torch_engine import make_optimizer, make_schedule, trainable
 from cl_toolkit.errors import UserError

@@ -16,7 +16,7 @@ from cl_toolkit.strategy import merge_terms, overrides
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cl_toolkit.config.schema import Train
+    from cl_toolkit.engine.sections import Train
     from cl_toolkit.strategy import Strategy
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example

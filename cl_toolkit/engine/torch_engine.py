@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.config.schema import Train
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.session import Engine, GradientsView, Session
 from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-import torch
-
-from cl_toolkit.engine.access import evaluating, in_lockstep, unwrapped
 from cl_toolkit.engine.processes import Processes
+from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.scorers import score
-from cl_toolkit.models.generate import generate
-from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.requests import Answer, Choice, Reply, Request
 from cl_toolkit.registry import SCORERS
 from cl_toolkit.types import Example, Task, spread
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.models.codec import Codec
+    from cl_toolkit.models.kind import Codec
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,10 @@ class Scored:
     cut: bool = False
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a model said to one example."""
-
-    text: str
-    chance: float = 0.0
-    cut: bool = False
-
-
 class Evaluator:
     """Scores tasks on one split.
 
-    Examples of all tasks are sorted by length and batched together; with several processes each takes every n-th batch. A
-    model with `classes` answers with the class of its largest output, whatever the scorer; a language model generates, or
-    chooses the likeliest answer. `choices`: what every example is chosen from instead of its own choices, in a
-    class-incremental stream; None: its own.
+    choices: what every example is chosen from instead of its own choices, in a class-incremental stream; None: its own.
     """
 
     choices: tuple[str, ...] | None = None
@@ -61,9 +46,8 @@ class Evaluator:
     def __init__(
         self, codec: Codec, *, split: str, batch_size: int, max_new_tokens: int, processes: Processes | None = None
     ):
-        self.codec, self.split = codec, split
-        self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
-        self.processes = processes or Processes()
+        self.split, self.max_new_tokens = split, max_new_tokens
+        self.answers = Answers(codec, batch_size, processes)
 
     def examples(self, task: Task, limit: int | None = None) -> Sequence[Example]:
         """The examples that a task is scored on; a limit takes some of the whole split."""
@@ -71,86 +55,27 @@ class Evaluator:
 
     def __call__(self, model: nn.Module, tasks: Sequence[Task], limit: int | None = None) -> dict[str, list[Scored]]:
         """Per task the scored examples, in the split's order. limit: at most so many per task, spread over it."""
-        work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
-        work.sort(key=lambda item: (self.codec.length(item[2]), item[0].name, item[1]))
         scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
-        found: list[tuple[str, int, Reply]] = []
-        ways = {task.name: self._way(model, scorers[task.name]) for task in tasks}
-        for answer in dict.fromkeys(ways.values()):
-            rows = [w for w in work if ways[w[0].name] == answer]
-            batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-            for batch in self._mine(model, batches):
-                answers = answer(model, [e for _, _, e in batch])
-                found += [(task.name, i, a) for (task, i, _), a in zip(batch, answers, strict=True)]
-        if not in_lockstep(model):
-            found = self.processes.gather(found)
-        replies = {(name, i): reply for name, i, reply in found}
-        result: dict[str, list[Scored]] = {}
-        for task in tasks:
-            result[task.name] = []
-            for i, e in enumerate(self.examples(task, limit)):
-                reply = replies[task.name, i]
-                value = score(task.name, task.scorer, scorers[task.name], e, reply.text)
-                result[task.name].append(Scored(task.name, e, reply.text, value, reply.chance, reply.cut))
-        return result
+        examples = {task.name: self.examples(task, limit) for task in tasks}
+        # within one length the order of their names, whatever order the tasks come in
+        work = [(name, e) for name in sorted(examples) for e in examples[name]]
+        replies = self.answers(model, [self.request(scorers[name], e) for name, e in work])
+        found = {(name, e.id): reply for (name, e), reply in zip(work, replies, strict=True)}
+        return {
+            task.name: [self._scored(task, scorers[task.name], e, found[task.name, e.id]) for e in examples[task.name]]
+            for task in tasks
+        }
 
-    def _way(self, model: nn.Module, scorer: Callable) -> Callable[[nn.Module, Sequence[Example]], list[Reply]]:
-        """How a model answers for a scorer."""
-        if hasattr(unwrapped(model), "classes"):
-            return self._classify
+    def request(self, scorer: Callable, example: Example) -> Request:
+        """What a scorer wants to know of an example."""
         if getattr(scorer, "mode", "generate") == "generate":
-            return self._generate
-        return self._choose_per_byte if getattr(scorer, "per_byte", False) else self._choose
+            return Answer(example, self.max_new_tokens)
+        allowed = self.choices if self.choices is not None else example.choices
+        return Choice(example, allowed, getattr(scorer, "per_byte", False))
 
-    def _mine(self, model: nn.Module, batches: list) -> list:
-        return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
-
-    def _generate(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
-        prompts = [self.codec.ids(e)[0] for e in examples]
-        answers = generate(model, prompts, self.codec, self.max_new_tokens)
-        return [Reply(self.codec.said(a), cut=not self.codec.ended(a)) for a in answers]
-
-    def _allowed(self, example: Example) -> Sequence[str] | None:
-        return self.choices if self.choices is not None else example.choices
-
-    def _choose(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
-        scores = self.choice_scores(model, examples)
-        allowed = [self._allowed(e) for e in examples]
-        return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
-
-    def _choose_per_byte(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
-        allowed = [self._allowed(e) for e in examples]
-        lengths = [torch.tensor([max(1, len(c.encode())) for c in a]) for a in allowed]
-        scores = [s / n for s, n in zip(self.choice_scores(model, examples), lengths, strict=True)]
-        return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
-
-    def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
-        module = unwrapped(model)
-        batch = self.codec.prompts(examples).to(next(module.parameters()).device)
-        with evaluating(module):
-            logits = module(**batch.inputs).logits
-        classes, answers = unwrapped(model).classes, []
-        for example, row in zip(examples, logits, strict=True):
-            allowed = self._allowed(example)
-            known = [i for i, label in enumerate(classes) if allowed is None or label in allowed]
-            # a class that was never seen has no output
-            text = classes[known[int(row[known].argmax())]] if known else ""
-            answers.append(Reply(text, chance=1 / max(1, len(allowed or classes))))
-        return answers
-
-    def choice_scores(self, model: nn.Module, examples: Sequence[Example]) -> list[torch.Tensor]:
-        """Per example log p(choice | prompt), summed over the choice's tokens as they are trained, end mark included."""
-        module = unwrapped(model)
-        device = next(module.parameters()).device
-        rows = [(e, choice) for e in examples for choice in self._allowed(e)]
-        scores = []
-        with evaluating(module):
-            for start in range(0, len(rows), self.batch_size):
-                some = rows[start : start + self.batch_size]
-                batch = self.codec.batch([e for e, _ in some], [self.codec.answer(e, c) for e, c in some]).to(device)
-                logits = module(**batch.inputs).logits
-                scores.append(token_logprobs(logits, batch.labels).sum(1).cpu())
-        return list(torch.cat(scores).split([len(self._allowed(e)) for e in examples]))
+    def _scored(self, task: Task, scorer: Callable, example: Example, reply: Reply) -> Scored:
+        value = score(task.name, task.scorer, scorer, example, reply.text)
+        return Scored(task.name, example, reply.text, value, reply.chance, reply.cut)
 
 
 def mean_score(scored: Sequence[Scored]) -> float:

@@ -21,7 +21,7 @@ from cl_toolkit.models.targets import check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import Adapter
+    from cl_toolkit.models.sections import Adapter
 
 
 def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:

@@ -1,64 +1,36 @@
-"""Whether it all fits: the model and its adapter, the examples into the template, the model's positions, and what may be
-generated. Looked at before training."""
+"""Whether texts fit: into the template, into the model's positions, and within what may be generated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.models.codec import ArrayCodec, Codec
-from cl_toolkit.models.hub import check_start
-from cl_toolkit.models.kind import HubModel, build_tiny
-from cl_toolkit.models.targets import check_targets
-from cl_toolkit.registry import OBJECTIVES, SCORERS
-from cl_toolkit.types import Example, Stream, Task
+from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import RunConfig
-
-
-def check_model(config: RunConfig) -> None:
-    """Raise UserError for a start model or an adapter of which it can be seen without weights that they cannot work."""
-    settings, adapter = config.model_settings, config.model.adapter
-    if isinstance(settings, HubModel):
-        check_start(config.model.name, settings, adapter, config.frozen_base)
-    elif adapter is not None:
-        import torch
-
-        with torch.device("meta"):
-            check_targets(build_tiny(settings, 0), adapter)
-
+    from cl_toolkit.models.text import TextCodec
 
 LONGEST = 32
 """Of each split the examples with the most characters are looked at; every other one when it is encoded."""
 
 
-def check_fit(codec: Codec | ArrayCodec, stream: Stream, config: RunConfig) -> list[str]:
-    """What has to be said before training, in sentences. Raises UserError for what cannot be written or does not fit."""
-    if isinstance(codec, ArrayCodec):
-        return []
-    check_model(config)
+def check_texts(
+    codec: TextCodec, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]
+) -> list[str]:
+    """What has to be said before training, in sentences. Raises UserError for what cannot be written or does not fit.
+    limits: of a task, the name of each setting that limits an answer, and the tokens."""
     notes = []
     if codec.templated and codec.write.written_date:
         notes.append(f"the chat template writes a date into the prompt: {codec.write.written_date} (prompt.date)")
-    tasks = (*stream.scored, *stream.anchors)
-    if not codec.templated and any(len(e.messages) > 1 or config.prompt.system for t in tasks for e in t.train[:1]):
+    if not codec.templated and any(len(e.messages) > 1 or codec.prompt.system for t in tasks for e in t.train[:1]):
         notes.append("no chat template: the turns of a conversation are joined as lines, without their roles")
-    objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
     for task in tasks:
-        scored = getattr(task, config.evaluate.split)
-        generated = getattr(SCORERS.get(task.scorer, "scorer"), "mode", "generate") == "generate"
-        limits = {}
-        if objective.answer_limit is not None and task.train:
-            limits[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]
-        if generated:
-            limits["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
-        notes += _check_task(codec, task, [*probed(task.train), *probed(scored)], limits)
+        notes += _check_task(codec, task, [*probed(task.train), *probed(getattr(task, split))], limits(task))
     return notes
 
 
-def _check_task(codec: Codec, task: Task, examples: Sequence[Example], limits: dict[str, int]) -> Iterator[str]:
+def _check_task(codec: TextCodec, task: Task, examples: Sequence[Example], limits: Mapping[str, int]) -> Iterator[str]:
     pairs = [codec.ids(e) for e in examples]
     prompt, answer = max(len(p) for p, _ in pairs), max(len(a) for _, a in pairs)
     for key, limit in limits.items():

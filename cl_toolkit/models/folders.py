@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cl_toolkit.errors import UserError, listed
-
-if TYPE_CHECKING:
-    from cl_toolkit.models.kind import HubModel
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 PARTS = (".safetensors", ".json", ".jinja", ".model", ".txt", ".tiktoken")
 
 
-def check_folder(name: str, settings: HubModel) -> None:
+def check_folder(name: str, revision: str | None) -> None:
     """Raise UserError where a local folder cannot be a model's; says nothing about a name of the hub."""
     folder = Path(name)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")) or "\\" in name:
             raise UserError(f"model.name: {name}: no such folder")
         return
-    if settings.revision is not None:
-        raise UserError(f"model.revision: {settings.revision!r} does nothing: {name} is a folder; leave it out")
+    if revision is not None:
+        raise UserError(f"model.revision: {revision!r} does nothing: {name} is a folder; leave it out")
     for path in sorted(folder.iterdir()):
         if path.suffix in PARTS and _is_pointer(path):
             what, it = ("the weights", "them") if path.suffix == ".safetensors" else ("the file", "it")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cl_toolkit.errors import UserError, short
 from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
-from cl_toolkit.models.soundness import check_causal, check_complete, check_end, check_finite, check_kind, check_rows
+from cl_toolkit.models.kind import Kind
+from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
 from cl_toolkit.models.targets import check_targets
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from cl_toolkit.config.schema import Adapter
-    from cl_toolkit.models.kind import HubModel
+    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.text import TextCodec
 
 
 @contextmanager
@@ -45,64 +48,130 @@ def told(name: str) -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def from_hub(cls: type, name: str, settings: HubModel, options: dict[str, Any] | None = None) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class HubKind(Kind):
+    """What models from a folder or the hub have in common. Weights are safetensors. dtype: below float32 for frozen weights
+    alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16.
+
+    auto: the name of transformers' class that loads it.
+    """
+
+    auto: ClassVar[str] = "AutoModel"
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
+        return load_hub(self, frozen, classes)[0]
+
+    def skeleton(self, classes: Sequence[str] = ()) -> nn.Module:
+        import torch
+
+        config = hub_config(self, classes)
+        with told(self.name), torch.device("meta"):
+            return auto_class(self).from_config(config, trust_remote_code=self.trust_remote_code)
+
+    def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> TextCodec:
+        from transformers import GenerationConfig
+
+        from cl_toolkit.models.text import TextCodec
+
+        tokenizer, config = hub_tokenizer(self), hub_config(self).get_text_config()
+        try:
+            ends = from_hub(GenerationConfig, self).eos_token_id
+        except UserError:  # a folder need not have such a file
+            ends = config.eos_token_id
+        stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
+        return TextCodec(tokenizer, prompt, stops, positions, rows)
+
+    def identity(self) -> dict[str, str]:
+        """The content of its folder, or the commit of a hub's model."""
+        if Path(self.name).is_dir():
+            return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(self.name))}
+        return {"commit": str(getattr(hub_config(self), "_commit_hash", None))}
+
+    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+        """The same question is answered once."""
+        folder = Path(self.name)
+        changed = max((p.stat().st_mtime_ns for p in folder.glob("*")), default=0) if folder.is_dir() else 0
+        _check_start(self, adapter, frozen, changed)
+
+    def finish_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """What a kind changes of a tokenizer."""
+
+    def check_weights(self, model: nn.Module, report: Mapping[str, Collection[Any]], rows: int) -> None:
+        """Raise UserError for a model that is not what the kind says. report: what transformers says of the loading. rows: of
+        the embedding."""
+
+    def config_changes(self, classes: Sequence[str]) -> dict[str, Any]:
+        """What a kind sets in the model's own config."""
+        return {}
+
+
+def auto_class(kind: HubKind) -> Any:
+    """Transformers' class for a kind."""
+    import transformers
+
+    return getattr(transformers, kind.auto)
+
+
+def from_hub(cls: type, kind: HubKind, options: dict[str, Any] | None = None) -> Any:
     """`cls.from_pretrained`, with what goes wrong in one line."""
-    check_folder(name, settings)
-    common = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
-    with told(name):
-        return cls.from_pretrained(name, **common, **(options or {}))
+    check_folder(kind.name, kind.revision)
+    common = {"revision": kind.revision or "main", "trust_remote_code": kind.trust_remote_code}
+    with told(kind.name):
+        return cls.from_pretrained(kind.name, **common, **(options or {}))
 
 
-def hub_config(name: str, settings: HubModel) -> PretrainedConfig:
-    """The settings of a model, of a kind that can be trained here."""
+def hub_config(kind: HubKind, classes: Sequence[str] = ()) -> PretrainedConfig:
+    """The settings of a model, of an architecture that can be trained here."""
     from transformers import AutoConfig
 
-    config = from_hub(AutoConfig, name, settings)
-    check_kind(name, config)
+    config = from_hub(AutoConfig, kind)
+    check_kind(kind.name, config)
+    for key, value in kind.config_changes(classes).items():
+        setattr(config, key, value)
     return config
 
 
-def hub_tokenizer(name: str, settings: HubModel) -> PreTrainedTokenizerBase:
-    """A model's tokenizer. An encoder's need not have an end mark: nothing is generated, its separator stands for it."""
+def hub_tokenizer(kind: HubKind) -> PreTrainedTokenizerBase:
+    """A model's tokenizer."""
     from transformers import AutoTokenizer
 
-    tokenizer = from_hub(AutoTokenizer, name, settings)
-    if settings.head == "none" and tokenizer.eos_token_id is None:
-        tokenizer.eos_token = tokenizer.sep_token or tokenizer.pad_token
-    check_end(name, tokenizer)
+    tokenizer = from_hub(AutoTokenizer, kind)
+    kind.finish_tokenizer(tokenizer)
+    check_end(kind.name, tokenizer)
     return tokenizer
 
 
-def load_hub(name: str, settings: HubModel, frozen: bool = False) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """A model from a folder, from the local Hugging Face cache, or from the hub.
+def load_hub(
+    kind: HubKind, frozen: bool = False, classes: Sequence[str] = ()
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """A model from a folder, from the local Hugging Face cache, or from the hub, and its tokenizer.
 
     frozen: its weights will neither be trained nor merged into, only then may they be of less than fp32.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    hub_config(name, settings)
     options = {
-        "dtype": settings.dtype,
-        "attn_implementation": settings.attn_implementation,
+        "config": hub_config(kind, classes),
+        "dtype": kind.dtype,
+        "attn_implementation": kind.attn_implementation,
         "use_safetensors": True,
         "ignore_mismatched_sizes": True,  # they are refused by name below
         "output_loading_info": True,
     }
-    language_model = settings.head == "lm"
-    cls = AutoModelForCausalLM if language_model else AutoModel
-    model, report = from_hub(cls, name, settings, options)
+    model, report = from_hub(auto_class(kind), kind, options)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise UserError(f"model.name: {name}: {HOLDS_ADAPTER}")
+        raise UserError(f"model.name: {kind.name}: {HOLDS_ADAPTER}")
     if not frozen:
-        refuse_low_precision(name, {weight.dtype for weight in model.parameters()})
-    check_finite(name, model)
+        refuse_low_precision(kind.name, {weight.dtype for weight in model.parameters()})
+    check_finite(kind.name, model)
     rows = model.get_input_embeddings().weight.shape[0]
-    with told(name):
-        if language_model:
-            check_causal(name, model, rows)
-        check_complete(name, model, settings.head, report)
-    tokenizer = hub_tokenizer(name, settings)
-    check_rows(name, tokenizer, rows)
+    with told(kind.name):
+        kind.check_weights(model, report, rows)
+    tokenizer = hub_tokenizer(kind)
+    check_rows(kind.name, tokenizer, rows)
     model.config.use_cache = False  # no training forward needs one; generation asks for it
     return model, tokenizer
 
@@ -118,35 +187,30 @@ def refuse_low_precision(name: str, dtypes: set[torch.dtype]) -> None:
         )
 
 
-def skeleton(name: str, settings: HubModel) -> nn.Module:
-    """The structure of a model, without memory and without weights."""
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    config = hub_config(name, settings)
-    with told(name), torch.device("meta"):
-        return (AutoModelForCausalLM if settings.head == "lm" else AutoModel).from_config(
-            config, trust_remote_code=settings.trust_remote_code
-        )
-
-
-def check_start(name: str, settings: HubModel, adapter: Adapter | None, frozen: bool) -> None:
-    """What can be seen of a model and its adapter without weights; the same question is answered once. frozen: as in
-    `load_hub`."""
-    changed = max((p.stat().st_mtime_ns for p in Path(name).glob("*")), default=0) if Path(name).is_dir() else 0
-    _check_start(name, settings, adapter, frozen, changed)
-
-
 @lru_cache(maxsize=64)
-def _check_start(name: str, settings: HubModel, adapter: Adapter | None, frozen: bool, changed: int) -> None:
+def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: int) -> None:
     import torch
 
-    config = hub_config(name, settings)
-    dtype = getattr(config, "dtype", None) if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    config = hub_config(kind)
+    dtype = getattr(config, "dtype", None) if kind.dtype == "auto" else getattr(torch, kind.dtype)
     if not frozen:
-        refuse_low_precision(name, {dtype})
-    tokenizer = hub_tokenizer(name, settings)
+        refuse_low_precision(kind.name, {dtype})
+    tokenizer = hub_tokenizer(kind)
     if rows := getattr(config.get_text_config(), "vocab_size", None):
-        check_rows(name, tokenizer, rows)
+        check_rows(kind.name, tokenizer, rows)
     if adapter is not None:
-        check_targets(skeleton(name, settings), adapter)
+        check_targets(kind.skeleton(), adapter)
+
+
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model's folder: weights, settings, tokenizer, templates."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in MODEL_FILES)
+
+
+@cache
+def _file_digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

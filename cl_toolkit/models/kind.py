@@ -1,235 +1,136 @@
-"""Models by name: their settings, how one is loaded, what it is known by.
+"""A kind of model: its settings, how one is loaded, how its examples become tensors and its outputs answers.
 
-`tiny-lm` and the nets are built in and touch no network; any other name is a Hugging Face id or a local folder (`hub`).
+A kind is a file in this room and a line in `KINDS` (built-in models by name) or `HEADS` (a folder or a Hugging Face id, by
+what stands on its backbone).
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from cl_toolkit.errors import UserError, did_you_mean
-from cl_toolkit.models.hub import from_hub, hub_config, hub_tokenizer, load_hub
-from cl_toolkit.ranges import SEED, above, at_least
+from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.registry import canonical
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
-    from cl_toolkit.config.schema import Prompt
-    from cl_toolkit.models.codec import ArrayCodec, Codec
+    from cl_toolkit.models.requests import Reply, Request
+    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.types import Batch, Example, Stream, Task
+
+KINDS = {
+    "tiny_lm": "cl_toolkit.models.tiny:TinyLM",
+    "mlp": "cl_toolkit.models.arrays:MLP",
+    "small_cnn": "cl_toolkit.models.arrays:SmallCNN",
+}
+"""Built-in models: name -> kind."""
+HEADS = {
+    "lm": "cl_toolkit.models.language:LanguageModel",
+    "none": "cl_toolkit.models.language:Backbone",
+}
+"""Models from a folder or the hub: `model.head` -> kind."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Warmup:
-    """A start model that is partly able, so that rollouts earn rewards and there is something to forget.
+class Codec(Protocol):
+    """Examples as tensors, and a model's outputs as answers. A batch names the tensors that run along tokens.
 
-    steps of `batch_size` examples drawn from a mixture of `skills` (null: all), training split only; the same for every
-    seed of a comparison. Cached by content.
+    truncated_ids: examples whose prompt was cut.
     """
 
-    steps: Annotated[int, at_least(1)] = 400
-    batch_size: Annotated[int, at_least(1)] = 64
-    learning_rate: Annotated[float, above(0)] = 2e-3
-    skills: tuple[str, ...] | None = None
-    length: Annotated[int, at_least(1).up_to(64)] = 5
-    seed: Annotated[int, SEED] = 0
+    truncated_ids: set[str]
 
-    def __post_init__(self) -> None:
-        from cl_toolkit.benchmarks.skills import skill_names
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Rows without targets."""
 
-        if self.skills == ():
-            raise ValueError("skills: is empty; null takes all of them")
-        for name in self.skills or ():
-            if name not in skill_names():
-                raise ValueError(f"skills: unknown skill {name!r}{did_you_mean(name, skill_names())}")
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Rows with their targets. Rows without a target (`Example.source`) have none."""
 
+    def length(self, example: Example) -> int:
+        """How much of a batch's width an example takes."""
 
-@dataclass(frozen=True, kw_only=True)
-class TinyLM:
-    """A byte-level model of Llama's architecture; 0.35 M parameters by default. `warmup: null` starts from random weights
-    (drawn from `seed.init`)."""
+    def shown(self, example: Example) -> str:
+        """A training example as the model sees it; what is trained stands between ⟦ and ⟧."""
 
-    hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96
-    intermediate_size: Annotated[int, at_least(1).up_to(1_000_000)] = 256
-    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 3
-    num_attention_heads: Annotated[int, at_least(1).up_to(1024)] = 4
-    max_position_embeddings: Annotated[int, at_least(2).up_to(2**24)] = 2048
-    warmup: Warmup | None = None
+    def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+        """Answers to requests of one way; at most so many rows go through the model at a time."""
 
-    def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"hidden_size: expected a multiple of twice num_attention_heads ({2 * self.num_attention_heads}), "
-                f"got {self.hidden_size}"
-            )
+    def by_class(self) -> Codec:
+        """The same, for a model whose outputs are classes (`model.classes`)."""
+
+    def check(self, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]) -> list[str]:
+        """What has to be said before training, in sentences; raises UserError for examples that cannot be written or do not
+        fit. limits: of a task, the name of each setting that limits an answer, and the tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubModel:
-    """A model by Hugging Face id or local folder: a causal language model (`head: lm`), or a text encoder without a head for
-    objectives that bring their own (`head: none`). Weights are safetensors. dtype: below float32 for frozen weights alone,
-    under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16."""
+class Kind:
+    """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
-    head: Literal["lm", "none"] = "lm"
-    revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    attn_implementation: str | None = None
-    trust_remote_code: bool = False
+    inputs: what its examples are made of; a stream says the same word. gives: of `logits` (next tokens), `generates`,
+    `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    """
 
+    inputs: ClassVar[str] = "text"
+    gives: ClassVar[frozenset[str]] = frozenset()
+    adaptable: ClassVar[bool] = True
+    name: str = ""
 
-@dataclass(frozen=True, kw_only=True)
-class NetSettings:
-    """A small net for arrays, with weights drawn from `seed.init`."""
+    @property
+    def warm_start(self) -> Any:
+        """The settings of a start model that is trained first, once for all runs; None: weights as `load` gives them."""
+        return None
 
-    num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10
-    hidden_size: Annotated[int, at_least(1).up_to(65_536)] = 128
+    def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
+        """The start model, on the CPU. seed: of fresh weights. frozen: its weights will neither be trained nor merged into.
+        classes: the stream's, for a head over them. Raises UserError where it cannot be loaded."""
+        raise NotImplementedError
 
+    def skeleton(self, classes: Sequence[str] = ()) -> nn.Module:
+        """The structure alone, without memory and weights."""
+        import torch
 
-@dataclass(frozen=True, kw_only=True)
-class MLP(NetSettings):
-    """A perceptron with ReLU on flattened arrays of `input_size` numbers."""
+        with torch.device("meta"):
+            return self.load(0, True, classes)
 
-    input_size: Annotated[int, at_least(1)] = 64
-    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 2
+    def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> Codec:
+        """How examples become tensors. Loads no weights."""
+        raise NotImplementedError
 
-
-@dataclass(frozen=True, kw_only=True)
-class SmallCNN(NetSettings):
-    """Two convolutions of 3 x 3 with `width` and twice as many channels, on images of any size; no batch statistics."""
-
-    channels: Annotated[int, at_least(1).up_to(65_536)] = 1
-    width: Annotated[int, at_least(1).up_to(65_536)] = 32
-
-
-def model_config(name: str) -> type:
-    """The settings that a model of that name takes."""
-    return {"tiny_lm": TinyLM, "mlp": MLP, "small_cnn": SmallCNN}.get(canonical(name), HubModel)
-
-
-def load(
-    name: str, settings: Any, init_seed: int, frozen: bool = False
-) -> tuple[nn.Module, PreTrainedTokenizerBase | None]:
-    """(model on CPU, tokenizer; None for a net). Raises UserError where a model cannot be loaded. In fp32, unless it is
-    `frozen` (neither trained nor merged into) and its settings ask for less."""
-    if isinstance(settings, NetSettings):
-        from cl_toolkit.models.nets import build_net
-
-        return build_net(settings, init_seed), None
-    if isinstance(settings, TinyLM):
-        from cl_toolkit.runs.warmup import warmed_up
-
-        if settings.warmup is None:
-            return build_tiny(settings, init_seed), byte_tokenizer()
-        return warmed_up(settings), byte_tokenizer()
-    return load_hub(name, settings, frozen)
-
-
-def load_tokenizer(name: str, settings: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer alone."""
-    if isinstance(settings, TinyLM):
-        return byte_tokenizer()
-    return hub_tokenizer(name, settings)
-
-
-def load_codec(name: str, settings: Any, prompt: Prompt) -> Codec | ArrayCodec:
-    """How a model's examples become tensors. Loads its tokenizer and settings, not its weights."""
-    from cl_toolkit.models.codec import ArrayCodec, Codec
-
-    if isinstance(settings, NetSettings):
-        return ArrayCodec()
-    tokenizer = load_tokenizer(name, settings)
-    if isinstance(settings, TinyLM):
-        return Codec(tokenizer, prompt, positions=settings.max_position_embeddings)
-    from transformers import GenerationConfig
-
-    config = hub_config(name, settings).get_text_config()
-    try:
-        ends = from_hub(GenerationConfig, name, settings).eos_token_id
-    except UserError:  # a folder need not have such a file
-        ends = config.eos_token_id
-    stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
-    return Codec(tokenizer, prompt, stops, positions, rows)
-
-
-def build_tiny(settings: TinyLM, seed: int) -> nn.Module:
-    """A fresh tiny model with weights from `seed`; the global generator is left as it was."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.num_hidden_layers,
-        num_attention_heads=settings.num_attention_heads,
-        num_key_value_heads=settings.num_attention_heads,
-        max_position_embeddings=settings.max_position_embeddings,
-        tie_word_embeddings=True,
-        use_cache=False,  # no training forward needs one; generation asks for it
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
-
-
-BOS, EOS, PAD = 256, 257, 258
-VOCABULARY = 259
-
-
-def byte_tokenizer() -> PreTrainedTokenizerBase:
-    """One token per byte of UTF-8, so that any text can be read and written."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    special = {"<s>": BOS, "</s>": EOS, "<pad>": PAD}
-    vocabulary = {character: byte for byte, character in bytes_to_unicode().items()} | special
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(special))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def identity(name: str, settings: Any) -> dict[str, str]:
-    """What a start model is known by: the content of its folder, the commit of a hub's model, the weights of a warm start.
-    Weights drawn from `seed.init` follow from the config. Loads no weights but those of a warm start."""
-    if isinstance(settings, NetSettings) or (isinstance(settings, TinyLM) and settings.warmup is None):
+    def identity(self) -> dict[str, str]:
+        """What the start model is known by beside its settings."""
         return {"weights": "drawn from seed.init"}
-    if isinstance(settings, TinyLM):
-        return {"weights": fingerprint(load(name, settings, 0)[0])}
-    if Path(name).is_dir():
-        return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(name))}
-    return {"commit": str(getattr(hub_config(name, settings), "_commit_hash", None))}
+
+    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+        """Raise UserError for a model or an adapter of which it can be seen without weights that they cannot work."""
+
+    def check_stream(self, stream: Stream, with_head: bool) -> None:
+        """Raise UserError where the stream's examples do not fit. with_head: the objective brings the outputs."""
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model's folder: weights, settings, tokenizer, templates."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in MODEL_FILES)
+def kind_class(section: Mapping[str, Any], where: str) -> type[Kind]:
+    """The kind behind the config's section `model`."""
+    name, head = str(section.get("name")), section.get("head", "lm")
+    if canonical(name) in KINDS:
+        return _class(KINDS[canonical(name)])
+    if head not in HEADS:
+        raise UserError(
+            f"{where}: model.head: expected {' | '.join(HEADS)}, got {quoted(head)}{did_you_mean(str(head), HEADS)}"
+        )
+    return _class(HEADS[head])
 
 
-MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+def _class(reference: str) -> type[Kind]:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
-@cache
-def _file_digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def built_in() -> dict[str, type[Kind]]:
+    """The built-in models, by the names that a config gives them."""
+    return {name.replace("_", "-"): _class(reference) for name, reference in KINDS.items()}
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from cl_toolkit.models.kind import MLP, SmallCNN
+    from cl_toolkit.models.arrays import MLP, SmallCNN
 
 
 @dataclass
@@ -58,11 +57,3 @@ def small_cnn(settings: SmallCNN) -> Net:
         nn.ReLU(),
     )
     return Net(trunk, settings.hidden_size, settings.num_classes)
-
-
-def build_net(settings: MLP | SmallCNN, seed: int) -> Net:
-    """A fresh net with weights from `seed`; the global generator is left as it was."""
-    make = {"MLP": mlp, "SmallCNN": small_cnn}[type(settings).__name__]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(settings)

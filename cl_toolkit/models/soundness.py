@@ -86,10 +86,12 @@ def check_causal(name: str, model: nn.Module, tokens: int) -> None:
         )
 
 
-def check_complete(name: str, model: nn.Module, head: str, report: Mapping[str, Collection[Any]]) -> None:
+def check_complete(
+    name: str, model: nn.Module, report: Mapping[str, Collection[Any]], features_only: bool = False
+) -> None:
     """Every tensor of the model came from the folder, and every tensor of the folder has its place.
 
-    With `head: none` the heads of the folder are left behind on purpose; and what the features do not depend on (a pooler)
+    features_only: the heads of the folder are left behind on purpose; and what the features do not depend on (a pooler)
     may be missing: it is set to 0, for it would be drawn anew at each loading.
     """
     missing, surplus = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
@@ -99,7 +101,7 @@ def check_complete(name: str, model: nn.Module, head: str, report: Mapping[str, 
             f"model.name: {name}: {key} has the shape {tuple(there)} in the folder and {tuple(here)} by config.json"
             + (f" (and {len(report['mismatched_keys']) - 1} more)" if len(report["mismatched_keys"]) > 1 else "")
         )
-    if head == "none":
+    if features_only:
         missing = [key for key in missing if key not in zeroed(model, missing)]
         own = {child for child, _ in model.named_children()}
         surplus = [k for k in surplus if k.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in own]

@@ -11,7 +11,7 @@ from cl_toolkit.lazy import LazyModule
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.config.schema import Adapter
+    from cl_toolkit.models.sections import Adapter
 
 nn_ = LazyModule("torch.nn")
 KEY = "model.adapter.target_modules"

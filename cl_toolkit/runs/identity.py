@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data.streams import task_hash
-from cl_toolkit.models import kind as models
+from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
 from cl_toolkit.runs.record import PLACE
+from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.sources import Source, file_source, object_source
 from cl_toolkit.strategy import Strategy
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.models.kind import Kind
     from cl_toolkit.types import Stream
 
 READERS = ("report", "check", "cli", "__main__.py")
@@ -39,8 +41,13 @@ def shared_parts(config: RunConfig, stream: Stream) -> dict[str, Any]:
     """`data` and `model`: the parts that take reading, and are the same for all runs on one stream and start model."""
     return {
         "data": {task.name: task_hash(task) for task in (*stream.scored, *stream.anchors)},
-        "model": models.identity(config.model.name, config.model_settings),
+        "model": model_identity(config.kind),
     }
+
+
+def model_identity(kind: Kind) -> dict[str, str]:
+    """What a start model is known by beside its settings; of a warm start the weights. Loads no others."""
+    return kind.identity() if kind.warm_start is None else {"weights": fingerprint(start_model(kind, 0))}
 
 
 def components(config: RunConfig, stream: Stream) -> dict[str, Source]:

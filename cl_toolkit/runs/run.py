@@ -23,16 +23,17 @@ from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
 from cl_toolkit.measure.probes.curves import ForgettingCurves
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
-from cl_toolkit.models import kind as models
-from cl_toolkit.models.fit import check_fit, check_model
+from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, made
 from cl_toolkit.runs import checkpoint, state
 from cl_toolkit.runs.cost import Meter, fresh_cost, peak_memory
 from cl_toolkit.runs.events import Events, Listener
+from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.runs.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.record import head, now, provenance, stored_record, write_answers
+from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.seeds import seed_from
 from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.task_view import TaskView
@@ -59,7 +60,7 @@ def execute(
             listener({"event": "note", "text": text})
 
     threads = torch.get_num_threads()
-    check_model(config)
+    config.kind.check(config.model.adapter, config.frozen_base)
     try:
         stream = build_stream(config)
         parts = identity(config, stream)
@@ -112,7 +113,7 @@ class Run:
         self.stream = stream or build_stream(config)
         self.identity = parts or identity(config, self.stream)
         torch.set_num_threads(config.train.num_threads)
-        self.engine = open_engine(config)
+        self.engine = open_engine(config.engine, config.train)
         self.writes = self.engine.processes.rank == 0
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ class Run:
         if OBJECTIVES.source(config.objective.name) is not None:
             watched(self.objective, OBJECTIVE, "objective.name")
         self.strategy = build_strategy(config)
-        self.codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
+        self.codec = codec_of(config, self.stream)
         self.notes = check_fit(self.codec, self.stream, config)
         self.model = self.load_model()
         self.evaluator = Evaluator(
@@ -149,7 +150,7 @@ class Run:
 
     def load_model(self):
         seed = self.config.seed.init
-        model, _ = models.load(self.config.model.name, self.config.model_settings, seed, self.config.frozen_base)
+        model = start_model(self.config.kind, seed, self.config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if self.config.train.bf16 else None
         return model
@@ -162,7 +163,7 @@ class Run:
             "provenance": {
                 **provenance(self.engine.device, config.train.num_threads, self.engine.processes.world),
                 "engine": self.engine.name,
-                "model_hash": models.fingerprint(self.model),
+                "model_hash": fingerprint(self.model),
             },
             "identity": self.identity,
             "scoring_dtype": str(scoring_dtype(self.model)).removeprefix("torch."),
@@ -379,7 +380,7 @@ class Run:
         record["cost"]["stored_examples"] = sum(map(len, stores))
         record["cost"]["stored_bytes"] = sum(store.nbytes() for store in stores)
         record["cost"]["peak_memory_bytes"] = peak_memory(self.engine.device)
-        record["truncated_prompts"] = self.codec.truncated
+        record["truncated_prompts"] = len(self.codec.truncated_ids)
         record["provenance"]["finished"] = now()
         record["status"] = "finished"
         if self.writes:

@@ -1,4 +1,4 @@
-"""The warm start of `tiny-lm`: learn a mixture of skills for a few hundred steps, once, and cache the result."""
+"""Start models. A warm start learns a mixture of skills for a few hundred steps, once, and is cached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cl_toolkit.benchmarks.skills import Skills, skill_names
-from cl_toolkit.config.schema import Prompt, Train, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
-from cl_toolkit.models.codec import Codec
-from cl_toolkit.models.kind import TinyLM, build_tiny, byte_tokenizer, fingerprint
+from cl_toolkit.models.kind import Kind, fingerprint
+from cl_toolkit.models.sections import Prompt
 from cl_toolkit.runs.checkpoint import replace_file
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import Compose
@@ -37,9 +39,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CL_TOOLKIT_CACHE") or user_cache_dir("cl-toolkit"))
 
 
-def mixture(settings: TinyLM) -> list:
+def start_model(kind: Kind, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
+    """The start model of a run, on the CPU: as its kind loads it or, where the kind asks for a warm start, from the cache or
+    made now. The arguments are those of `Kind.load`."""
+    return kind.load(seed, frozen, classes) if kind.warm_start is None else warmed_up(kind)
+
+
+def mixture(kind: Kind) -> list:
     """The examples of the warm-up, a fresh one for every place in every batch."""
-    warmup = settings.warmup
+    warmup = kind.warm_start
     skills = warmup.skills or skill_names()
     each = -(-warmup.steps * warmup.batch_size // len(skills))
     stream = Skills(
@@ -48,24 +56,24 @@ def mixture(settings: TinyLM) -> list:
     return [example for task in stream.tasks(list(skills), repeat=True) for example in task.train]
 
 
-def warmed_up(settings: TinyLM) -> nn.Module:
+def warmed_up(kind: Kind) -> nn.Module:
     """The start model, from the cache or made now (and cached, where the cache can be written).
 
     A cached file that is damaged, of another owner or of other weights than it says is never used.
     """
     from safetensors.torch import save_file
 
-    examples = mixture(settings)
-    content = json.dumps([asdict(settings), [(e.id, e.question, e.target) for e in examples], torch.__version__])
+    examples = mixture(kind)
+    content = json.dumps([asdict(kind), [(e.id, e.question, e.target) for e in examples], torch.__version__])
     path = cache_dir() / f"tiny-lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    model = build_tiny(settings, settings.warmup.seed)
+    model = kind.load(kind.warm_start.seed)
     if path.exists():
         try:
             return load_cached(model, path)
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             print(f"note: {path}: not used and made anew: {' '.join(str(error).split())[:160]}", file=sys.stderr)
-            model = build_tiny(settings, settings.warmup.seed)
-    model = train(model, settings, examples)
+            model = kind.load(kind.warm_start.seed)
+    model = train(model, kind, examples)
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     metadata = {"fingerprint": fingerprint(model)}
     try:
@@ -94,9 +102,9 @@ def load_cached(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-def train(model: nn.Module, settings: TinyLM, examples: list) -> nn.Module:
+def train(model: nn.Module, kind: Kind, examples: list) -> nn.Module:
     """Learn the mixture with the page that everything else is learned with."""
-    warmup = settings.warmup
+    warmup = kind.warm_start
     plain = base_layer()
     changes = {
         "global_batch_size": warmup.batch_size,
@@ -106,7 +114,7 @@ def train(model: nn.Module, settings: TinyLM, examples: list) -> nn.Module:
         "warmup_ratio": 0.05,
     }
     train_config = typed(Train, {**plain["train"], **changes}, "train", "warmup")
-    codec = Codec(byte_tokenizer(), typed(Prompt, plain["prompt"], "prompt", "warmup"))
+    codec = kind.codec(typed(Prompt, plain["prompt"], "prompt", "warmup"))
     view = TaskView(
         name="warmup",
         index=0,

@@ -12,18 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cl_toolkit.config.build import build_run
+from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
-from cl_toolkit.config.schema import (
-    COMPARISON_KEYS,
-    RunConfig,
-    StudyConfig,
-    base_layer,
-    build_run,
-    find_config,
-    merge,
-    normalise,
-    read_layers,
-)
+from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, StudyConfig
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.ranges import SEED
 from cl_toolkit.registry import canonical

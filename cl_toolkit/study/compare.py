@@ -117,8 +117,7 @@ def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
     """What each run will be known by. Reads every stream once and looks whether its examples fit, so that a fault in the data
     is found before anything runs; makes the start model before several runs want it at once."""
     from cl_toolkit.data.streams import build_stream
-    from cl_toolkit.models import kind as models
-    from cl_toolkit.models.fit import check_fit
+    from cl_toolkit.runs.fit import check_fit, codec_of
     from cl_toolkit.runs.identity import identity, shared_parts
 
     read, fitted, told = {}, set(), set()
@@ -129,13 +128,12 @@ def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
         )
         if key not in read:
             stream = build_stream(config)
-            codec = models.load_codec(config.model.name, config.model_settings, config.prompt)
-            read[key] = stream, codec, shared_parts(config, stream)
-        stream, codec, shared = read[key]
+            read[key] = stream, shared_parts(config, stream)
+        stream, shared = read[key]
         fit = key + json.dumps([config.plain[k] for k in ("objective", "evaluate")], default=str)
         if fit not in fitted:
             fitted.add(fit)
-            for note in check_fit(codec, stream, config):
+            for note in check_fit(codec_of(config, stream), stream, config):
                 if note not in told:
                     say(note)
                 told.add(note)

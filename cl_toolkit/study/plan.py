@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.registry import OBJECTIVES
+from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
-from cl_toolkit.types import Stream
+from cl_toolkit.types import Stream, spread
 
+LOOKED_AT = 64
+"""Of each task so many examples say how long a row is."""
 STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
 ADAM_BYTES = 16
@@ -31,28 +35,18 @@ class Estimate:
 
 def fitting(config: RunConfig, stream: Stream) -> list[str]:
     """What has to be said of model and examples before training; raises UserError for what cannot work."""
-    from cl_toolkit.models import kind as models
-    from cl_toolkit.models.fit import check_fit, check_model
-
-    check_model(config)
-    return check_fit(models.load_codec(config.model.name, config.model_settings, config.prompt), stream, config)
+    config.kind.check(config.model.adapter, config.frozen_base)
+    return check_fit(codec_of(config, stream), stream, config)
 
 
-def parameters(config: RunConfig) -> tuple[int, int]:
+def parameters(config: RunConfig, stream: Stream) -> tuple[int, int]:
     """(all, trained) parameters, counted on a model without memory."""
     import torch
 
-    from cl_toolkit.models import adapters, hub
-    from cl_toolkit.models import kind as models
+    from cl_toolkit.models import adapters
 
-    settings = config.model_settings
     with torch.device("meta"):
-        if isinstance(settings, models.NetSettings):
-            model, _ = models.load(config.model.name, settings, 0)
-        elif isinstance(settings, models.TinyLM):
-            model = models.build_tiny(settings, 0)
-        else:
-            model = hub.skeleton(config.model.name, settings)
+        model = config.kind.skeleton(stream.classes)
         model = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
         total = sum(p.numel() for p in model.parameters())
         model = adapters.begin_task(model, config.model.adapter, 0, 0)
@@ -76,13 +70,13 @@ def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     """About what one run costs: 6 floating-point operations per parameter and trained token (8 with a reference or
     rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
     train, total, trained = config.train, *counted
+    codec = codec_of(config, stream)
     steps = tokens = 0
     for task in stream.tasks:
-        per_epoch = -(-len(task.examples if hasattr(task, "examples") else task.train) // train.global_batch_size)
+        per_epoch = -(-len(task.train) // train.global_batch_size)
         scale = len(stream.scored) if stream.view == "joint" else 1
         here = train.max_steps * scale if train.max_steps > 0 else max(1, round(per_epoch * train.num_train_epochs))
-        length = sum(len(e.question) + len(e.target) + 3 for e in task.train) / max(1, len(task.train))
-        length = length if config.model.name.replace("-", "_") == "tiny_lm" else length / 4
+        length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
         share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)
         copies = getattr(config.objective.settings, "num_generations", 1)
         steps += here

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cl_toolkit.config.layers import find_config, merge, normalise, shipped_configs
 from cl_toolkit.config.plain_yaml import parse_overrides, to_yaml
-from cl_toolkit.config.schema import StudyConfig, find_config, merge, normalise, shipped_configs
+from cl_toolkit.config.schema import StudyConfig
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs.checkpoint import write_text

@@ -32,7 +32,7 @@ def main() -> None:
         os._exit(0)  # the parent has ended, or wants no more: what was begun goes on from its last checkpoint
 
     threading.Thread(target=listen, daemon=True).start()
-    from cl_toolkit.config.schema import build_run
+    from cl_toolkit.config.build import build_run
     from cl_toolkit.study.compare import execute_run
 
     while True:

@@ -158,6 +158,7 @@ class RFT(Objective):
         if self.updates > 1:  # filled in at the first of the updates, part by part; so it stays where it is
             batch = batch.to(next(model.parameters()).device)
             batch.extra["old"] = torch.full(batch.labels.shape, torch.nan, device=batch.labels.device)
+            batch.along_tokens |= {"old"}
         return batch
 
     def forward(self, model, part):

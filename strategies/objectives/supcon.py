@@ -48,6 +48,7 @@ class SupCon(Objective):
 
     paper = "Khosla et al. 2020, arXiv 2004.11362; prototypes: Asadi et al. 2023, arXiv 2303.14771"
     divisible = False
+    needs = frozenset({"hidden"})
     brings_head = True
     inputs = ("text", "arrays")
 
@@ -83,7 +84,7 @@ class SupCon(Objective):
         for e in examples:  # a class that has no prototype, of an anchor, can still be contrasted
             classes.setdefault(e.target, len(classes))
         labels = [IGNORE if e.source in WITHOUT_TARGET else classes[e.target] for e in examples]
-        batch = replace(batch, labels=torch.tensor(labels))
+        batch = replace(batch, labels=torch.tensor(labels), along_tokens=batch.along_tokens - {"labels"})
         return batch if self.config.augment == "none" else self.two_views(batch, task.generator(f"{self.name}-views"))
 
     def two_views(self, batch, generator):

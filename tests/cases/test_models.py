@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from cl_toolkit import UserError
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.models import adapters
-from cl_toolkit.models.kind import HubModel, byte_tokenizer, load_hub
+from cl_toolkit.models.hub import load_hub
+from cl_toolkit.models.language import Backbone, LanguageModel
+from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.tiny import byte_tokenizer
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 X = torch.arange(20).view(2, 10)
@@ -52,9 +54,14 @@ def folder(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "model")
 
 
+def hub(folder, head="lm", **settings):
+    """The kind of model behind a folder."""
+    return {"lm": LanguageModel, "none": Backbone}[head](name=str(folder), **settings)
+
+
 def refusal(folder, **settings):
     with pytest.raises(UserError) as error:
-        load_hub(str(folder), HubModel(**settings))
+        load_hub(hub(folder, **settings))
     assert "\n" not in str(error.value)
     return str(error.value).replace(str(folder), "F")
 
@@ -105,7 +112,7 @@ def test_pickled_weights_are_refused(monkeypatch, capsys, tmp_path, folder, name
 
 @pytest.mark.parametrize("life", ["continue", "merge", "stack"])
 def test_a_folder_of_an_adapter_is_refused(monkeypatch, capsys, tmp_path, whole, life):
-    base = load_hub(str(whole), HubModel())[0]
+    base = load_hub(hub(whole))[0]
     adapters.begin_task(base, Adapter(r=2), 0, 0).save_pretrained(tmp_path / "lora")
     found = next(tmp_path.glob("lora/**/adapter_config.json")).parent
     assert "holds a LoRA adapter (adapter_config.json)" in refusal(found)
@@ -186,7 +193,7 @@ def test_weights_that_are_no_numbers(folder):
 
 def test_a_pooler_that_is_not_there_is_zero_and_not_drawn(tmp_path):
     save(tmp_path, BertForMaskedLM(BertConfig(vocab_size=259, **SHAPE)))
-    first, again = (load_hub(str(tmp_path), HubModel(head="none"))[0].state_dict() for _ in range(2))
+    first, again = (load_hub(hub(tmp_path, head="none"))[0].state_dict() for _ in range(2))
     assert not first["pooler.dense.weight"].any()
     assert all(torch.equal(first[name], again[name]) for name in first)
     edit(tmp_path, num_hidden_layers=2)
@@ -197,8 +204,8 @@ def test_weights_below_fp32_are_not_for_training(folder):
     assert "train.bf16: true" in refusal(folder, dtype="bfloat16")
     llama().to(torch.bfloat16).save_pretrained(folder)
     assert "would be trained or merged in bfloat16" in refusal(folder, dtype="auto")
-    assert load_hub(str(folder), HubModel(dtype="float32"))[0].dtype is torch.float32
-    model = load_hub(str(folder), HubModel(dtype="auto"), frozen=True)[0]
+    assert load_hub(hub(folder, dtype="float32"))[0].dtype is torch.float32
+    model = load_hub(hub(folder, dtype="auto"), frozen=True)[0]
     assert model.dtype is torch.bfloat16
 
 
@@ -236,7 +243,7 @@ def test_an_encoders_tokenizer_without_an_end_mark(tmp_path):
     tokenizer.sep_token = "</s>"
     save(tmp_path, BertForMaskedLM(BertConfig(vocab_size=259, **SHAPE)), tokenizer)
     assert "model.head: none" in refusal(tmp_path)
-    assert load_hub(str(tmp_path), HubModel(head="none"))[1].eos_token_id == 257
+    assert load_hub(hub(tmp_path, head="none"))[1].eos_token_id == 257
     save(tmp_path / "llama", llama(), tokenizer)
     assert "no end-of-sequence token, which a language model needs" in refusal(tmp_path / "llama")
 
@@ -309,7 +316,7 @@ def moved(model):
 def test_merging_keeps_the_function_or_is_refused(tmp_path, target, tied):
     save(tmp_path, llama(tie_word_embeddings=tied))
     adapter = Adapter(r=4, target_modules=(target,), between_tasks="merge")
-    model = load_hub(str(tmp_path), HubModel())[0].eval()
+    model = load_hub(hub(tmp_path))[0].eval()
     if tied and target == "lm_head":
         with pytest.raises(UserError, match=r"lm_head shares its weight with model.embed_tokens"):
             adapters.begin_task(model, adapter, 0, 0)
@@ -348,5 +355,5 @@ def test_the_record_holds_the_error_of_each_merge(tmp_path, whole):
 
 def test_a_loaded_encoder_makes_its_features(tmp_path):
     save(tmp_path, BertForMaskedLM(BertConfig(vocab_size=259, **SHAPE)))
-    mine, theirs = load_hub(str(tmp_path), HubModel(head="none"))[0], AutoModel.from_pretrained(tmp_path)
+    mine, theirs = load_hub(hub(tmp_path, head="none"))[0], AutoModel.from_pretrained(tmp_path)
     assert torch.equal(mine.eval()(X).last_hidden_state, theirs.eval()(X).last_hidden_state)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from cl_toolkit.config.schema import Train
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.errors import UserError
 
 TRAIN = Train(

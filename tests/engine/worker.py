@@ -12,11 +12,12 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cl_toolkit.config.schema import Adapter, Train
 from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.models import adapters
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.objectives.rft import RFT

@@ -215,7 +215,7 @@ def process(*arguments, code=None):
 
 HEAVY = """
 import sys
-from cl_toolkit import cli
+from cl_toolkit.cli import app as cli
 sys.argv = ["cl-toolkit", *sys.argv[1:]]
 try:
     cli.main()

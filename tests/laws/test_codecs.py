@@ -7,13 +7,14 @@ import torch
 from families import FAMILIES
 from pieces import ask
 
-from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.evaluate import Evaluator, mean_score
-from cl_toolkit.models import kind as models
-from cl_toolkit.models.codec import Codec
+from cl_toolkit.models import tiny
 from cl_toolkit.models.generate import generate
+from cl_toolkit.models.sections import Prompt
+from cl_toolkit.models.text import TextCodec
 from cl_toolkit.types import IGNORE, Example, Message, Task
 
 TEXTS = [
@@ -33,10 +34,10 @@ ANSWERS = {"up": "yes", "sun": "no", "red": "<b>no</b>", "day": "yes and no"}
 
 def family_codec(name, **prompt):
     template, special, _ = FAMILIES[name]
-    tokenizer = models.byte_tokenizer()
+    tokenizer = tiny.byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.chat_template = template
-    return Codec(tokenizer, typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
+    return TextCodec(tokenizer, typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -152,7 +153,7 @@ def test_thoughts_begin_where_the_generation_prompt_ends():
     "template", ["{{ messages[-1].content | upper }}", "{% for m in messages %}{{ m.role }}{% endfor %}"]
 )
 def test_a_template_that_cannot_be_split_is_refused(template):
-    tokenizer = models.byte_tokenizer()
+    tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = template.replace("upper", "length")
     with pytest.raises(UserError, match="chat template"):
-        Codec(tokenizer, typed(Prompt, base_layer()["prompt"], "prompt", "test"))
+        TextCodec(tokenizer, typed(Prompt, base_layer()["prompt"], "prompt", "test"))

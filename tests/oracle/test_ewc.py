@@ -5,8 +5,8 @@ import torch
 from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategies.ewc import EWC, squared_gradients
 

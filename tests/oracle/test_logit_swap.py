@@ -6,10 +6,10 @@ import pytest
 import torch
 from pieces import ask, configured, equal, task_view, tiny_model, train, weights_of
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.logit_swap import LogitSwap, swap
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.lwf import LwF, distillation
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]

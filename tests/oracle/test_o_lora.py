@@ -4,9 +4,9 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.o_lora import OLoRA, overlap
 
 STACK = Adapter(r=2, lora_alpha=4, between_tasks="stack")

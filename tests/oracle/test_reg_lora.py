@@ -4,9 +4,9 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, weights_of
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.reg_lora import RegLoRA, largest, protected_mean
 
 MERGE = Adapter(r=2, lora_alpha=16, between_tasks="merge")

@@ -7,8 +7,7 @@ import torch
 from pieces import array_view, ask, byte_codec, equal, points, task_view, tiny_model, train, weights_of
 from tiny import trajectory
 
-from cl_toolkit.models.kind import MLP
-from cl_toolkit.models.nets import build_net
+from cl_toolkit.models.arrays import MLP
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.replay import Replay
 
@@ -134,7 +133,7 @@ def test_with_one_task_every_view_is_sequential_training(view, tmp_path):
 
 def test_a_step_of_one_target_is_divided_by_one():
     view, example = array_view(points(1)), points(1)[0]
-    model = build_net(MLP(input_size=4, hidden_size=8, num_classes=3), 0)
+    model = MLP(input_size=4, hidden_size=8, num_classes=3).load(0)
     logits = model(x=example.x[None]).logits.detach()
     wanted = float(torch.logsumexp(logits[0], 0) - logits[0, example.y])
     assert view.forward(model, view.encode([example])).loss.item() == pytest.approx(wanted, rel=1e-5)

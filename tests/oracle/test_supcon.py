@@ -8,9 +8,8 @@ import torch
 from pieces import array_view, configured, contrastive, points, small_encoder, train, weights_of
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.arrays import MLP
 from cl_toolkit.models.encoder import Prototypes
-from cl_toolkit.models.kind import MLP
-from cl_toolkit.models.nets import build_net
 from cl_toolkit.strategies.objectives.supcon import SupCon, augmented, supervised_contrastive
 
 
@@ -147,7 +146,7 @@ def test_classes_that_lie_apart_are_learned():
 def test_two_views_and_their_generator():
     supcon = contrastive(augment="shift")
     images = points(6, size=(1, 8, 8))
-    model = supcon.equip(build_net(MLP(hidden_size=8), 0), 0)
+    model = supcon.equip(MLP(hidden_size=8).load(0), 0)
     before = weights_of(model)
     view = array_view(images, supcon)
     supcon.start(model, view)

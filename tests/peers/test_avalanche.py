@@ -24,9 +24,7 @@ from avalanche.training.plugins import SupervisedPlugin
 from pieces import array_view, train
 
 from cl_toolkit.benchmarks.digits import Digits
-from cl_toolkit.models.codec import ArrayCodec
-from cl_toolkit.models.kind import MLP
-from cl_toolkit.models.nets import build_net
+from cl_toolkit.models.arrays import MLP, ArrayCodec
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
 from cl_toolkit.strategies.lwf import LwF
@@ -80,7 +78,7 @@ def stream(protocol: str) -> list[TaskView]:
 
 def ours(protocol: str, strategy=None, optimizer=SGD) -> torch.Tensor:
     """(loss of the task, loss with all terms) at every step."""
-    net, found = build_net(MLP(), 0), []
+    net, found = MLP().load(0), []
     settings = {**optimizer, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
     for task in stream(protocol):
         train(
@@ -102,7 +100,7 @@ def theirs(protocol: str, kind: str, optimizer=SGD, reset_optimizer_state=True, 
             batches = map(codec.batch, tasks[self.experience.current_experience].batches())
             self.dataloader = [[b.inputs["x"], b.labels, torch.zeros_like(b.labels)] for b in batches]
 
-    model, losses = LogitsOnly(build_net(MLP(), 0)), Losses()
+    model, losses = LogitsOnly(MLP().load(0)), Losses()
     make = {"sgd": torch.optim.SGD, "adamw_torch": torch.optim.AdamW}[optimizer["optim"]]
     strategy = InOurOrder(
         model=model,

@@ -13,8 +13,9 @@ import torch
 from timing import PROMPT, ROWS, Rows, examples_of, llama, random_rows
 from torch import nn
 
-from cl_toolkit.config.schema import Train, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.objective import Objective

@@ -19,8 +19,8 @@ import torch
 from pieces import task_view, train
 from timing import ROWS, TOKENS, Rows, examples_of, llama, random_rows
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.models import adapters
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.der import DER
 from cl_toolkit.strategies.ewc import EWC

@@ -55,7 +55,7 @@ def llama_folder(folder: Path, seed: int = 0) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from cl_toolkit.models.kind import byte_tokenizer
+    from cl_toolkit.models.tiny import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from cl_toolkit.config.schema import Prompt, Train, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
-from cl_toolkit.models import kind as models
-from cl_toolkit.models.codec import ArrayCodec, Codec
-from cl_toolkit.models.kind import MLP
-from cl_toolkit.models.nets import build_net
+from cl_toolkit.models import tiny
+from cl_toolkit.models.arrays import MLP, ArrayCodec
+from cl_toolkit.models.sections import Prompt
+from cl_toolkit.models.text import TextCodec
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategy import Compose
@@ -24,10 +25,10 @@ from cl_toolkit.types import Example, Message
 
 def tiny_model(seed: int = 0, hidden_size: int = 16):
     """A one-layer byte model from random weights that are large enough for answers to differ."""
-    settings = models.TinyLM(
+    settings = tiny.TinyLM(
         hidden_size=hidden_size, intermediate_size=2 * hidden_size, num_hidden_layers=1, num_attention_heads=2
     )
-    model = models.build_tiny(settings, seed)
+    model = tiny.build_tiny(settings, seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -35,9 +36,9 @@ def tiny_model(seed: int = 0, hidden_size: int = 16):
     return model.eval()
 
 
-def byte_codec(**prompt: Any) -> Codec:
+def byte_codec(**prompt: Any) -> TextCodec:
     """The byte tokenizer with base.yaml's prompt settings, changed by keyword."""
-    return Codec(models.byte_tokenizer(), typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
+    return TextCodec(tiny.byte_tokenizer(), typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
 
 
 def ask(question: str, target: str = "", identity: str | None = None, **fields: Any) -> Example:
@@ -79,7 +80,7 @@ def contrastive(**settings: Any) -> SupCon:
 
 def small_encoder(supcon: SupCon, seed: int = 0):
     """Its encoder on a small perceptron."""
-    return supcon.equip(build_net(MLP(input_size=4, hidden_size=8, num_classes=3), seed), seed)
+    return supcon.equip(MLP(input_size=4, hidden_size=8, num_classes=3).load(seed), seed)
 
 
 def train(model, view: TaskView, strategy=None, watch=lambda session: None, **settings: Any):

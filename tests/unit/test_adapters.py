@@ -4,8 +4,9 @@ import pytest
 import torch
 from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
 
-from cl_toolkit.config.schema import Adapter
+from cl_toolkit.engine import access
 from cl_toolkit.models import adapters
+from cl_toolkit.models.sections import Adapter
 
 EXAMPLES = [ask(q, q[::-1]) for q in ("ab", "cde", "fghi", "j")]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -166,9 +167,9 @@ def test_swapped_is_the_other_model_and_puts_the_same_tensors_back():
     model, other = tiny_model(0), tiny_model(1)
     before, storage = logits(model), {n: p.data_ptr() for n, p in model.named_parameters()}
     values = {n: p.detach().clone() for n, p in other.named_parameters()}
-    with adapters.swapped(model, values):
+    with access.swapped(model, values):
         assert torch.equal(logits(model), logits(other))
     assert torch.equal(logits(model), before)
     assert {n: p.data_ptr() for n, p in model.named_parameters()} == storage
-    with pytest.raises(KeyError), adapters.swapped(model, {"no such weight": torch.zeros(1)}):
+    with pytest.raises(KeyError), access.swapped(model, {"no such weight": torch.zeros(1)}):
         pass

@@ -9,12 +9,11 @@ from tiny import Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.digits import Digits
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
 from cl_toolkit.measure.evaluate import Evaluator
 from cl_toolkit.models.adapters import begin_task, end_task, layers
-from cl_toolkit.models.kind import MLP, SmallCNN
-from cl_toolkit.models.nets import build_net
+from cl_toolkit.models.arrays import MLP, SmallCNN
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
@@ -88,7 +87,7 @@ def test_a_permutation_moves_the_same_pixels_in_every_image():
 def test_nets_come_from_their_seed(settings):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    a, b, other = build_net(settings, 1), build_net(settings, 1), build_net(settings, 2)
+    a, b, other = settings.load(1), settings.load(1), settings.load(2)
     assert torch.equal(torch.random.get_rng_state(), before)
     out = a(torch.ones(2, 1, 8, 8))
     assert out.logits.shape == (2, 10)
@@ -129,7 +128,7 @@ class Fixed(torch.nn.Module):
 def test_the_answer_is_the_largest_output_among_what_is_allowed():
     from dataclasses import replace
 
-    from cl_toolkit.models.codec import ArrayCodec
+    from cl_toolkit.models.arrays import ArrayCodec
 
     examples = tuple(replace(e, choices=("0", "1")) for e in points(2))
     task = Task(name="t", train=(), test=examples, scorer="class_accuracy")
@@ -280,7 +279,7 @@ def test_an_encoder_with_an_adapter_learns_on_and_resumes(between, tmp_path):
 def test_a_text_encoder_from_a_folder(tmp_path):
     from transformers import BertConfig, BertModel
 
-    from cl_toolkit.models.kind import byte_tokenizer
+    from cl_toolkit.models.tiny import byte_tokenizer
 
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -295,7 +294,10 @@ def test_a_text_encoder_from_a_folder(tmp_path):
     assert found.losses[-1]["supcon"] > 0
     assert "prototype_distill" in found.losses[-1]
     plain["objective"], plain["strategies"] = {"name": "sft"}, {}
-    with pytest.raises(UserError, match=r"model\.head: none: objective sft needs a head; use objective supcon"):
+    with pytest.raises(
+        UserError,
+        match=r"objective.name: sft needs a model that gives outputs, .* gives hidden; with it use objective supcon",
+    ):
         load_run(plain)
 
 
@@ -305,8 +307,14 @@ def test_a_text_encoder_from_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"name": "tiny-lm"}}, "stream.name: digits gives arrays; use model mlp or small-cnn"),
-        ({"stream": {"name": "skills"}}, "stream.name: skills gives text; use a language model"),
+        (
+            {"model": {"name": "tiny-lm"}},
+            "stream.name: digits gives arrays, model tiny-lm takes text; use mlp or small-cnn, or another",
+        ),
+        (
+            {"stream": {"name": "skills"}},
+            "stream.name: skills gives text, model mlp takes arrays; use tiny-lm, or another stream",
+        ),
         ({"objective": {"name": "rft"}}, "objective rft: learns from text; stream digits gives arrays"),
         ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from text"),
         ({"model": {**MLP8, "adapter": {"r": 2}}}, "model.adapter: is for language models and text encoders"),
@@ -376,7 +384,7 @@ def test_anchors_are_contrasted_scored_and_never_learned(tmp_path):
 
 def test_what_is_encoded_aside_does_not_change_the_views_of_training():
     supcon = contrastive(augment="noise")
-    model = supcon.equip(build_net(MLP(hidden_size=8), 0), 0)
+    model = supcon.equip(MLP(hidden_size=8).load(0), 0)
     views = []
     for aside in (False, True):
         view = array_view(points(6, size=(1, 8, 8)), supcon)
@@ -388,12 +396,11 @@ def test_what_is_encoded_aside_does_not_change_the_views_of_training():
 
 
 def test_an_image_is_drawn():
-    from cl_toolkit.cli.show import marked_example
-    from cl_toolkit.models.codec import ArrayCodec
+    from cl_toolkit.models.arrays import ArrayCodec
 
     stream = Digits(Digits.Config())
     example = stream.tasks(["digits_0_1"])[0].train[0]
-    text = marked_example(example, ArrayCodec())
+    text = ArrayCodec().shown(example)
     assert text.endswith("⟦0⟧")
     assert len(text.splitlines()) == 9
     assert "@@" in text

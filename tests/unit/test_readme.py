@@ -37,7 +37,7 @@ def test_the_configs_of_the_readme_resolve():
             assert len(load_study(config).runs) == 5 * 3
 
 
-@pytest.mark.parametrize("name", ["learn.py", "strategy.py", "runner.py"])
+@pytest.mark.parametrize("name", ["learn.py", "strategy.py", "runs/run.py"])
 def test_the_files_of_the_tree_exist(name):
     assert (ROOT / "cl_toolkit" / name).is_file()
 

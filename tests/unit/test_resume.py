@@ -5,8 +5,7 @@ from files import rows, write_case, write_rows
 from tiny import stop_after_a_task
 
 from cl_toolkit import UserError
-from cl_toolkit.models import kind as models
-from cl_toolkit.runs import identity
+from cl_toolkit.runs import identity, run
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -64,12 +63,12 @@ def test_of_another_config_it_is_refused(stopped, tmp_path):
 def test_from_another_model_it_is_refused(stopped, tmp_path, monkeypatch):
     """By what the model is called, and by the weights that it then has."""
     with monkeypatch.context() as patch:
-        patch.setattr(models, "fingerprint", lambda model: "others")
+        patch.setattr(run, "fingerprint", lambda model: "others")
         with pytest.raises(UserError, match=r"task-1: started from another model"):
             start(tmp_path, stopped).execute()
-    plain = models.identity
+    plain = identity.model_identity
     with monkeypatch.context() as patch:
-        patch.setattr(models, "identity", lambda *a, **k: {**plain(*a, **k), "content": "others"})
+        patch.setattr(identity, "model_identity", lambda *a, **k: {**plain(*a, **k), "content": "others"})
         with pytest.raises(UserError, match=r"is of another run \(another model: model.content"):
             start(tmp_path, stopped).execute()
 

@@ -9,10 +9,11 @@ from tiny import tiny_config
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.jsonl import read_file
-from cl_toolkit.config.schema import Prompt, base_layer
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.data.rows import Template
 from cl_toolkit.data.streams import build_stream, overlap, overlap_lines
+from cl_toolkit.models.sections import Prompt
 from cl_toolkit.study.cells import load_run
 
 

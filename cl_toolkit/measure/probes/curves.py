@@ -9,8 +9,8 @@ from cl_toolkit.measure.evaluate import Evaluator, Scored, mean_score
 from cl_toolkit.types import spread
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import Curve
     from cl_toolkit.engine.session import Session
+    from cl_toolkit.measure.sections import Curve
     from cl_toolkit.types import Task
 
 

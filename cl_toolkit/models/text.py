@@ -1,24 +1,29 @@
-"""Examples as tensors: text to tokens and back (prompts, answers, padding), and arrays."""
+"""Text to tokens and back: prompts, answers, padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
 import torch
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.fit import check_texts
+from cl_toolkit.models.replies import class_replies, token_replies
+from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Task
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from cl_toolkit.config.schema import Prompt
+    from cl_toolkit.models.sections import Prompt
 
 
-class Codec:
+class TextCodec:
     """A tokenizer and the one way in which a conversation is written.
 
     With the tokenizer's chat template the prompt is all that the template writes before an answer; without one it is the
@@ -30,7 +35,7 @@ class Codec:
     stops: ids that end an answer: the tokenizer's end of sequence, the template's end mark, and the model's own list
     (`stops`). positions: how many tokens the model has places for; None: any number. rows: how many tokens the model knows;
     padding, which is masked, is by one of them.
-    truncated: prompts that were cut, each counted once.
+    truncated_ids: examples whose prompt was cut.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Codec:
             else Lines(prompt.suffix)
         )
         self.truncated_ids: set[str] = set()
+        self.writes = True
         self._cache: dict[tuple, tuple[list[int], list[int]]] = {}
         self._answers: dict[str, list[int]] = {}
         self._learn_frame()
@@ -106,10 +112,6 @@ class Codec:
     def length(self, example: Example) -> int:
         """Tokens of the prompt."""
         return len(self.ids(example)[0])
-
-    @property
-    def truncated(self) -> int:
-        return len(self.truncated_ids)
 
     def _whole_prompt(self, example: Example, messages: Sequence) -> list[int]:
         try:
@@ -229,27 +231,32 @@ class Codec:
             },
             labels=torch.tensor([row + [IGNORE] * (width - len(row)) for row in labels]),
             examples=tuple(examples),
+            along_tokens=frozenset({"input_ids", "attention_mask", "labels"}),
         )
 
+    def shown(self, example: Example) -> str:
+        """A training example as the model sees it; what is trained stands between ⟦ and ⟧."""
+        batch = self.batch([example])
+        pieces: list[tuple[bool, list[int]]] = []
+        for token, label in zip(batch.inputs["input_ids"][0].tolist(), batch.labels[0].tolist(), strict=True):
+            if not pieces or pieces[-1][0] != (label != IGNORE):
+                pieces.append((label != IGNORE, []))
+            pieces[-1][1].append(token)
+        decoded = ((trained, self.tokenizer.decode(ids, skip_special_tokens=False)) for trained, ids in pieces)
+        return "".join(f"⟦{text}⟧" if trained else text for trained, text in decoded)
 
-class ArrayCodec:
-    """Examples that are arrays already: `x` (B, ...) and classes (B,). Does for nets what `Codec` does for language models."""
+    # what a model is asked --------------------------------------------------------------------------------------------
 
-    def __init__(self):
-        self.truncated_ids: set[str] = set()
-        self.truncated = 0
+    def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+        """Answers to requests of one way; at most so many rows go through the model at a time."""
+        return token_replies(self, model, requests, rows) if self.writes else class_replies(self, model, requests)
 
-    def length(self, example: Example) -> int:
-        """All arrays of a task are of one size."""
-        return example.x.numel()
+    def by_class(self) -> TextCodec:
+        """The same prompts for a model whose outputs are classes."""
+        other = copy.copy(self)
+        other.writes = False
+        return other
 
-    def prompts(self, examples: Sequence[Example]) -> Batch:
-        """Arrays without their classes."""
-        x = torch.stack([example.x for example in examples])
-        return Batch(inputs={"x": x}, labels=torch.full((len(x),), IGNORE), examples=tuple(examples))
-
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Arrays and classes. Rows without a target have none."""
-        batch = self.prompts(examples)
-        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
-        return batch
+    def check(self, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]) -> list[str]:
+        """What has to be said before training; raises UserError for what cannot be written or does not fit."""
+        return check_texts(self, tasks, split, limits)

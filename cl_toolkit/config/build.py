@@ -1,0 +1,119 @@
+"""A resolved plain config -> `RunConfig`: every section and every component typed, and what cannot work refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cl_toolkit.config import refusals
+from cl_toolkit.config.layers import base_layer, split_section
+from cl_toolkit.config.plain_yaml import as_plain, unfilled
+from cl_toolkit.config.schema import COMPARISON_KEYS, Checkpoint, Component, RunConfig, Seeds
+from cl_toolkit.config.typed import check_instance, typed
+from cl_toolkit.data.sections import StreamSection
+from cl_toolkit.engine.sections import EngineSection, Train
+from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.measure.sections import Evaluate
+from cl_toolkit.models.kind import Kind, built_in, kind_class
+from cl_toolkit.models.sections import ModelSection, Prompt
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
+from cl_toolkit.strategy import Strategy
+
+
+def kind_of(section: Mapping[str, Any], where: str) -> Kind:
+    """The kind of model that the section `model` asks for, with its settings."""
+    cls = kind_class(section, where)
+    settings = split_section(ModelSection, section)[1]
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key in settings:
+        owners = [name for name, other in built_in().items() if key in {f.name for f in dataclasses.fields(other)}]
+        if key not in known and owners and cls not in built_in().values():  # the name is to blame
+            raise UserError(
+                f"{where}: model.name: {quoted(section['name'])} is a Hugging Face id or a folder, which has no setting {key} "
+                f"({' and '.join(owners)} have it){did_you_mean(section['name'], built_in()).split('; known')[0]}"
+            )
+    return typed(cls, {**settings, "name": section["name"]}, "model", where)
+
+
+def config_of(cls: Any, where: str) -> type:
+    """The settings class of a stream, an objective or a strategy; a guest's must have one."""
+    found = getattr(cls, "Config", None)
+    if not isinstance(cls, type) or not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise UserError(f"{where}: {quoted(cls)}: expected a class with a dataclass Config in it")
+    return found
+
+
+def strategies_of(named: Mapping[str, Any], instances: Mapping[str, Strategy], where: str) -> tuple[Component, ...]:
+    """The strategies of a run, each with its settings; of an object the object itself."""
+    strategies = []
+    for name, settings in named.items():
+        if name in instances:
+            own = as_plain(dataclasses.asdict(instances[name].config), where)
+            check_instance(instances[name].config, f"strategies.{name}", where)
+            if {k: v for k, v in settings.items() if k != "class"} != own:
+                raise UserError(
+                    f"{where}: strategies.{name}: is an object, which brings its settings itself: {quoted(own)}"
+                )
+            strategies.append(Component(name=name, settings=instances[name]))
+            continue
+        cls = STRATEGIES.get(name, f"{where}: strategies")
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise UserError(f"{where}: strategies: {name} is not a strategy (a class that inherits from Strategy)")
+        if not isinstance(settings, dict):
+            raise UserError(f"{where}: strategies.{name}: expected settings, got {quoted(settings)}")
+        config = config_of(cls, f"{where}: strategies.{name}")
+        strategies.append(Component(name=name, settings=typed(config, settings, f"strategies.{name}", where)))
+    return tuple(strategies)
+
+
+def build_run(
+    plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
+) -> RunConfig:
+    """A resolved plain config -> RunConfig; refuses what cannot work, before any model is loaded."""
+    known = base_layer()
+    for key in plain:
+        if key not in known:
+            raise UserError(f"{where}: {short(key)}: unknown key{did_you_mean(key, known)}")
+    for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
+        if not isinstance(plain[key], dict):
+            raise UserError(f"{where}: {key}: expected a mapping, got {quoted(plain[key])}")
+
+    for path in unfilled(plain):
+        raise UserError(f"{where}: {path}: must be given; add {path}=... to the command or write it into a config")
+
+    common, settings = split_section(StreamSection, plain["stream"])
+    stream = typed(StreamSection, common, "stream", where)
+    stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
+    stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where)
+
+    model = typed(ModelSection, split_section(ModelSection, plain["model"])[0], "model", where)
+    kind = kind_of(plain["model"], where)
+
+    name = plain["objective"].get("name")
+    objective_config = config_of(OBJECTIVES.get(name, f"{where}: objective.name"), f"{where}: objective.name")
+    settings = {k: v for k, v in plain["objective"].items() if k != "name"}
+    objective = Component(name=name, settings=typed(objective_config, settings, "objective", where))
+
+    seed = plain["seed"]
+    seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
+    run = RunConfig(
+        name=str(plain["name"]),
+        method=method,
+        order=order,
+        stream=stream,
+        stream_settings=stream_settings,
+        prompt=typed(Prompt, plain["prompt"], "prompt", where),
+        model=model,
+        kind=kind,
+        objective=objective,
+        strategies=strategies_of(plain["strategies"], instances or {}, where),
+        train=typed(Train, plain["train"], "train", where),
+        engine=typed(EngineSection, plain["engine"], "engine", where),
+        evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),
+        checkpoint=typed(Checkpoint, plain["checkpoint"], "checkpoint", where),
+        seed=typed(Seeds, seed, "seed", where),
+        plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
+    )
+    refusals.check(run, where)
+    return run

@@ -1,0 +1,26 @@
+"""The config's section `stream`, as far as it is the same for every stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cl_toolkit.ranges import at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    train: Annotated[int, at_least(1)] | None
+    valid: Annotated[int, at_least(1)] | None
+    test: Annotated[int, at_least(1)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSection:
+    name: str
+    tasks: tuple[str, ...] | None
+    order: tuple[str, ...] | None
+    view: Literal["joint", "cumulative", "independent", "start"] | None
+    scenario: Literal["task", "class"]
+    anchors: tuple[str, ...]
+    limit: Limit

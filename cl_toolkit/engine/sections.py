@@ -1,0 +1,35 @@
+"""The config's sections `train` and `engine`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from cl_toolkit.ranges import SHARE, above, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    num_train_epochs: Annotated[float, above(0).up_to(1_000_000)]
+    max_steps: Annotated[int, at_least(1).or_(-1)]
+    global_batch_size: Annotated[int, at_least(1)]
+    per_device_train_batch_size: Annotated[int, at_least(1)] | None
+    learning_rate: Annotated[float, at_least(0)]
+    optim: Literal["adamw_torch", "sgd"]
+    weight_decay: Annotated[float, at_least(0)]
+    adam_beta1: Annotated[float, at_least(0).below(1)]
+    adam_beta2: Annotated[float, at_least(0).below(1)]
+    adam_epsilon: Annotated[float, above(0)]
+    max_grad_norm: Annotated[float, at_least(0)]
+    lr_scheduler_type: str
+    warmup_ratio: Annotated[float, SHARE]
+    bf16: bool
+    logging_steps: Annotated[int, at_least(1)]
+    num_threads: Annotated[int, at_least(1).up_to(1024)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSection:
+    name: Literal["auto", "torch", "deepspeed"]
+    device: str
+    deepspeed: dict[str, Any] | str | None

@@ -1,0 +1,145 @@
+"""Small nets for arrays: their settings, and their examples as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.kind import Kind
+from cl_toolkit.models.replies import class_replies
+from cl_toolkit.models.requests import Reply, Request
+from cl_toolkit.ranges import at_least
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Stream, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cl_toolkit.models.sections import Prompt
+else:
+    torch = LazyModule("torch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net(Kind):
+    """A small net for arrays, with weights drawn from `seed.init`."""
+
+    inputs: ClassVar[str] = "arrays"
+    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes", "hidden"})
+    adaptable: ClassVar[bool] = False
+    num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10
+    hidden_size: Annotated[int, at_least(1).up_to(65_536)] = 128
+
+    def build(self) -> nn.Module:
+        """The net, with weights from the global generator."""
+        raise NotImplementedError
+
+    def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
+        """The global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build()
+
+    def codec(self, prompt: Prompt | None = None, classes: Sequence[str] = ()) -> ArrayCodec:
+        return ArrayCodec()
+
+    def check_stream(self, stream: Stream, with_head: bool) -> None:
+        for task in (*stream.scored, *stream.anchors):
+            for example in task.train:
+                self.check_shape(task.name, example.x)
+                if not with_head and example.y >= self.num_classes:
+                    raise UserError(
+                        f"model.num_classes: expected more than {example.y}, the index of a class of task {task.name}, "
+                        f"got {self.num_classes}"
+                    )
+
+    def check_shape(self, task: str, x: torch.Tensor) -> None:
+        """Raise UserError for an array that the net cannot take."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(Net):
+    """A perceptron with ReLU on flattened arrays of `input_size` numbers."""
+
+    input_size: Annotated[int, at_least(1)] = 64
+    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 2
+
+    def build(self) -> nn.Module:
+        from cl_toolkit.models.nets import mlp
+
+        return mlp(self)
+
+    def check_shape(self, task: str, x: torch.Tensor) -> None:
+        if x.numel() != self.input_size:
+            raise UserError(
+                f"model.input_size: expected {x.numel()}, as task {task} has arrays of shape {tuple(x.shape)}, "
+                f"got {self.input_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallCNN(Net):
+    """Two convolutions of 3 x 3 with `width` and twice as many channels, on images of any size; no batch statistics."""
+
+    channels: Annotated[int, at_least(1).up_to(65_536)] = 1
+    width: Annotated[int, at_least(1).up_to(65_536)] = 32
+
+    def build(self) -> nn.Module:
+        from cl_toolkit.models.nets import small_cnn
+
+        return small_cnn(self)
+
+    def check_shape(self, task: str, x: torch.Tensor) -> None:
+        shape = tuple(x.shape)
+        if len(shape) != 3 or shape[0] != self.channels:
+            raise UserError(
+                f"model.channels: {self.channels}: expected images of shape ({self.channels}, H, W), task {task} has {shape}"
+            )
+
+
+class ArrayCodec:
+    """Examples that are arrays already: `x` (B, ...) and classes (B,)."""
+
+    def __init__(self) -> None:
+        self.truncated_ids: set[str] = set()
+
+    def length(self, example: Example) -> int:
+        """All arrays of a task are of one size."""
+        return example.x.numel()
+
+    def shown(self, example: Example) -> str:
+        """An image is drawn in characters."""
+        return f"{drawn(example.x)}⟦{example.target}⟧"
+
+    def prompts(self, examples: Sequence[Example]) -> Batch:
+        """Arrays without their classes."""
+        x = torch.stack([example.x for example in examples])
+        return Batch(inputs={"x": x}, labels=torch.full((len(x),), IGNORE), examples=tuple(examples))
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """Arrays and classes. Rows without a target have none."""
+        batch = self.prompts(examples)
+        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
+        return batch
+
+    def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+        return class_replies(self, model, requests)
+
+    def by_class(self) -> ArrayCodec:
+        return self
+
+    def check(self, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]) -> list[str]:
+        return []
+
+
+def drawn(x: Any) -> str:
+    """An array as characters from light to dark, a line per row; one that is no image in one line of numbers."""
+    if x.dim() < 2:
+        return " ".join(f"{value:.2g}" for value in x.flatten().tolist()) + " "
+    shades, image = " .:-=+*#%@", x.reshape(-1, *x.shape[-2:])[0]
+    scaled = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-9) * (len(shades) - 1)
+    return "".join("".join(2 * shades[round(v)] for v in row) + "\n" for row in scaled.tolist())

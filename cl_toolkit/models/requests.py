@@ -1,0 +1,100 @@
+"""What can be asked of a model about an example, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cl_toolkit.types import Example
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The greedy answer, at most so many tokens. A model of classes says the class of its largest output."""
+
+    example: Example
+    max_new_tokens: int
+
+    @property
+    def allowed(self) -> tuple[str, ...] | None:
+        """Of a model of classes: the classes that it may say."""
+        return self.example.choices
+
+    @property
+    def way(self) -> tuple:
+        """Requests of one way are answered in one batch."""
+        return Answer, self.max_new_tokens
+
+    @property
+    def key(self) -> tuple:
+        """What is asked: two requests with one key have one reply."""
+        return *self.way, self.example.id
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The likeliest of the allowed answers, by the sum of their tokens' log-probabilities; `per_byte`: by its mean over the
+    answer's bytes. allowed: None where everything that the model can say is."""
+
+    example: Example
+    allowed: tuple[str, ...] | None
+    per_byte: bool = False
+
+    @property
+    def way(self) -> tuple:
+        return Choice, self.per_byte
+
+    @property
+    def key(self) -> tuple:
+        return *self.way, self.example.id, self.allowed
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """The log-probability of each token of an answer, end mark included. answer: its tokens; None: the example's own target."""
+
+    example: Example
+    answer: tuple[int, ...] | None = None
+
+    @property
+    def way(self) -> tuple:
+        return (Logprobs,)
+
+    @property
+    def key(self) -> tuple:
+        return *self.way, self.example.id, self.answer
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An answer drawn from the model's own distribution, at most so many tokens, with random numbers from `seed`."""
+
+    example: Example
+    max_new_tokens: int
+    seed: int
+
+    @property
+    def way(self) -> tuple:
+        return Sample, self.max_new_tokens
+
+    @property
+    def key(self) -> tuple:
+        return *self.way, self.example.id, self.seed
+
+
+Request = Answer | Choice | Logprobs | Sample
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said.
+
+    text: the answer. tokens: the same as token ids (for a model of classes: the index of the class). logprobs: of each
+    token, where they were asked for. chance: the score of pure guessing, 1 / number of allowed answers where the answer was
+    chosen. cut: the answer did not end within `max_new_tokens`.
+    """
+
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    chance: float = 0.0
+    cut: bool = False

@@ -1,0 +1,34 @@
+"""Whether model, adapter and examples fit together. Looked at before training, without weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cl_toolkit.registry import OBJECTIVES, SCORERS
+
+if TYPE_CHECKING:
+    from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.models.kind import Codec
+    from cl_toolkit.types import Stream, Task
+
+
+def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
+    """What has to be said before training, in sentences. Raises UserError for what cannot work."""
+    config.kind.check(config.model.adapter, config.frozen_base)
+    objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
+
+    def limits(task: Task) -> dict[str, int]:
+        found = {}
+        if objective.answer_limit is not None and task.train:
+            found[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]
+        if getattr(SCORERS.get(task.scorer, "scorer"), "mode", "generate") == "generate":
+            found["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
+        return found
+
+    return codec.check((*stream.scored, *stream.anchors), config.evaluate.split, limits)
+
+
+def codec_of(config: RunConfig, stream: Stream) -> Codec:
+    """How the examples of a run become tensors, and its model's outputs answers."""
+    codec = config.kind.codec(config.prompt, stream.classes)
+    return codec.by_class() if OBJECTIVES.get(config.objective.name, "objective.name").brings_head else codec
