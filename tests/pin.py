@@ -1,25 +1,28 @@
 """Whether the toolkit still does what it did: `python tests/pin.py [--base COMMIT] [--only WORD]`; about two minutes.
 
 The toolkit as it stood at a commit and as it stands in the working tree each run the cases of `support/pin_cases.py`, in a
-copy, with the same libraries, side by side. A case is `ok` where both give the same records (without clocks, places and the
-hash of the toolkit itself), the same answers, the same tables and, bit for bit, the same last checkpoint. What is meant to
-differ stands in MEANT and RENAMED. Exit code 1 where anything else does.
+copy, with the same libraries, side by side; what the commit gave is kept for the next time. A case is `ok` where both give
+the same records (without clocks, places and the hash of the toolkit itself), the same answers, the same tables and, bit for
+bit, the same last checkpoint. What is meant to differ stands in MEANT and RENAMED. Exit code 1 where anything else does.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import distributions
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -86,15 +89,28 @@ def begin(side: Path, cases: Mapping[str, Any]) -> subprocess.Popen:
         )
 
 
+def kept_place(commit: str, cases: Mapping[str, Any]) -> Path:
+    """Where what the base gave is kept: it is the same until the commit, the cases or the libraries are others."""
+    import platformdirs
+
+    found = subprocess.run(["git", "-C", ROOT, "rev-parse", commit], capture_output=True, text=True, check=True).stdout
+    libraries = sorted(f"{d.metadata['Name']} {d.version}" for d in distributions())
+    sources = [path.read_text(encoding="utf-8") for path in (CHILD, CHILD.with_name("pin_cases.py"))]
+    known_by = json.dumps([found, cases, sources, libraries, sys.version, platform.processor()])
+    return Path(platformdirs.user_cache_dir("cl-toolkit"), "pin", hashlib.sha256(known_by.encode()).hexdigest()[:16])
+
+
 def run_sides(folder: Path, commit: str, cases: Mapping[str, Any]) -> None:
-    """Both sides in `folder/base` and `folder/today`."""
-    assemble(checkout(commit, folder / "tree"), folder / "base" / "package")
+    """Both sides in `folder/base` and `folder/today`; the base only where it is not kept from another time."""
+    kept = kept_place(commit, cases)
+    started = {}
+    if kept.is_dir():
+        (folder / "base").symlink_to(kept)
+    else:
+        assemble(checkout(commit, folder / "tree"), folder / "base" / "package")
+        started["base"] = begin(folder / "base", cases)
     assemble(ROOT, folder / "today" / "package")
-    today = {name: renamed_config(case) for name, case in cases.items()}
-    started = {
-        "base": begin(folder / "base", cases),
-        "today": begin(folder / "today", today),
-    }
+    started["today"] = begin(folder / "today", {name: renamed_config(case) for name, case in cases.items()})
     try:
         for name, process in started.items():
             if process.wait() != 0:
@@ -103,6 +119,12 @@ def run_sides(folder: Path, commit: str, cases: Mapping[str, Any]) -> None:
         for process in started.values():
             process.kill()
             process.wait()
+    if "base" in started:
+        beside = kept.with_name(f"{kept.name}.{os.getpid()}")
+        shutil.copytree(folder / "base" / "work", beside / "work")
+        with contextlib.suppress(OSError):  # another process was faster
+            beside.rename(kept)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 # what a case gave ---------------------------------------------------------------------------------------------------
@@ -177,13 +199,25 @@ def starts(path: str, beginning: str) -> bool:
     return path == beginning or path.startswith(f"{beginning}.")
 
 
-def renamed(path: str) -> str:
-    """A path of the base as it is called today. What comes before `record` (the folder of a run) is left alone."""
+def split(path: str) -> tuple[str, str]:
+    """(folder of a run, path within its record); other paths stay whole."""
     head, mark, inner = path.rpartition("record.")
+    return (head, mark + inner) if mark else ("", path)
+
+
+def renamed(path: str) -> str:
+    """A path of the base as it is called today."""
+    head, inner = split(path)
     for old, new in RENAMED.items():
-        if starts(mark + inner, old):
-            return head + new + (mark + inner)[len(old) :]
+        if starts(inner, old):
+            return head + new + inner[len(old) :]
     return path
+
+
+def is_meant(name: str, path: str) -> bool:
+    """Whether MEANT has a path of a case."""
+    inner = split(path)[1]
+    return any(starts(inner, beginning) or starts(f"{name}: {inner}", beginning) for beginning in MEANT)
 
 
 def renamed_config(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,11 +253,25 @@ def differences(name: str, base: dict[str, Any], today: dict[str, Any]) -> list[
     for path in dict.fromkeys((*old, *new)):
         before, after = (side.get(path, "(nothing)") for side in (old, new))
         same = type(before) is type(after) and before == after
-        if not same and not any(starts(path, m) or starts(f"{name}: {path}", m) for m in MEANT):
+        if not same and not is_meant(name, path):
             found.append(f"{path}: {str(before)[:160]!r} -> {str(after)[:160]!r}")
     if base["outcome"]["code"] != 0 and not found:
         found.append(f"fails on both sides: {base['outcome']['error'][:300]!r}")
     return found
+
+
+def tell(folder: Path, cases: Iterable[str]) -> int:
+    """Print how each case came out; the number of those that differ."""
+    wrong = 0
+    for name in cases:
+        found = differences(name, *(results(folder / side, name) for side in ("base", "today")))
+        wrong += bool(found)
+        print(f"{'DIFFERENT' if found else 'ok':9} {name}")
+        for line in found[:SHOWN]:
+            print(f"          {line}")
+        if len(found) > SHOWN:
+            print(f"          and {len(found) - SHOWN} more")
+    return wrong
 
 
 def main() -> int:
@@ -238,15 +286,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="pin-"))
     try:
         run_sides(folder, options.base, cases)
-        wrong = 0
-        for name in cases:
-            found = differences(name, *(results(folder / side, name) for side in ("base", "today")))
-            wrong += bool(found)
-            print(f"{'DIFFERENT' if found else 'ok':9} {name}")
-            for line in found[:SHOWN]:
-                print(f"          {line}")
-            if len(found) > SHOWN:
-                print(f"          and {len(found) - SHOWN} more")
+        wrong = tell(folder, cases)
     finally:
         if options.keep:
             print(f"kept: {folder}")
