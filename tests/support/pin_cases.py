@@ -178,6 +178,7 @@ ARRAYS: dict[str, dict[str, Any]] = {
     "supcon-shift": {"objective": {**SUPCON, "augment": "shift"}, **strategy("replay", buffer_size=30)},
     "supcon-noise": {"objective": {**SUPCON, "augment": "noise", "base_temperature": None}, "model": MLP},
     "prototype-distill": {"objective": SUPCON, **strategy("prototype_distill")},
+    "prototype-distill-sharp": {"objective": SUPCON, "model": MLP, **strategy("prototype_distill", kappa=0.1)},
     "prototype-distill-samples": {
         "objective": {**SUPCON, "prototype_weight": 1.0},
         **strategy("prototype_distill", relation_axis="samples", kappa=0.5),
