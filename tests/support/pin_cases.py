@@ -25,11 +25,13 @@ TINY: dict[str, Any] = {
     "model": {"name": "tiny-lm", **SHAPE, "warmup": WARMUP},
     "train": {"max_steps": 3, "global_batch_size": 8, "learning_rate": 0.003, "logging_steps": 1},
     "evaluate": {"max_new_tokens": 4},
+    "engine": {"device": "cpu"},
 }
 IMAGES: dict[str, Any] = {
     "stream": {"name": "digits", "limit": {"train": 40, "test": 20}},
     "model": {"name": "small-cnn", "width": 4, "hidden_size": 16},
     "train": {"max_steps": 4, "global_batch_size": 16, "learning_rate": 0.01, "logging_steps": 1},
+    "engine": {"device": "cpu"},
 }
 MLP = {"name": "mlp", "num_hidden_layers": 1, "hidden_size": 16}
 RFT = {"name": "rft", "num_generations": 4, "max_completion_length": 4, "beta": 0.1}
@@ -158,7 +160,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "chat": {"model": FOLDER, "stream": WORDS, "prompt": {"system": "Be short."}},
     "chat-off": {"model": FOLDER, "prompt": {"chat_template": "off"}, **strategy("lwf")},
     "encoder": {"model": {"name": "chat", "head": "none"}, "objective": SUPCON, "stream": {"tasks": ["max"]}},
-    "deepspeed": {"engine": {"name": "deepspeed"}, **strategy("lwf")},
+    "deepspeed": {"engine": {"name": "deepspeed", "device": "cpu"}, **strategy("lwf")},
 }
 ARRAYS: dict[str, dict[str, Any]] = {
     "images": {},
