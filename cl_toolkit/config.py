@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from cl_toolkit.benchmarks.views import regime_of
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.plain_yaml import as_plain, read_yaml, unfilled
 from cl_toolkit.ranges import SEED, SHARE, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS, canonical
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.typed import check_instance, typed
+from cl_toolkit.types import Regime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +167,15 @@ class RunConfig:
     plain: dict[str, Any]
 
     @property
+    def regime(self) -> Regime:
+        """How the run goes through its tasks."""
+        return regime_of(self.stream.view)
+
+    @property
     def frozen_base(self) -> bool:
         """Whether the start model's weights stay as they are: nothing is trained, or an adapter that is never merged."""
         adapter = self.model.adapter
-        return self.stream.view == "start" or (adapter is not None and adapter.between_tasks != "merge")
+        return not self.regime.trained or (adapter is not None and adapter.between_tasks != "merge")
 
 
 @dataclass(frozen=True, kw_only=True)

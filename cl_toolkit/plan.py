@@ -77,9 +77,10 @@ def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     train, total, trained = config.train, *counted
     steps = tokens = 0
     for task in stream.tasks:
-        per_epoch = -(-len(task.examples if hasattr(task, "examples") else task.train) // train.global_batch_size)
-        scale = len(stream.scored) if stream.view == "joint" else 1
-        here = train.max_steps * scale if train.max_steps > 0 else max(1, round(per_epoch * train.num_train_epochs))
+        per_epoch = -(-len(task.train) // train.global_batch_size)
+        here = max(1, round(per_epoch * train.num_train_epochs))
+        if train.max_steps > 0:
+            here = train.max_steps * stream.tasks_at_once
         length = sum(len(e.question) + len(e.target) + 3 for e in task.train) / max(1, len(task.train))
         length = length if config.model.name.replace("-", "_") == "tiny_lm" else length / 4
         share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)

@@ -1,6 +1,7 @@
 """The JSON record of a run: schema, provenance, cost.
 
-Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, view, config, provenance,
+Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
+`types.Regime`), config, provenance,
 tasks (T names in trained order), chance, scorers, examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.metrics`,
 curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cl_toolkit.config import RunConfig
     from cl_toolkit.evaluate import Scored
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PLACE = ("name", "checkpoint", "train.num_threads", "engine.device", "evaluate.batch_size")
 """Settings, or sections of them, that say where and under which name a run ran, not what it is."""
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
@@ -101,7 +102,7 @@ def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, 
         "method": config.method,
         "order": config.order,
         "seed": config.plain["seed"],
-        "view": config.stream.view or "sequential",
+        "regime": config.regime.plain(),
         "config": config.plain,
     }
 

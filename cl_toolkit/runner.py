@@ -197,14 +197,14 @@ class Run:
                     self.model = self.strategy.after_task(self.model, self.view(anchor, i - len(self.stream.anchors)))
             self.fill_row(0)
         for k in range(self.done, len(self.stream.tasks)):
-            if self.stream.restart and k > 0:
+            if self.stream.regime.restarts and k > 0:
                 self.model = self.load_model()
             self.train_task(k)
             self.check_weights(self.stream.tasks[k])
             self.fill_row(self.stream.row_of[k])
             self.done = k + 1
             self.save(k)
-        if self.stream.view == "start":
+        if not self.stream.regime.trained:
             for row in range(1, len(self.record["matrix"])):
                 for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
                     self.record[key][row] = list(self.record[key][0])
@@ -212,14 +212,13 @@ class Run:
 
     def train_task(self, k: int) -> None:
         task, adapter, cost = self.stream.tasks[k], self.config.model.adapter, self.record["cost"]
-        position = 0 if self.stream.restart else k
+        position = 0 if self.stream.regime.restarts else k
         self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
         self.model.to(self.engine.device)
         self.evaluator.choices = self.choices_after(self.stream.row_of[k])
         loaded = adapters.loaded(self.model)
         counted: dict[str, int] = {}
-        past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
-        past = past if self.stream.view in ("sequential", "cumulative") else []
+        past = [] if self.stream.regime.undefined else list(self.stream.scored[: self.stream.row_of[k] - 1])
         start_step, rollouts = cost["steps"], self.objective.rollouts
         total = len(self.stream.tasks)
 
@@ -283,8 +282,7 @@ class Run:
             score=self.score_by_own_task(),
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
-            # joint training takes the steps of the whole stream at once
-            max_steps=train.max_steps * (len(self.stream.scored) if self.stream.view == "joint" else 1),
+            max_steps=train.max_steps * self.stream.tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
 
@@ -315,9 +313,9 @@ class Run:
     def fill_row(self, row: int) -> None:
         """Score the tasks that this row of the matrix asks for; keep the answers."""
         scored_tasks, anchors = list(self.stream.scored), list(self.stream.anchors)
-        if self.stream.restart and row > 0:
+        if self.stream.regime.restarts and row > 0:
             wanted, anchors = [scored_tasks[row - 1]], []
-        elif self.only_seen and self.stream.view != "start":
+        elif self.only_seen and self.stream.regime.trained:
             wanted = scored_tasks[:row]
         else:
             wanted = scored_tasks
@@ -331,7 +329,7 @@ class Run:
                 self.record["cut_answers"][row][i] = sum(s.cut for s in found[task.name])
         for i, task in enumerate(anchors):
             self.record["anchor_matrix"][row][i] = mean_score(found[task.name])
-        if row and self.stream.view in ("sequential", "cumulative"):
+        if row and not self.stream.regime.undefined:
             task = scored_tasks[row - 1]
             cost = self.record["cost"]
             self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
@@ -369,9 +367,8 @@ class Run:
         record = self.record
         record["curves"] = self.curves.rows
         record["metrics"], record["undefined"] = explain(record["matrix"])
-        if self.stream.view in ("joint", "independent"):
-            why = {"joint": "all tasks were learned at once", "independent": "each task had a model of its own"}
-            record["undefined"] = dict.fromkeys(record["undefined"], why[self.stream.view])
+        if why := self.stream.regime.undefined:
+            record["undefined"] = dict.fromkeys(record["undefined"], why)
         stores = list(find_stores(self.strategy))
         record["cost"]["stored_examples"] = sum(map(len, stores))
         record["cost"]["stored_bytes"] = sum(store.nbytes() for store in stores)

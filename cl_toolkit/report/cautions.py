@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from cl_toolkit.report.estimate import ENOUGH, mean
 from cl_toolkit.report.family import Family, family
 from cl_toolkit.report.likeness import identity, init_seed
-from cl_toolkit.report.records import Record, lookup, lower_is_better
+from cl_toolkit.report.records import Record, is_method, lookup, lower_is_better
 from cl_toolkit.report.tables import amount
 
 SMALL = 100
@@ -86,9 +86,9 @@ def _count(record: Record, key: str) -> float:
 def _budgets(groups: Mapping[str, Sequence[Record]]) -> Iterator[str]:
     """Joint training is an upper bound only of methods that train on no more rows than it does."""
     rows = {m: mean(runs, "cost.examples") for m, runs in groups.items()}
-    rivals = [m for m, runs in groups.items() if lookup(runs[0], "view") in (None, "sequential") and rows[m] > 0]
+    rivals = [m for m, runs in groups.items() if is_method(runs[0]) and rows[m] > 0]
     for method, runs in groups.items():
-        if runs[0].get("view") == "joint" and rivals and not math.isnan(rows[method]):
+        if lookup(runs[0], "regime.upper_bound") and rivals and not math.isnan(rows[method]):
             most = max(rivals, key=rows.__getitem__)
             if rows[most] > 1.05 * rows[method]:
                 yield (

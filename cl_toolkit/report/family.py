@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 from cl_toolkit.report.estimate import LEVEL, Estimate, holm, mean, paired, probability, single
 from cl_toolkit.report.likeness import barrier, check_unmixed
-from cl_toolkit.report.records import Record, by_method, control_of, is_control, lower_is_better
+from cl_toolkit.report.records import Record, by_method, control_of, is_control, is_method, lookup, lower_is_better
 
 ACC, BWT, LEARNING = "metrics.acc", "metrics.bwt", "metrics.learning_accuracy"
-COMPARED = {"joint": (ACC,), "independent": (LEARNING,), "start": ()}
-"""View -> the metrics in which it is compared with its control; of every other view those of ANY_OTHER."""
-ANY_OTHER = (BWT, ACC)
 Key = tuple[str, str, str]
 """(method, what it is compared with, metric); a method alone is compared with "", that is with 0."""
 
@@ -79,8 +76,8 @@ def family(records: Sequence[Record]) -> Family:
         if is_control(runs[0]):
             wanted.append((method, "", BWT))
         elif controls[method][0]:
-            metrics = COMPARED.get(runs[0].get("view", "sequential"), ANY_OTHER)
-            wanted += [(method, controls[method][0], metric) for metric in metrics]
+            metrics = lookup(runs[0], "regime.compared") or ()
+            wanted += [(method, controls[method][0], f"metrics.{metric}") for metric in metrics]
     best = best_of(groups, lower_is_better(records))
     rivals = [m for m in one_after_the_other(groups) if m != best]
     wanted += [(best, m, ACC) for m in rivals if (m, best, ACC) not in wanted and (best, m, ACC) not in wanted]
@@ -95,11 +92,7 @@ def family(records: Sequence[Record]) -> Family:
 
 def one_after_the_other(groups: Mapping[str, Sequence[Record]]) -> list[str]:
     """The methods that learn one task after the other and have a final score."""
-    return [
-        m
-        for m, runs in groups.items()
-        if runs[0].get("view", "sequential") == "sequential" and not math.isnan(mean(runs, ACC))
-    ]
+    return [m for m, runs in groups.items() if is_method(runs[0]) and not math.isnan(mean(runs, ACC))]
 
 
 def best_of(groups: Mapping[str, Sequence[Record]], lower: bool) -> str | None:

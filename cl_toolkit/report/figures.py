@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
-from cl_toolkit.report.records import Record, by_method, guessing, lower_is_better, scores
+from cl_toolkit.report.records import Record, by_method, guessing, lookup, lower_is_better, scores
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 
@@ -205,7 +205,7 @@ def forgetting_curves(
             lags, values = by_task[task]
             if len(lags) > 1:
                 handles[method] = _line(axes, lags, values, look[method])
-            elif groups[method][0].get("view") == "joint":
+            elif lookup(groups[method][0], "regime.upper_bound"):
                 end = _mean_matrix(groups[method])[-1, tasks.index(task)]
                 handles[method] = axes.axhline(
                     end, color=look[method].color, linestyle=look[method].dash, linewidth=1.2

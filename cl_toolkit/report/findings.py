@@ -37,24 +37,25 @@ def score_word(records: Sequence[Record]) -> str:
 
 
 def _finding(method: str, made: Family, score: str) -> Finding:
-    runs, view = made.groups[method], made.groups[method][0].get("view", "sequential")
+    runs = made.groups[method]
+    regime = runs[0].get("regime") or {}
     if is_control(runs[0]):
         return Finding(method, _control(method, made, score))
-    if view == "start":
-        return Finding(method, f"{method} is the model before any training: {score} {_level(runs, ACC)}.")
+    if not regime["trained"]:
+        return Finding(method, f"{method} {regime['does']}: {score} {_level(runs, ACC)}.")
     control, caveat = made.controls[method]
     if control is None:
         return Finding(method, f"{method} {_ending(runs, score)}.", "No control was run, so its effect is unknown.")
     base = made.groups[control]
     warning = " ".join(filter(None, [beside(runs, base), caveat]))
-    if view == "joint":
+    if regime["upper_bound"]:
         final = _difference(f"its final {score}", made.against_control(method, ACC), control)
-        text = f"{method} sees all tasks at once and cannot forget, so only its end is compared: {final}."
+        text = f"{method} {regime['does']} and cannot forget, so only its end is compared: {final}."
         return Finding(method, text, warning)
-    if view == "independent":
+    if regime["restarts"]:
         learned = _difference(f"its learning {score}", made.against_control(method, LEARNING), control)
-        text = f"{method} trains each task alone from the start model, a ceiling per task, and reaches "
-        return Finding(method, f"{text}{_level(runs, LEARNING)} on average: {learned}.", warning)
+        text = f"{method} {regime['does']}, a ceiling per task, and reaches {_level(runs, LEARNING)} on average"
+        return Finding(method, f"{text}: {learned}.", warning)
     final = made.against_control(method, ACC)
     if final.barrier:
         text = f"{method} is not compared with {control}: {final.barrier}; it {_ending(runs, score)}"

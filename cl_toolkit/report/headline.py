@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cl_toolkit.report.estimate import decimals, mean
 from cl_toolkit.report.family import ACC, Family, family, one_after_the_other
 from cl_toolkit.report.findings import score_word
-from cl_toolkit.report.records import Record, chance, is_control, lower_is_better
+from cl_toolkit.report.records import Record, chance, is_control, lookup, lower_is_better
 from cl_toolkit.report.sampling import sampling_variance
 from cl_toolkit.report.tables import METRICS, cell, ranking
 
@@ -26,12 +26,12 @@ def headline(records: Sequence[Record]) -> str:
     ends = {m: cell(row, METRICS[0]) for m, row in table.iterrows() if row["acc_n"]}
     score = score_word(records)
     text = unlearned(made, ends, score, lower_is_better(records)) or _best(made, ends, score)
-    joint = [
-        f"{m}, which sees all tasks at once, reaches {ends[m]}"
+    bounds = [
+        f"{m}, which {lookup(made.groups[m][0], 'regime.does')}, reaches {ends[m]}"
         for m in ends
-        if made.groups[m][0].get("view") == "joint"
+        if lookup(made.groups[m][0], "regime.upper_bound")
     ]
-    return "; ".join([text, *joint]) + "."
+    return "; ".join([text, *bounds]) + "."
 
 
 def _best(made: Family, ends: dict[str, str], score: str) -> str:

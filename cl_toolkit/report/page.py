@@ -22,6 +22,7 @@ from cl_toolkit.report.records import (
     by_method,
     chance,
     flatten,
+    is_method,
     lookup,
     lower_is_better,
     number,
@@ -42,12 +43,6 @@ PROVENANCE = (
     ("Started", "provenance.started"),
     ("Finished", "provenance.finished"),
 )
-VIEWS = {
-    "joint": "all tasks at once",
-    "cumulative": "all data so far, at each task",
-    "independent": "each task alone",
-    "start": "no training",
-}
 
 
 def render(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str] = ()) -> str:
@@ -128,7 +123,7 @@ def _ranking(records: Sequence[Record], groups: dict[str, list[Record]]) -> list
     return [
         {
             "method": method,
-            "note": VIEWS.get(groups[method][0].get("view"), ""),
+            "note": "" if is_method(groups[method][0]) else lookup(groups[method][0], "regime.does"),
             "n": int(row["runs"]),
             "cells": [cell(row, m) for m in RANKED],
             "bar": round(100 * row["acc"], 1) if between and not pd.isna(row["acc"]) else None,

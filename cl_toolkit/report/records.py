@@ -98,9 +98,14 @@ def objective(record: Record) -> str:
     return lookup(record, "config.objective.name") or "sft"
 
 
+def is_method(record: Record) -> bool:
+    """Whether a run goes through its tasks in a way that can win or lose; others are references."""
+    return lookup(record, "regime.is_method") is not False
+
+
 def is_bare(record: Record) -> bool:
     """One task after the other, and nothing done against forgetting."""
-    return record.get("view", "sequential") == "sequential" and not lookup(record, "config.strategies")
+    return is_method(record) and not lookup(record, "config.strategies")
 
 
 def is_control(record: Record) -> bool:
@@ -115,7 +120,7 @@ def ordered(records: Sequence[Record]) -> list[Record]:
     def key(record: Record) -> tuple:
         seed = str(record.get("seed"))
         known = "config" in record
-        group = 0 if known and is_control(record) else 1 if record.get("view", "sequential") == "sequential" else 2
+        group = 0 if known and is_control(record) else 1 if is_method(record) else 2
         return group, str(record.get("method")), str(record.get("order")), len(seed), seed
 
     return sorted(records, key=key)

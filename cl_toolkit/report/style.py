@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cl_toolkit.report.records import Record, is_control
+from cl_toolkit.report.records import Record, is_control, is_method
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito 2008, without black (controls) and yellow (too pale on paper)."""
@@ -51,17 +51,23 @@ class Look:
     dash: str | tuple
 
 
+REFERENCES = tuple(
+    Look(MUTED, marker, dash)
+    for marker, dash in zip("hpH8", ((0, (5, 2)), (0, (2, 2)), (0, (1, 2)), (0, (6, 2, 1, 2))), strict=True)
+)
+
+
 def looks(groups: Mapping[str, Sequence[Record]]) -> dict[str, Look]:
-    """Method -> look. The first control is black, views that are not a method are grey and dashed, the others take the
+    """Method -> look. The first control is black, references are grey and dashed, each in its own way, the others take the
     palette in turn; from the seventh on they differ by dash and marker too."""
-    result, used = {}, 0
+    result: dict[str, Look] = {}
+    used = references = 0
     for method, runs in groups.items():
-        view = runs[0].get("view", "sequential")
         if is_control(runs[0]) and INK not in {look.color for look in result.values()}:
             result[method] = Look(INK, "o", "-")
-        elif view in ("joint", "independent", "start"):
-            dash = {"joint": (0, (5, 2)), "independent": (0, (2, 2)), "start": (0, (1, 2))}[view]
-            result[method] = Look(MUTED, {"joint": "h", "independent": "p", "start": "x"}[view], dash)
+        elif not is_method(runs[0]):
+            result[method] = REFERENCES[references % len(REFERENCES)]
+            references += 1
         else:
             dash = ("-", (0, (6, 2)), (0, (3, 1, 1, 1)))[used // len(PALETTE) % 3]
             result[method] = Look(PALETTE[used % len(PALETTE)], MARKERS[(used + 1) % len(MARKERS)], dash)

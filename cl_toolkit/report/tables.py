@@ -71,6 +71,8 @@ METRICS: tuple[Metric, ...] = (
            "First score after learning minus the last: -BWT.", False, "divided by T - 1", ranked=False),
 )  # fmt: skip
 RANKED = tuple(m for m in METRICS if m.ranked)
+RUN = {"method": "method", "seed": "seed", "order": "order", "regime": "regime.name", "status": "status"}
+"""What a run was: column -> where it stands in the record."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet read a cell as a formula."""
 
@@ -86,7 +88,7 @@ def summary(records: Sequence[Record]) -> pd.DataFrame:
     """A row per run, failed ones too: what it was, every metric, every cost (`compute_seconds_train`,
     `wall_seconds_train`, ...)."""
     rows = [
-        {key: record.get(key) for key in ("method", "seed", "order", "view", "status")}
+        {key: lookup(record, path) for key, path in RUN.items()}
         | flatten(record.get("metrics") or {}, "_")
         | flatten(record.get("cost") or {}, "_")
         | {"error": record.get("error")}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from cl_toolkit.report.costs import compute_unit
-from cl_toolkit.report.records import Record, number
+from cl_toolkit.report.records import Record, lookup, number
 from cl_toolkit.report.style import FAINT, INK, MUTED, Look
 
 SIZE = (7.2, 4.4)
@@ -17,7 +17,7 @@ SIZE = (7.2, 4.4)
 
 def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
     """Learning accuracy against BWT, a point per run and the mean per method; None where no run has both."""
-    trained = {m: runs for m, runs in groups.items() if runs[0].get("view") != "start"}
+    trained = {m: runs for m, runs in groups.items() if lookup(runs[0], "regime.trained")}
     points = _points(trained, "metrics.learning_accuracy", "metrics.bwt")
     if not points:
         return None
@@ -62,10 +62,9 @@ def _scatter(axes, points: Mapping[str, np.ndarray], look: Mapping[str, Look]) -
     for method, runs in points.items():
         color, marker = look[method].color, look[method].marker
         if len(runs) > 1:
-            axes.scatter(*runs.T, s=22, color=color, marker=marker, alpha=0.45, linewidths=0.8 if marker == "x" else 0)
+            axes.scatter(*runs.T, s=22, color=color, marker=marker, alpha=0.45, linewidths=0)
         mean = runs.mean(axis=0)
-        edge = {} if marker == "x" else {"edgecolors": "white"}
-        axes.scatter(*mean, s=95, color=color, marker=marker, zorder=3, label=method, **edge)
+        axes.scatter(*mean, s=95, color=color, marker=marker, zorder=3, label=method, edgecolors="white")
     axes.margins(0.12)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 

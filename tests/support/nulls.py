@@ -10,6 +10,7 @@ import numpy as np
 from cl_toolkit.record import SCHEMA_VERSION
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
+from cl_toolkit.types import SEQUENTIAL
 
 TASKS = ("a", "b", "c")
 SPREAD = 0.03
@@ -56,7 +57,7 @@ def run(design: Design, rng: np.random.Generator, method: int, order: int, seed:
     name = f"m{method:02}" if method else "sequential"
     return {
         "schema_version": SCHEMA_VERSION, "status": "finished", "method": name, "order": f"order{order}", "seed": seed,
-        "view": "sequential", "config": {"strategies": {name: {}} if method else {}, "objective": {"name": "sft"}},
+        "regime": SEQUENTIAL.plain(), "config": {"strategies": {name: {}} if method else {}, "objective": {"name": "sft"}},
         "tasks": list(TASKS), "chance": [[0.1] * 3] * 4, "scorers": ["exact_match"] * 3,
         "examples_scored": [design.examples] * 3, "matrix": scored.tolist(), "cost": {},
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import copy
 
+from cl_toolkit.benchmarks.views import REGIMES
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.record import SCHEMA_VERSION
 from cl_toolkit.report.findings import findings
@@ -25,7 +26,7 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
               "model": {"name": "tiny-lm", "adapter": None}, "seed": seed}  # fmt: skip
     whole = {
         "schema_version": SCHEMA_VERSION, "status": "finished", "error": None, "name": "study", "method": method,
-        "order": "given", "seed": seed, "view": "sequential", "config": config, "tasks": list(tasks),
+        "order": "given", "seed": seed, "regime": regime("sequential"), "config": config, "tasks": list(tasks),
         "chance": [[0.1] * size] * (size + 1),
         "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
         "scorers": ["exact_match"] * size, "examples_scored": [200] * size, "curves": curves, "losses": [],
@@ -34,6 +35,11 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
     whole = copy.deepcopy(whole | changes)
     whole["metrics"], whole["undefined"] = explain(whole["matrix"])
     return whole
+
+
+def regime(name):
+    """A regime as a record holds it."""
+    return REGIMES[name].plain()
 
 
 def cost(seconds, forwards):
@@ -51,7 +57,7 @@ def replay(seed=0, kept=0.6, learned=0.9, **changes):
 
 def joint(seed=0):
     empty = [NOT_EVALUATED] * 3
-    return record("joint", seed, view="joint", matrix=[[0.1] * 3, empty, empty, [0.8] * 3], curves=[])
+    return record("joint", seed, regime=regime("joint"), matrix=[[0.1] * 3, empty, empty, [0.8] * 3], curves=[])
 
 
 def rft(seed=0, **changes):

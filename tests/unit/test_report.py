@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from reported import TASKS, failed, joint, record, replay, rft, sentence, study
+from reported import TASKS, failed, joint, record, regime, replay, rft, sentence, study
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.metrics import NOT_EVALUATED
@@ -160,8 +160,10 @@ def test_the_control_has_the_same_objective_and_adapter_life_cycle():
 
 def test_independent_and_start_are_described_as_what_they_are():
     n = NOT_EVALUATED
-    alone = record("independent", view="independent", matrix=[[0.1] * 3, [1.0, n, n], [n, 1.0, n], [n, n, 1.0]])
-    start = record("start", view="start", matrix=[[0.1] * 3] * 4)
+    alone = record(
+        "independent", regime=regime("independent"), matrix=[[0.1] * 3, [1.0, n, n], [n, 1.0, n], [n, n, 1.0]]
+    )
+    start = record("start", regime=regime("start"), matrix=[[0.1] * 3] * 4)
     runs = [record(), alone, start]
     assert sentence(runs, "independent").text == (
         "independent trains each task alone from the start model, a ceiling per task, and reaches 1.00 on average: "
