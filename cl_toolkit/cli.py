@@ -128,6 +128,7 @@ def run(
     """One run. In a folder with an unfinished run of the same config it goes on after the last finished task. With --method
     and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
     from cl_toolkit.api import default_folder
+    from cl_toolkit.metrics import HEADLINE
     from cl_toolkit.progress import Progress
     from cl_toolkit.study import run_name
     from cl_toolkit.study_config import load_run
@@ -149,7 +150,7 @@ def run(
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
-        for key in ("acc", "bwt", "forgetting", "learning_accuracy", "fwt"):
+        for key in HEADLINE:
             typer.echo(f"{key:20} {shown[key]}")
 
 

@@ -1,5 +1,5 @@
-"""Score a model on tasks: answers by greedy generation, or the likeliest of the allowed answers. Leaves no trace in the
-model."""
+"""Score a model on tasks: answers by greedy generation, the likeliest of the allowed answers, or the likelihood of the target.
+Leaves no trace in the model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.generate import evaluating, generate, in_lockstep, token_logprobs, unwrapped
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.scorers import score
-from cl_toolkit.types import Example, Task, spread
+from cl_toolkit.scorers import Scorer, as_scorer, score
+from cl_toolkit.types import IGNORE, Example, Task, spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,23 +26,27 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Scored:
     """One example, answered and scored. chance: the score of pure guessing, 1 / number of allowed answers where the answer
-    was chosen. cut: a generated answer that did not end within `max_new_tokens`."""
+    was chosen, None where it is not known. cut: a generated answer that did not end within `max_new_tokens`. weight: what the
+    scorer's aggregate weighs the score by."""
 
     task: str
     example: Example
     answer: str
     score: float
-    chance: float = 0.0
+    chance: float | None = 0.0
     cut: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said to one example."""
+    """What a model said to one example, or how likely the target was to it (log-probability, over `weight` tokens)."""
 
-    text: str
-    chance: float = 0.0
+    text: str = ""
+    chance: float | None = 0.0
     cut: bool = False
+    likelihood: float | None = None
+    weight: float = 1.0
 
 
 class Evaluator:
@@ -71,7 +75,7 @@ class Evaluator:
         """Per task the scored examples, in the split's order. limit: at most so many per task, spread over it."""
         work = [(task, i, e) for task in tasks for i, e in enumerate(self.examples(task, limit))]
         work.sort(key=lambda item: (self.codec.length(item[2]), item[0].name, item[1]))
-        scorers = {task.name: SCORERS.get(task.scorer, f"task {task.name}: scorer") for task in tasks}
+        scorers = {task.name: scorer_of(task) for task in tasks}
         found: list[tuple[str, int, Reply]] = []
         ways = {task.name: self._way(model, scorers[task.name]) for task in tasks}
         for answer in dict.fromkeys(ways.values()):
@@ -88,17 +92,18 @@ class Evaluator:
             result[task.name] = []
             for i, e in enumerate(self.examples(task, limit)):
                 reply = replies[task.name, i]
-                value = score(task.name, task.scorer, scorers[task.name], e, reply.text)
-                result[task.name].append(Scored(task.name, e, reply.text, value, reply.chance, reply.cut))
+                read = reply.text if reply.likelihood is None else reply.likelihood
+                value = score(task.name, task.scorer, scorers[task.name], e, read)
+                scored = Scored(task.name, e, reply.text, value, reply.chance, reply.cut, reply.weight)
+                result[task.name].append(scored)
         return result
 
-    def _way(self, model: nn.Module, scorer: Callable) -> Callable[[nn.Module, Sequence[Example]], list[Reply]]:
+    def _way(self, model: nn.Module, scorer: Scorer) -> Callable[[nn.Module, Sequence[Example]], list[Reply]]:
         """How a model answers for a scorer."""
         if hasattr(unwrapped(model), "classes"):
             return self._classify
-        if getattr(scorer, "mode", "generate") == "generate":
-            return self._generate
-        return self._choose_per_byte if getattr(scorer, "per_byte", False) else self._choose
+        choose = self._choose_per_byte if scorer.per_byte else self._choose
+        return {"answer": self._generate, "choices": choose, "likelihood": self._weigh}[scorer.reads]
 
     def _mine(self, model: nn.Module, batches: list) -> list:
         return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
@@ -121,6 +126,14 @@ class Evaluator:
         lengths = [torch.tensor([max(1, len(c.encode())) for c in a]) for a in allowed]
         scores = [s / n for s, n in zip(self.choice_scores(model, examples), lengths, strict=True)]
         return [Reply(a[int(s.argmax())], chance=1 / len(a)) for a, s in zip(allowed, scores, strict=True)]
+
+    def _weigh(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
+        module = unwrapped(model)
+        batch = self.codec.batch(examples).to(next(module.parameters()).device)
+        with evaluating(module):
+            found = token_logprobs(module(**batch.inputs).logits, batch.labels).sum(1).tolist()
+        counts = (batch.labels != IGNORE).sum(1).tolist()
+        return [Reply(chance=None, likelihood=value, weight=n) for value, n in zip(found, counts, strict=True)]
 
     def _classify(self, model: nn.Module, examples: Sequence[Example]) -> list[Reply]:
         module = unwrapped(model)
@@ -151,14 +164,21 @@ class Evaluator:
         return list(torch.cat(scores).split([len(self._allowed(e)) for e in examples]))
 
 
-def mean_score(scored: Sequence[Scored]) -> float:
-    """Mean score of a task."""
-    return fmean(s.score for s in scored)
+def scorer_of(task: Task) -> Scorer:
+    """The scorer behind a task's name of it."""
+    return as_scorer(SCORERS.get(task.scorer, f"task {task.name}: scorer"))
 
 
-def mean_chance(scored: Sequence[Scored]) -> float:
-    """The score of pure guessing among the allowed answers, mean over a task's examples; 0 for free answers."""
-    return fmean(s.chance for s in scored)
+def score_of(task: Task, scored: Sequence[Scored]) -> float:
+    """What the scores of a task's examples come to."""
+    return scorer_of(task).aggregate([s.score for s in scored], [s.weight for s in scored])
+
+
+def chance_of(scored: Sequence[Scored]) -> float | None:
+    """The score of pure guessing among the allowed answers, mean over a task's examples; 0 for free answers, None where it is
+    not known."""
+    levels = [s.chance for s in scored]
+    return None if None in levels else fmean(levels)
 
 
 def majority(examples: Sequence[Example]) -> float:

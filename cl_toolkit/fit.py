@@ -11,6 +11,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.hub import check_start
 from cl_toolkit.models import HubModel, build_tiny
 from cl_toolkit.registry import OBJECTIVES, SCORERS
+from cl_toolkit.scorers import as_scorer
 from cl_toolkit.targets import check_targets
 from cl_toolkit.types import Example, Stream, Task
 
@@ -48,7 +49,7 @@ def check_fit(codec: Codec | ArrayCodec, stream: Stream, config: RunConfig) -> l
     objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
     for task in tasks:
         scored = getattr(task, config.evaluate.split)
-        generated = getattr(SCORERS.get(task.scorer, "scorer"), "mode", "generate") == "generate"
+        generated = as_scorer(SCORERS.get(task.scorer, "scorer")).reads == "answer"
         limits = {}
         if objective.answer_limit is not None and task.train:
             limits[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]

@@ -2,7 +2,8 @@
 
 Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
 `types.Regime`), config, provenance,
-tasks (T names in trained order), chance, scorers, examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
+tasks (T names in trained order), chance, scorers, units
+and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.metrics`,
 curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,

@@ -16,7 +16,7 @@ from cl_toolkit.cost import Meter, fresh_cost, peak_memory
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
-from cl_toolkit.evaluate import Evaluator, majority, mean_chance, mean_score
+from cl_toolkit.evaluate import Evaluator, chance_of, majority, score_of, scorer_of
 from cl_toolkit.fit import check_fit, check_model
 from cl_toolkit.generate import scoring_dtype
 from cl_toolkit.guests import OBJECTIVE, STRATEGY, watched
@@ -27,7 +27,7 @@ from cl_toolkit.memory import ExampleStore
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.probes.curves import ForgettingCurves
 from cl_toolkit.record import head, now, provenance, stored_record, write_answers
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, made
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, made
 from cl_toolkit.scorers import score
 from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.streams import build_stream
@@ -170,6 +170,8 @@ class Run:
             "notes": self.notes,
             "answers": {},
             "scorers": [t.scorer for t in stream.scored],
+            "units": [scorer_of(t).unit for t in stream.scored],
+            "higher_is_better": [scorer_of(t).higher_is_better for t in stream.scored],
             "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
             "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
             "anchors": [t.name for t in stream.anchors],
@@ -287,10 +289,16 @@ class Run:
         )
 
     def score_by_own_task(self):
-        """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one."""
+        """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
+        is better."""
         tasks = (*self.stream.scored, *self.stream.anchors)
-        scorers = {e.id: (t.name, t.scorer, SCORERS.get(t.scorer, "scorer")) for t in tasks for e in t.train}
-        return lambda example, answer: score(*scorers[example.id], example, answer)
+        scorers = {e.id: (t.name, t.scorer, scorer_of(t)) for t in tasks for e in t.train}
+
+        def reward(example: Example, answer: str) -> float:
+            found = scorers[example.id]
+            return score(*found, example, answer) * (1 if found[2].higher_is_better else -1)
+
+        return reward
 
     def choices_after(self, row: int) -> tuple[str, ...] | None:
         """What an answer is chosen from once the tasks of so many rows are learned: in a class-incremental stream the choices
@@ -324,11 +332,12 @@ class Run:
             found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
         for i, task in enumerate(scored_tasks):
             if task.name in found:
-                self.record["matrix"][row][i] = mean_score(found[task.name])
-                self.record["chance"][row][i] = mean_chance(found[task.name])
+                self.record["matrix"][row][i] = score_of(task, found[task.name])
+                if (level := chance_of(found[task.name])) is not None:
+                    self.record["chance"][row][i] = level
                 self.record["cut_answers"][row][i] = sum(s.cut for s in found[task.name])
         for i, task in enumerate(anchors):
-            self.record["anchor_matrix"][row][i] = mean_score(found[task.name])
+            self.record["anchor_matrix"][row][i] = score_of(task, found[task.name])
         if row and not self.stream.regime.undefined:
             task = scored_tasks[row - 1]
             cost = self.record["cost"]
@@ -336,7 +345,7 @@ class Run:
         if self.writes:
             name, checksum = write_answers(self.folder, row, found)
             self.record["answers"][name] = checksum
-        self.events("scored", row=row, scores={name: mean_score(s) for name, s in found.items()})
+        self.events("scored", row=row, scores={t.name: score_of(t, found[t.name]) for t in [*wanted, *anchors]})
 
     def log_losses(self, task: Task, session) -> None:
         norm = session.grad_norm
@@ -366,7 +375,7 @@ class Run:
         """Metrics, costs, the record on disk."""
         record = self.record
         record["curves"] = self.curves.rows
-        record["metrics"], record["undefined"] = explain(record["matrix"])
+        record["metrics"], record["undefined"] = explain(record["matrix"], record["higher_is_better"])
         if why := self.stream.regime.undefined:
             record["undefined"] = dict.fromkeys(record["undefined"], why)
         stores = list(find_stores(self.strategy))

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 
 from cl_toolkit.checkpoint import replace_file
 from cl_toolkit.errors import UserError
-from cl_toolkit.report.records import Record, by_method, guessing, lookup, lower_is_better, scores
+from cl_toolkit.report.records import Record, by_method, guessing, lookup, lower_is_better, scores, unit
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 
@@ -76,20 +76,25 @@ def _save(figure: Figure, name: str, title: str, folder: Path) -> str:
 def _figures(records: Sequence[Record]) -> Iterator[tuple[str, str, str, Figure]]:
     groups = by_method(records)
     look, lower = looks(groups), lower_is_better(records)
-    unit = "perplexity" if lower else "score"
+    named = unit(records)
     orders = {str(r["order"]): list(r["tasks"]) for runs in groups.values() for r in runs}
     for number, (order, tasks) in enumerate(sorted(orders.items()), 1):
         chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
         suffix, label = (f"-{number}", f", order {order}") if len(orders) > 1 else ("", "")
         label = re.sub(r'[<>&"]', "", label)
-        curves = forgetting_curves(chosen, tasks, look, unit)
+        curves = forgetting_curves(chosen, tasks, look, named)
         if curves:
             yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, curves
         caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
-        yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, matrices(chosen, tasks, lower)
-    if figure := learning_retention(groups, look, unit):
+        yield (
+            f"matrix{suffix}",
+            f"Score on every task after every task{label}",
+            caption,
+            matrices(chosen, tasks, named, lower),
+        )
+    if figure := learning_retention(groups, look, named, lower):
         yield "retention", "Learning against retention", RETENTION + ("" if lower else " " + ISO), figure
-    if figure := cost_accuracy(groups, look, unit):
+    if figure := cost_accuracy(groups, look, named):
         yield "cost", "Cost beside accuracy", COST, figure
 
 
@@ -116,7 +121,7 @@ COST = (
 OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg)")
 
 
-def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower: bool = False) -> Figure:
+def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], unit: str, lower: bool = False) -> Figure:
     """A heat map per method: rows are what was trained, columns what is scored. The runs share one task order."""
     means = {method: _mean_matrix(runs) for method, runs in groups.items()}
     known = np.concatenate([m[~np.isnan(m)] for m in means.values()] or [[]])
@@ -141,8 +146,7 @@ def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower
         if i + columns >= len(means):
             turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(tasks) <= 8 else {"rotation": 90}
             axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, **turned)
-    label = "perplexity" if lower else "score"
-    bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=label)
+    bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=unit)
     bar.outline.set_visible(False)
     return figure
 

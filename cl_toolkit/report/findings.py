@@ -10,7 +10,7 @@ from cl_toolkit.report.costs import cost_sentence
 from cl_toolkit.report.estimate import decimals, mean
 from cl_toolkit.report.family import ACC, BWT, LEARNING, Comparison, Family, family
 from cl_toolkit.report.likeness import beside
-from cl_toolkit.report.records import Record, is_control, lower_is_better
+from cl_toolkit.report.records import Record, is_control, lower_is_better, unit
 
 CLEARLY_LESS = 0.05
 """Share of the control's learning accuracy; a method that misses more of it is said to have learned less."""
@@ -27,20 +27,15 @@ class Finding:
 
 def findings(records: Sequence[Record]) -> list[Finding]:
     """One finding per method with finished runs, controls first."""
-    made, score = family(records), score_word(records)
-    return [_finding(method, made, score) for method in made.groups]
+    made, score, lower = family(records), unit(records), lower_is_better(records)
+    return [_finding(method, made, score, lower) for method in made.groups]
 
 
-def score_word(records: Sequence[Record]) -> str:
-    """`accuracy` or `perplexity`."""
-    return "perplexity" if lower_is_better(records) else "accuracy"
-
-
-def _finding(method: str, made: Family, score: str) -> Finding:
+def _finding(method: str, made: Family, score: str, lower: bool) -> Finding:
     runs = made.groups[method]
     regime = runs[0].get("regime") or {}
     if is_control(runs[0]):
-        return Finding(method, _control(method, made, score))
+        return Finding(method, _control(method, made, score, lower))
     if not regime["trained"]:
         return Finding(method, f"{method} {regime['does']}: {score} {_level(runs, ACC)}.")
     control, caveat = made.controls[method]
@@ -60,8 +55,8 @@ def _finding(method: str, made: Family, score: str) -> Finding:
     if final.barrier:
         text = f"{method} is not compared with {control}: {final.barrier}; it {_ending(runs, score)}"
         return Finding(method, f"{text}.", caveat)
-    text = "; ".join(filter(None, [_compared(method, made, control, score), cost_sentence(runs, base)]))
-    return Finding(method, f"{text}.", " ".join(filter(None, [_learned_less(runs, base, score), warning])))
+    text = "; ".join(filter(None, [_compared(method, made, control, score, lower), cost_sentence(runs, base)]))
+    return Finding(method, f"{text}.", " ".join(filter(None, [_learned_less(runs, base, lower), warning])))
 
 
 def scope(comparison: Comparison) -> str:
@@ -69,11 +64,11 @@ def scope(comparison: Comparison) -> str:
     return " for this order" if comparison.estimate.unit == "seeds" else ""
 
 
-def _control(method: str, made: Family, score: str) -> str:
+def _control(method: str, made: Family, score: str, lower: bool) -> str:
     runs, lost = made.groups[method], made.comparisons[method, "", BWT]
     if lost.estimate is None:
         return f"{method}, the control, {_ending(runs, score)}."
-    loses = lost.estimate.mean > 0 if score == "perplexity" else lost.estimate.mean < 0
+    loses = lost.estimate.mean > 0 if lower else lost.estimate.mean < 0
     if lost.estimate.enough and not lost.clear:
         change = f"what it loses of that{scope(lost)} is not distinguishable from 0: BWT {lost}"
     elif loses:
@@ -94,7 +89,7 @@ def _few(comparison: Comparison) -> str:
     return "in one run, no spread" if n == 1 else f"in {n} {unit}, too few for a verdict"
 
 
-def _compared(method: str, made: Family, control: str, score: str) -> str:
+def _compared(method: str, made: Family, control: str, score: str, lower: bool) -> str:
     forgets, ends = made.against_control(method, BWT), made.against_control(method, ACC)
     final = _difference(f"its final {score}", ends, control)
     if forgets.estimate is None:
@@ -104,7 +99,7 @@ def _compared(method: str, made: Family, control: str, score: str) -> str:
         few = ends.estimate and not ends.estimate.enough and not ends.barrier
         return f"{text}, final {score} by {ends}" if few else f"{text}; {final}"
     if forgets.clear:
-        less = (forgets.estimate.mean > 0) != (score == "perplexity")
+        less = (forgets.estimate.mean > 0) != lower
         verdict = f"forgets {'less' if less else 'more'} than {control}{scope(forgets)}"
     else:
         verdict = f"is not distinguishable from {control} in forgetting{scope(forgets)}"
@@ -137,9 +132,9 @@ def _ending(runs: Sequence[Record], score: str) -> str:
     return text + (" (one run, no spread)" if len(runs) == 1 else f" (n={len(runs)})")
 
 
-def _learned_less(runs: Sequence[Record], base: Sequence[Record], score: str) -> str:
+def _learned_less(runs: Sequence[Record], base: Sequence[Record], lower: bool) -> str:
     own, control = mean(runs, LEARNING), mean(base, LEARNING)
-    missed = own - control if score == "perplexity" else control - own
+    missed = own - control if lower else control - own
     if not missed > CLEARLY_LESS * abs(control):
         return ""
     levels = f"{decimals(own)} against {decimals(control)}"

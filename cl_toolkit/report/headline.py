@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from cl_toolkit.report.estimate import decimals, mean
 from cl_toolkit.report.family import ACC, Family, family, one_after_the_other
-from cl_toolkit.report.findings import score_word
-from cl_toolkit.report.records import Record, chance, is_control, lookup, lower_is_better
+from cl_toolkit.report.records import Record, chance, is_control, lookup, lower_is_better, unit
 from cl_toolkit.report.sampling import sampling_variance
-from cl_toolkit.report.tables import METRICS, cell, ranking
+from cl_toolkit.report.tables import COLUMNS, cell, ranking
 
 SURE = 1.96
 """Standard errors of the test sets by which the best must be above guessing to have learned something."""
@@ -23,8 +22,8 @@ def headline(records: Sequence[Record]) -> str:
     made, table = family(records), ranking(records)
     if made.best is None:
         return ""
-    ends = {m: cell(row, METRICS[0]) for m, row in table.iterrows() if row["acc_n"]}
-    score = score_word(records)
+    ends = {m: cell(row, COLUMNS[0]) for m, row in table.iterrows() if row["acc_n"]}
+    score = unit(records)
     text = unlearned(made, ends, score, lower_is_better(records)) or _best(made, ends, score)
     bounds = [
         f"{m}, which {lookup(made.groups[m][0], 'regime.does')}, reaches {ends[m]}"

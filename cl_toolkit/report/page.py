@@ -30,7 +30,7 @@ from cl_toolkit.report.records import (
     scores,
 )
 from cl_toolkit.report.style import looks
-from cl_toolkit.report.tables import METRICS, RANKED, amount, cell, direction, ranking, undefined
+from cl_toolkit.report.tables import COLUMNS, RANKED, amount, cell, more_is_better, ranking, undefined
 
 PROVENANCE = (
     ("Commit", "provenance.commit"),
@@ -74,10 +74,10 @@ def _content(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[s
         "findings": findings(records),
         "cautions": [*cautions(records), *notes],
         "colors": {method: look[method].color for method in groups},
-        "headers": [(m.label, {True: "↑", False: "↓", None: ""}[direction(m, records)]) for m in RANKED],
+        "headers": [(m.label, "↑" if more_is_better(m, lower_is_better(records)) else "↓") for m in RANKED],
         "ranking": _ranking(records, groups),
         "undefined": undefined(records),
-        "metrics": METRICS,
+        "columns": COLUMNS,
         "other_metrics": _other_metrics(records),
         "anchors": _anchors(groups),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
@@ -135,7 +135,7 @@ def _ranking(records: Sequence[Record], groups: dict[str, list[Record]]) -> list
 def _other_metrics(records: Sequence[Record]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Labels and rows of the metrics that are not in the ranking; those that no run has are left out."""
     table = ranking(records)
-    shown = [m for m in METRICS if not m.ranked and table[f"{m.key}_n"].sum()]
+    shown = [m for m in COLUMNS if not m.ranked and table[f"{m.key}_n"].sum()]
     return [m.label for m in shown], [(name, [cell(row, m) for m in shown]) for name, row in table.iterrows()]
 
 

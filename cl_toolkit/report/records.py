@@ -14,9 +14,6 @@ from cl_toolkit.record import SCHEMA_VERSION
 
 Record = Mapping[str, Any]
 
-LOWER_IS_BETTER = {"perplexity"}
-"""Scorers whose smaller number is the better one."""
-
 
 def trusted(record: Record) -> Record:
     """The record with the metrics of its matrix: what it says itself of them is not believed. Raises UserError where the
@@ -28,7 +25,7 @@ def trusted(record: Record) -> Record:
     if record.get("status") != "finished":
         return record
     try:
-        metrics, reasons = explain(record["matrix"])
+        metrics, reasons = explain(record["matrix"], record.get("higher_is_better") or ())
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{place}: matrix: {error}; the record is damaged, run it anew") from error
     said = record.get("undefined") or {}
@@ -82,9 +79,14 @@ def chance(record: Record) -> float:
 
 
 def lower_is_better(records: Sequence[Record]) -> bool:
-    """Whether every scored task has a scorer such as perplexity."""
-    scorers = {s for r in records for s in r.get("scorers") or ()}
-    return bool(scorers) and scorers <= LOWER_IS_BETTER
+    """Whether of every task's score less is better."""
+    return {higher for r in records for higher in r.get("higher_is_better") or ()} == {False}
+
+
+def unit(records: Sequence[Record]) -> str:
+    """What their scores are called: `accuracy`; `score` where tasks have several units."""
+    units = {u for r in records for u in r.get("units") or ()}
+    return str(*units) if len(units) == 1 else "score"
 
 
 def life_cycle(record: Record) -> str | None:

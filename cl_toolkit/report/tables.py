@@ -9,79 +9,56 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cl_toolkit.metrics import METRICS
 from cl_toolkit.report.likeness import check_unmixed
 from cl_toolkit.report.records import Record, by_method, flatten, lookup, lower_is_better, number, ordered, trusted
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number of a run: where it stands in the record, what it means, who defined it.
+class Column:
+    """A number of a run in a table: where it stands in the record, what it means, how it is known.
 
-    higher_is_better: None where neither is. score: in the unit of the scores, so that its direction follows the scorer.
-    ranked: a column of the ranking.
+    follows_scores: in the direction of the scores; of any other less is better. score: in the unit of the scores. ranked: a
+    column of the ranking.
     """
 
     key: str
     path: str
     label: str
     definition: str
-    higher_is_better: bool | None
     source: str
-    score: bool = True
+    follows_scores: bool = False
+    score: bool = False
     ranked: bool = True
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("acc", "metrics.acc", "ACC", "Mean score over all T tasks after the last one was learned.",
-           True, "Lopez-Paz & Ranzato 2017; divided by T"),
-    Metric("bwt", "metrics.bwt", "BWT",
-           "Backward transfer: score at the end minus score right after learning, mean over all tasks but the last. "
-           "Below 0 is forgetting.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
-    Metric("forgetting", "metrics.forgetting", "Forgetting",
-           "Best score before the last task minus score at the end, mean over all tasks but the last.",
-           False, "Chaudhry et al. 2018; divided by T - 1"),
-    Metric("learning_accuracy", "metrics.learning_accuracy", "Learning acc.",
-           "Mean score of each task right after it was learned.", True, "Riemer et al. 2019; divided by T"),
-    Metric("fwt", "metrics.fwt", "FWT",
-           "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
-           "tasks but the first.", True, "Lopez-Paz & Ranzato 2017; divided by T - 1"),
-    Metric("tokens", "cost.tokens", "Tokens", "Tokens trained on, rehearsed ones included.",
-           False, "counted", score=False),
-    Metric("forwards", "cost.forwards", "Forwards", "Passes forward while training, those of strategies and rollouts too.",
-           False, "counted", score=False),
-    Metric("compute_seconds", "cost.compute_seconds.train", "Compute s",
-           "Seconds of CPU or GPU spent training, without evaluation; which of the two stands in summary.csv.",
-           False, "measured", score=False),
-    Metric("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
-           False, "measured", score=False),
-    Metric("steps", "cost.steps", "Steps", "Optimizer steps.", False, "counted", score=False, ranked=False),
-    Metric("examples", "cost.examples", "Rows", "Rows trained on, rehearsed ones included, rollouts not.",
-           False, "counted", score=False, ranked=False),
-    Metric("average_incremental_accuracy", "metrics.average_incremental_accuracy", "Avg. incremental",
-           "After each task the mean score over the tasks seen so far; mean of these.",
-           True, "divided by T", ranked=False),
-    Metric("bwt_gem", "metrics.bwt_gem", "BWT / T", "BWT as the GEM repository computes it.",
-           True, "divided by T", ranked=False),
-    Metric("fwt_gem", "metrics.fwt_gem", "FWT / T", "FWT as the GEM repository computes it.",
-           True, "divided by T", ranked=False),
-    Metric("forgetting_mammoth", "metrics.forgetting_mammoth", "Forgetting, Mammoth",
-           "Forgetting whose best score may be the final one, so never below 0.",
-           False, "divided by T - 1", ranked=False),
-    Metric("forgetting_avalanche", "metrics.forgetting_avalanche", "Forgetting, Avalanche",
-           "First score after learning minus the last: -BWT.", False, "divided by T - 1", ranked=False),
-)  # fmt: skip
-RANKED = tuple(m for m in METRICS if m.ranked)
+OF_SCORES = [
+    Column(m.key, f"metrics.{m.key}", m.label, m.definition, m.source, m.follows_scores, True, m.headline)
+    for m in METRICS.values()
+]
+COSTS = [
+    Column("tokens", "cost.tokens", "Tokens", "Tokens trained on, rehearsed ones included.", "counted"),
+    Column("forwards", "cost.forwards", "Forwards", "Passes forward while training, those of strategies and rollouts too.",
+           "counted"),
+    Column("compute_seconds", "cost.compute_seconds.train", "Compute s",
+           "Seconds of CPU or GPU spent training, without evaluation; which of the two stands in summary.csv.", "measured"),
+    Column("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
+           "measured"),
+    Column("steps", "cost.steps", "Steps", "Optimizer steps.", "counted", ranked=False),
+    Column("examples", "cost.examples", "Rows", "Rows trained on, rehearsed ones included, rollouts not.", "counted",
+           ranked=False),
+]  # fmt: skip
+COLUMNS = (*(c for c in OF_SCORES if c.ranked), *COSTS, *(c for c in OF_SCORES if not c.ranked))
+RANKED = tuple(c for c in COLUMNS if c.ranked)
 RUN = {"method": "method", "seed": "seed", "order": "order", "regime": "regime.name", "status": "status"}
 """What a run was: column -> where it stands in the record."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet read a cell as a formula."""
 
 
-def direction(metric: Metric, records: Sequence[Record]) -> bool | None:
-    """Whether more is better, for the scorer of these records. Chaudhry's maximum has no meaning for a perplexity."""
-    if metric.score and lower_is_better(records):
-        return not metric.higher_is_better if metric.higher_is_better else None
-    return metric.higher_is_better
+def more_is_better(column: Column, lower: bool) -> bool:
+    """Whether more is better. lower: of the scores less is."""
+    return column.follows_scores and not lower
 
 
 def summary(records: Sequence[Record]) -> pd.DataFrame:
@@ -114,14 +91,14 @@ def ranking(records: Sequence[Record]) -> pd.DataFrame:
     rows = {}
     for method, runs in by_method(records).items():
         row: dict[str, float] = {"runs": len(runs)}
-        for metric in METRICS:
+        for metric in COLUMNS:
             values = np.array([number(r, metric.path) for r in runs])
             values = values[~np.isnan(values)]
             row[metric.key] = float(values.mean()) if len(values) else math.nan
             row[f"{metric.key}_spread"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
             row[f"{metric.key}_n"] = len(values)
         rows[method] = row
-    columns = ["runs", *(m.key + suffix for m in METRICS for suffix in ("", "_spread", "_n"))]
+    columns = ["runs", *(m.key + suffix for m in COLUMNS for suffix in ("", "_spread", "_n"))]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method")
     return table.sort_values("acc", ascending=lower_is_better(records), na_position="last", kind="stable")
 
@@ -131,20 +108,20 @@ def ranking_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]
 
     The second column is the number of runs; a score that rests on fewer says so: `0.61 ± 0.03 (n=2)`. Costs are means alone.
     """
-    arrows = {True: " ^", False: " v", None: ""}
-    headers = ["Method", "n", *(m.label + arrows[direction(m, records)] for m in RANKED)]
+    arrows, lower = {True: " ^", False: " v"}, lower_is_better(records)
+    headers = ["Method", "n", *(m.label + arrows[more_is_better(m, lower)] for m in RANKED)]
     table = ranking(records)
     rows = [[method, str(int(row["runs"])), *(_brief(row, m) for m in RANKED)] for method, row in table.iterrows()]
     return headers, rows
 
 
-def _brief(row: pd.Series, metric: Metric) -> str:
+def _brief(row: pd.Series, metric: Column) -> str:
     if metric.score:
         return cell(row, metric)
     return amount(row[metric.key]) if row[f"{metric.key}_n"] else "-"
 
 
-def cell(row: pd.Series, metric: Metric) -> str:
+def cell(row: pd.Series, metric: Column) -> str:
     """One cell of the ranking: mean, spread where there are several runs, n where it is not that of the row."""
     n, mean, spread = int(row[f"{metric.key}_n"]), row[metric.key], row[f"{metric.key}_spread"]
     if not n:

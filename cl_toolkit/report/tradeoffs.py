@@ -15,7 +15,9 @@ from cl_toolkit.report.style import FAINT, INK, MUTED, Look
 SIZE = (7.2, 4.4)
 
 
-def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
+def learning_retention(
+    groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str, lower: bool
+) -> Figure | None:
     """Learning accuracy against BWT, a point per run and the mean per method; None where no run has both."""
     trained = {m: runs for m, runs in groups.items() if lookup(runs[0], "regime.trained")}
     points = _points(trained, "metrics.learning_accuracy", "metrics.bwt")
@@ -26,7 +28,7 @@ def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str
     _scatter(axes, points, look)
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     sizes = {len(r["tasks"]) for method in points for r in groups[method]}
-    if len(sizes) == 1 and unit == "score":
+    if len(sizes) == 1 and not lower:
         _equal_accuracy(axes, sizes.pop())
     axes.set_xlabel(f"learning accuracy (mean {unit} right after each task)")
     axes.set_ylabel(f"BWT ({unit} at the end minus right after learning)")

@@ -58,7 +58,7 @@ def run(design: Design, rng: np.random.Generator, method: int, order: int, seed:
     return {
         "schema_version": SCHEMA_VERSION, "status": "finished", "method": name, "order": f"order{order}", "seed": seed,
         "regime": SEQUENTIAL.plain(), "config": {"strategies": {name: {}} if method else {}, "objective": {"name": "sft"}},
-        "tasks": list(TASKS), "chance": [[0.1] * 3] * 4, "scorers": ["exact_match"] * 3,
+        "tasks": list(TASKS), "chance": [[0.1] * 3] * 4, "scorers": ["exact_match"] * 3, "units": ["accuracy"] * 3,
         "examples_scored": [design.examples] * 3, "matrix": scored.tolist(), "cost": {},
     }  # fmt: skip
 

@@ -29,11 +29,12 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
         "order": "given", "seed": seed, "regime": regime("sequential"), "config": config, "tasks": list(tasks),
         "chance": [[0.1] * size] * (size + 1),
         "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
-        "scorers": ["exact_match"] * size, "examples_scored": [200] * size, "curves": curves, "losses": [],
+        "scorers": ["exact_match"] * size, "units": ["accuracy"] * size, "higher_is_better": [True] * size,
+        "examples_scored": [200] * size, "curves": curves, "losses": [],
         "matrix": matrix, "cost": cost(10.0, 100),
     }  # fmt: skip
     whole = copy.deepcopy(whole | changes)
-    whole["metrics"], whole["undefined"] = explain(whole["matrix"])
+    whole["metrics"], whole["undefined"] = explain(whole["matrix"], whole.get("higher_is_better", ()))
     return whole
 
 

@@ -17,7 +17,7 @@ from cl_toolkit.report.figures import matrices
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.records import by_method, control_of
 from cl_toolkit.report.style import looks
-from cl_toolkit.report.tables import METRICS, ranking, ranking_rows, summary, undefined
+from cl_toolkit.report.tables import COLUMNS, ranking, ranking_rows, summary, undefined
 
 
 def test_ranking_has_mean_and_sample_deviation_best_first():
@@ -55,15 +55,16 @@ def test_a_cell_says_when_it_rests_on_fewer_runs():
     assert ranking_rows(runs)[1][0][6] == "0.00 (n=1)"
 
 
+PERPLEXITY = {"units": ["perplexity"] * 3, "higher_is_better": [False] * 3}
+
+
 def test_perplexity_is_better_when_lower():
-    runs = [
-        m | {"scorers": ["perplexity"] * 3} for m in (record(kept=40.0, learned=20.0), replay(kept=25.0, learned=20.0))
-    ]
+    runs = [m | PERPLEXITY for m in (record(kept=40.0, learned=20.0), replay(kept=25.0, learned=20.0))]
     assert list(ranking(runs).index) == ["replay", "sequential"]
-    assert ranking_rows(runs)[0][2:5] == ["ACC v", "BWT v", "Forgetting"]
+    assert ranking_rows(runs)[0][2:5] == ["ACC v", "BWT v", "Forgetting v"]
     assert "final perplexity" in headline(runs)
     three = [
-        m | {"scorers": ["perplexity"] * 3}
+        m | PERPLEXITY
         for s in range(3)
         for m in (record(kept=40.0 + s / 10, learned=20.0, seed=s), replay(s, kept=25.0, learned=20.0))
     ]
@@ -182,7 +183,7 @@ def test_undefined_metrics_are_explained_and_never_zero():
 def test_summary_has_every_run_metric_and_cost():
     table = summary([*study(), failed()])
     assert len(table) == 13
-    assert {m.key for m in METRICS if m.path.startswith("metrics")} <= set(table.columns)
+    assert {m.key for m in COLUMNS if m.path.startswith("metrics")} <= set(table.columns)
     assert {"compute_seconds_train", "wall_seconds_evaluate", "stored_examples", "status", "error"} <= set(
         table.columns
     )
@@ -263,7 +264,7 @@ def test_several_orders_have_figures_of_their_own_and_old_ones_go(tmp_path):
 
 
 def test_cells_that_were_not_evaluated_stay_empty():
-    figure = matrices({"joint": [joint(0), joint(1)]}, TASKS)
+    figure = matrices({"joint": [joint(0), joint(1)]}, TASKS, "accuracy")
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts == ["0.10"] * 3 + ["0.80"] * 3
 
