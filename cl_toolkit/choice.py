@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.metrics import HEADLINE
-from cl_toolkit.report.records import lower_is_better
+from cl_toolkit.report.reading import lower_is_better
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -219,7 +219,7 @@ def plan(config: Config, overrides: Overrides = None):
         stream = build_stream(run_config)
         notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
-        cost = plans.estimate(run_config, stream, plans.parameters(run_config), rate)
+        cost = plans.forecast(run_config, stream, plans.parameters(run_config), rate)
         total += cost.seconds
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"

@@ -18,7 +18,7 @@ ADAM_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Forecast:
     """One run: optimizer steps, tokens through the model, seconds, bytes of weights and optimizer state (activations come
     on top)."""
 
@@ -71,7 +71,7 @@ def flops_per_second(device: Any) -> float:
     return rounds * 2 * 512**3 / (time.perf_counter() - started)
 
 
-def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Estimate:
+def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: 6 floating-point operations per parameter and trained token (8 with a reference or
     rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
     train, total, trained = config.train, *counted
@@ -89,4 +89,4 @@ def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         tokens += round(here * train.global_batch_size * copies / (1 - share) * length)
     rollouts = hasattr(config.objective.settings, "num_generations")
     seconds = tokens * total * (14 if rollouts else 6) / rate + steps * STEP_OVERHEAD * (8 if rollouts else 1)
-    return Estimate(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))
+    return Forecast(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))

@@ -1,7 +1,7 @@
 """The JSON record of a run: schema, provenance, cost.
 
 Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
-`types.Regime`), config, provenance,
+`types.Regime`), config, baseline (whether the objective is one), provenance,
 tasks (T names in trained order), chance, scorers, units
 and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.metrics`,

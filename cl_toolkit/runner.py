@@ -162,6 +162,7 @@ class Run:
                 "model_hash": models.fingerprint(self.model),
             },
             "identity": self.identity,
+            "baseline": self.objective.is_baseline,
             "scoring_dtype": str(scoring_dtype(self.model)).removeprefix("torch."),
             "tasks": [t.name for t in stream.scored],
             "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],

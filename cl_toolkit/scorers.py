@@ -60,7 +60,7 @@ class Scorer:
 
 
 def as_scorer(found: Any) -> Scorer:
-    """A registered scorer; a plain function of (example, answer) is one that gives accuracies from 0 to 1."""
+    """A registered scorer; a plain function of (example, answer) is one with scores from 0 to 1."""
     return found if isinstance(found, Scorer) else Scorer(found)
 
 

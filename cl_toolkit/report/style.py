@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cl_toolkit.report.records import Record, is_control, is_method
+from cl_toolkit.report.comparison import Comparison
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito 2008, without black (controls) and yellow (too pale on paper)."""
@@ -57,15 +56,15 @@ REFERENCES = tuple(
 )
 
 
-def looks(groups: Mapping[str, Sequence[Record]]) -> dict[str, Look]:
+def looks(comparison: Comparison) -> dict[str, Look]:
     """Method -> look. The first control is black, references are grey and dashed, each in its own way, the others take the
     palette in turn; from the seventh on they differ by dash and marker too."""
     result: dict[str, Look] = {}
     used = references = 0
-    for method, runs in groups.items():
-        if is_control(runs[0]) and INK not in {look.color for look in result.values()}:
+    for method in comparison.methods:
+        if method not in comparison.controls and INK not in {look.color for look in result.values()}:
             result[method] = Look(INK, "o", "-")
-        elif not is_method(runs[0]):
+        elif not comparison.regime(method)["is_method"]:
             result[method] = REFERENCES[references % len(REFERENCES)]
             references += 1
         else:

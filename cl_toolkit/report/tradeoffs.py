@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from cl_toolkit.report.costs import compute_unit
-from cl_toolkit.report.records import Record, lookup, number
+from cl_toolkit.report.methods import Methods
+from cl_toolkit.report.reading import lookup, number
 from cl_toolkit.report.style import FAINT, INK, MUTED, Look
 
 SIZE = (7.2, 4.4)
 
 
-def learning_retention(
-    groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str, lower: bool
-) -> Figure | None:
+def learning_retention(groups: Methods, look: Mapping[str, Look], unit: str, lower: bool) -> Figure | None:
     """Learning accuracy against BWT, a point per run and the mean per method; None where no run has both."""
     trained = {m: runs for m, runs in groups.items() if lookup(runs[0], "regime.trained")}
     points = _points(trained, "metrics.learning_accuracy", "metrics.bwt")
@@ -35,7 +34,7 @@ def learning_retention(
     return figure
 
 
-def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
+def cost_accuracy(groups: Methods, look: Mapping[str, Look], unit: str) -> Figure | None:
     """Compute seconds of training against ACC, a point per run and the mean per method; None where no run has both."""
     points = _points(groups, "cost.compute_seconds.train", "metrics.acc")
     if not points:
@@ -54,7 +53,7 @@ def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Loo
     return figure
 
 
-def _points(groups: Mapping[str, Sequence[Record]], x: str, y: str) -> dict[str, np.ndarray]:
+def _points(groups: Methods, x: str, y: str) -> dict[str, np.ndarray]:
     points = {m: np.array([[number(r, x), number(r, y)] for r in runs]) for m, runs in groups.items()}
     points = {m: p[~np.isnan(p).any(axis=1)] for m, p in points.items()}
     return {m: p for m, p in points.items() if len(p)}

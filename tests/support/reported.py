@@ -5,6 +5,7 @@ import copy
 from cl_toolkit.benchmarks.views import REGIMES
 from cl_toolkit.metrics import NOT_EVALUATED, explain
 from cl_toolkit.record import SCHEMA_VERSION
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.findings import findings
 
 TASKS = ("sort", "max", "shift")
@@ -26,7 +27,8 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
               "model": {"name": "tiny-lm", "adapter": None}, "seed": seed}  # fmt: skip
     whole = {
         "schema_version": SCHEMA_VERSION, "status": "finished", "error": None, "name": "study", "method": method,
-        "order": "given", "seed": seed, "regime": regime("sequential"), "config": config, "tasks": list(tasks),
+        "order": "given", "seed": seed, "regime": regime("sequential"), "config": config, "baseline": True,
+        "tasks": list(tasks),
         "chance": [[0.1] * size] * (size + 1),
         "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
         "scorers": ["exact_match"] * size, "units": ["accuracy"] * size, "higher_is_better": [True] * size,
@@ -64,6 +66,7 @@ def joint(seed=0):
 def rft(seed=0, **changes):
     made = record("rft", seed, **changes)
     made["config"]["objective"] = {"name": "rft"}
+    made["baseline"] = False
     return made
 
 
@@ -79,7 +82,7 @@ def failed(method="ewc", error="RuntimeError: out of memory"):
 
 
 def sentence(records, method):
-    return next(f for f in findings(records) if f.method == method)
+    return next(f for f in findings(Comparison.of(records)) if f.method == method)
 
 
 def study():

@@ -1,4 +1,4 @@
-"""Reading run records: which runs count, in what order methods come, what is the control of a method."""
+"""Reading one run record, and what several have in common."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ Record = Mapping[str, Any]
 
 def trusted(record: Record) -> Record:
     """The record with the metrics of its matrix: what it says itself of them is not believed. Raises UserError where the
-    record is of another schema or a finished one has no whole matrix."""
+    record is of another schema, or a finished one has no whole matrix or no regime."""
     place = f"{record.get('method')}/{record.get('order')}-s{record.get('seed')}"
     if record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version")
         raise UserError(f"{place}: schema_version is {found!r}; this version reads {SCHEMA_VERSION}")
     if record.get("status") != "finished":
         return record
+    if not isinstance(record.get("regime"), Mapping):
+        raise UserError(f"{place}: has no regime; the record is damaged, run it anew")
     try:
         metrics, reasons = explain(record["matrix"], record.get("higher_is_better") or ())
     except (KeyError, TypeError, ValueError) as error:
@@ -49,12 +51,12 @@ def number(record: Record, path: str) -> float:
     return float(value) if is_number and np.isfinite(value) else float("nan")
 
 
-def flatten(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+def one_level(tree: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     """Nested mappings as one level; lists and empty mappings become JSON text."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            flat |= {f"{key}{separator}{k}": v for k, v in flatten(value, separator).items()}
+            flat |= {f"{key}{separator}{k}": v for k, v in one_level(value, separator).items()}
         else:
             flat[str(key)] = json.dumps(value, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else value
     return flat
@@ -97,7 +99,7 @@ def life_cycle(record: Record) -> str | None:
 
 def objective(record: Record) -> str:
     """Name of the objective."""
-    return lookup(record, "config.objective.name") or "sft"
+    return lookup(record, "config.objective.name") or ""
 
 
 def is_method(record: Record) -> bool:
@@ -105,59 +107,6 @@ def is_method(record: Record) -> bool:
     return lookup(record, "regime.is_method") is not False
 
 
-def is_bare(record: Record) -> bool:
-    """One task after the other, and nothing done against forgetting."""
-    return is_method(record) and not lookup(record, "config.strategies")
-
-
-def is_control(record: Record) -> bool:
-    """Bare supervised fine-tuning."""
-    return is_bare(record) and objective(record) == "sft"
-
-
-def ordered(records: Sequence[Record]) -> list[Record]:
-    """Controls first, then methods by name, then the views that are not a method (joint and the like); within a method
-    by order and seed. So neither colours nor bytes depend on the order in which files were found."""
-
-    def key(record: Record) -> tuple:
-        seed = str(record.get("seed"))
-        known = "config" in record
-        group = 0 if known and is_control(record) else 1 if is_method(record) else 2
-        return group, str(record.get("method")), str(record.get("order")), len(seed), seed
-
-    return sorted(records, key=key)
-
-
-def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Method -> its finished runs, in the order of `ordered`, with the metrics of their matrices (`trusted`)."""
-    groups: dict[str, list[Record]] = {}
-    for record in ordered([r for r in records if r.get("status") == "finished"]):
-        groups.setdefault(str(record["method"]), []).append(trusted(record))
-    return groups
-
-
-def control_of(method: str, groups: Mapping[str, Sequence[Record]]) -> tuple[str | None, str]:
-    """The control's name (None without one), and what about it is not as it should be ("" when all is).
-
-    It has no strategies and trains one task after the other, with the same objective and adapter life cycle; a bare
-    method with another objective is compared with supervised fine-tuning. Of several, the one with the fewest other
-    settings.
-    """
-    own = groups[method][0]
-    wanted = "sft" if is_bare(own) else objective(own)
-    bare = [m for m, runs in groups.items() if m != method and is_bare(runs[0])]
-    same_objective = [m for m in bare if objective(groups[m][0]) == wanted]
-    matching = [m for m in same_objective if life_cycle(groups[m][0]) == life_cycle(own)]
-    candidates = matching or [m for m in bare if is_control(groups[m][0])]
-    if not candidates:
-        return None, ""
-    settings = flatten(own.get("config", {}))
-
-    def differing(name: str) -> int:
-        other = flatten(groups[name][0].get("config", {}))
-        return sum(settings.get(k) != other.get(k) for k in settings.keys() | other.keys())
-
-    missing = [] if same_objective else ["objective"]
-    missing += [] if matching or not same_objective else ["adapter life cycle"]
-    caveat = f"No control with the same {' and '.join(missing)} was run." if missing else ""
-    return min(candidates, key=lambda name: (differing(name), name)), caveat
+def has_no_strategy(record: Record) -> bool:
+    """Whether nothing is done against forgetting."""
+    return not lookup(record, "config.strategies")
