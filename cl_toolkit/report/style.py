@@ -51,9 +51,10 @@ class Look:
 
 
 REFERENCES = tuple(
-    Look(MUTED, marker, dash)
-    for marker, dash in zip("hpH8", ((0, (5, 2)), (0, (2, 2)), (0, (1, 2)), (0, (6, 2, 1, 2))), strict=True)
+    Look(MUTED, marker, (0, dash))
+    for marker, dash in zip("h<>p", ((5, 2), (9, 2), (5, 2, 1, 2), (9, 2, 1, 2)), strict=True)
 )
+"""None of them dotted, as the score of pure guessing is."""
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
