@@ -2,11 +2,13 @@
 
 from cl_toolkit.api import Study, compare, load, register, run
 from cl_toolkit.errors import UserError
+from cl_toolkit.measure.scorers import Scorer
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Compose, Strategy, Tags
 
 __all__ = [
     "Compose",
+    "Scorer",
     "Strategy",
     "Study",
     "Tags",

@@ -29,15 +29,17 @@ class Study:
     @property
     def metrics(self) -> pandas.DataFrame:
         """A row per run: method, seed, order, every metric, every cost."""
-        from cl_toolkit.report import tables
+        from cl_toolkit.report.methods import in_order
+        from cl_toolkit.report.reading import trusted
+        from cl_toolkit.report.tables import per_run
 
-        return tables.summary(self.records)
+        return per_run(in_order([trusted(record) for record in self.records]))
 
     def table(self) -> pandas.DataFrame:
         """A row per method, best first: mean, spread and n of each metric."""
-        from cl_toolkit.report import tables
+        from cl_toolkit.report.comparison import Comparison
 
-        return tables.ranking(self.records)
+        return Comparison.of(self.records).ranking
 
     def curves(self) -> pandas.DataFrame:
         """The points of all forgetting curves: method, order, seed, scored, lag, value, ..."""

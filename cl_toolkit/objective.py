@@ -20,6 +20,7 @@ class Objective:
     `extra_parameters`: numbers kept beside the model, such as a reference's weights.
     `divisible`: whether a batch may be cut into micro-batches and processes.
     `brings_head`: whether `equip` gives the model its outputs.
+    `is_baseline`: plain runs with other objectives are compared with one that has this objective.
     `inputs`: what its examples may be: `text`, `arrays`.
     `needs`: what a model must give for it, of `Kind.gives`.
     `copies`: rows that one example makes in a batch (rollouts, views).
@@ -34,6 +35,7 @@ class Objective:
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     divisible: ClassVar[bool] = True
     brings_head: ClassVar[bool] = False
+    is_baseline: ClassVar[bool] = False
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
     name: str = ""

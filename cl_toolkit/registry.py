@@ -101,7 +101,8 @@ class Registry:
         if isinstance(source, EntryPoint):
             source = source.value
         found = load_reference(source, where) if isinstance(source, str) else source
-        found.registry_name = key
+        if isinstance(found, type):
+            found.registry_name = key
         return found
 
 
@@ -210,5 +211,6 @@ SCORERS = Registry(
         "class_accuracy": "cl_toolkit.measure.scorers:class_accuracy",
         "token_f1": "cl_toolkit.measure.scorers:token_f1",
         "rouge_l": "cl_toolkit.measure.scorers:rouge_l",
+        "perplexity": "cl_toolkit.measure.scorers:perplexity",
     },
 )

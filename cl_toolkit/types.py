@@ -6,7 +6,7 @@ Shape letters, used in every docstring: B sequences, T tokens, V vocabulary, D h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -71,22 +71,55 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regime:
+    """How a model goes through the tasks of a stream, and what that makes of its scores. A record holds it as plain data.
+
+    does: what a model does under it, in words that follow its name.
+    is_method: a way of continual learning, which can win or lose; the others are references, which are drawn apart.
+    trained: whether there is any training.
+    restarts: whether each task begins with the start model, so that nothing is kept from task to task.
+    upper_bound: its final score is what the methods could reach at best.
+    compared: the metrics in which it may be compared with a method.
+    undefined: why metrics of what happens from task to task are undefined; "" where they are defined.
+    """
+
+    name: str
+    does: str
+    is_method: bool = False
+    trained: bool = True
+    restarts: bool = False
+    upper_bound: bool = False
+    compared: tuple[str, ...] = ()
+    undefined: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {**asdict(self), "compared": list(self.compared)}
+
+
+SEQUENTIAL = Regime(name="sequential", does="learns one task after the other", is_method=True, compared=("bwt", "acc"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream:
     """Tasks in the order in which they are learned. A view of a stream is a stream.
 
     `tasks` are trained; `scored` are the columns of the matrix (the same tasks unless a view says otherwise);
     `row_of[k]` is the row of the matrix (1-based, row 0 is before training) that training task k fills;
-    `restart` asks for the start model before each task; `anchors` count as past from the start: scored in every row,
-    never trained as a task.
+    `anchors` count as past from the start: scored in every row, never trained as a task.
     """
 
     name: str
     tasks: tuple[Task, ...]
     scored: tuple[Task, ...]
     row_of: tuple[int, ...]
-    view: str = "sequential"
-    restart: bool = False
     anchors: tuple[Task, ...] = ()
+    regime: Regime = SEQUENTIAL
+
+    @property
+    def tasks_at_once(self) -> int:
+        """How many tasks of the stream one training task stands for; it takes the steps of them all."""
+        return len(self.scored) // max(1, len(self.tasks))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -15,8 +15,9 @@ from scipy import stats
 
 from cl_toolkit.api import load
 from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.report.comparison import BWT, Comparison
 from cl_toolkit.report.estimate import ENOUGH, LEVEL, holm, paired
-from cl_toolkit.report.records import by_method, control_of, number
+from cl_toolkit.report.reading import number
 
 PAGES = (Path(__file__).with_name("choosing.md"), Path(__file__).parents[1] / "REPRODUCIBILITY.md")
 MEASURED = Path(__file__).with_name("measured")
@@ -26,15 +27,15 @@ METRICS = ("acc", "bwt", "learning_accuracy")
 def measure(folder: Path) -> pd.DataFrame:
     """A row per method of a study: its strategies, mean and standard deviation of the metrics, and the paired difference to
     its control in BWT with the 95 % interval over n orders, or over n seeds of one order."""
-    groups = by_method(load(folder).records)
+    comparison = Comparison.of(load(folder).records)
     rows = []
-    for method, runs in groups.items():
+    for method, runs in comparison.methods.items():
         row = {"method": method, "strategies": "+".join(runs[0]["config"]["strategies"]), "n": len(runs)}
         for metric in METRICS:
             values = pd.Series([number(run, f"metrics.{metric}") for run in runs])
             row |= {metric: values.mean(), f"{metric}_sd": values.std()}
-        control, _ = control_of(method, groups)
-        difference = paired(runs, groups[control], "metrics.bwt") if control and row["strategies"] else None
+        control, _ = comparison.controls.get(method, (None, ""))
+        difference = paired(runs, comparison.methods[control], BWT) if control and row["strategies"] else None
         if difference is not None:
             row |= {"control": control, "difference": difference.mean, "low": difference.low, "high": difference.high}
             row |= {"n": difference.n}

@@ -129,6 +129,7 @@ def run(
     and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
     from cl_toolkit.api import default_folder
     from cl_toolkit.cli.progress import Progress
+    from cl_toolkit.measure.metrics import HEADLINE
     from cl_toolkit.study.cells import load_run
     from cl_toolkit.study.compare import run_name
 
@@ -149,7 +150,7 @@ def run(
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
-        for key in ("acc", "bwt", "forgetting", "learning_accuracy", "fwt"):
+        for key in HEADLINE:
             typer.echo(f"{key:20} {shown[key]}")
 
 
@@ -218,7 +219,7 @@ def plan(config: Config, overrides: Overrides = None):
         stream = build_stream(run_config)
         notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
-        cost = plans.estimate(run_config, stream, plans.parameters(run_config, stream), rate)
+        cost = plans.forecast(run_config, stream, plans.parameters(run_config, stream), rate)
         total += cost.seconds
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"

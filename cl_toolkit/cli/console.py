@@ -17,15 +17,19 @@ def print_results(study, folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from cl_toolkit.report import findings, headline, tables
+    from cl_toolkit.report.comparison import Comparison
+    from cl_toolkit.report.findings import findings
+    from cl_toolkit.report.headline import headline
+    from cl_toolkit.report.tables import ranking_rows
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    lines = ["", headline.headline(study.records)]
-    lines += [f"• {f.text} {f.warning}".rstrip() for f in findings.findings(study.records)]
+    comparison = Comparison.of(study.records)
+    lines = ["", headline(comparison)]
+    lines += [f"• {f.text} {f.warning}".rstrip() for f in findings(comparison)]
     lines += [f"! {note}" for note in study.notes]
     for line in [*lines, f"\nreport: {folder / 'report.html'}\n"]:
         console.print(printable(line), markup=False, highlight=False)
-    headers, rows = tables.ranking_rows(study.records)
+    headers, rows = ranking_rows(comparison)
     table = Table(box=None, header_style="bold")
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i == 0 else "right", no_wrap=True)

@@ -90,10 +90,12 @@ def check_stream(config: RunConfig, where: str) -> None:
         raise UserError(
             f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained"
         )
-    if section.scenario == "class" and section.view == "independent":
-        raise UserError(f"{where}: stream.scenario: class: a model of view independent knows one task's answers only")
+    if section.scenario == "class" and config.regime.restarts:
+        raise UserError(
+            f"{where}: stream.scenario: class: a model of view {section.view} knows one task's answers only"
+        )
     check_scorers(getattr(config.stream_settings, "scorer", None), names, where)
-    if section.view in ("independent", "start") and config.strategies:
+    if (config.regime.restarts or not config.regime.trained) and config.strategies:
         raise UserError(
             f"{where}: stream.view: {section.view}: takes no strategies, since nothing is kept from task to task; "
             f"got {', '.join(s.name for s in config.strategies)}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from cl_toolkit.data.regimes import regime_of
 from cl_toolkit.data.sections import StreamSection
 from cl_toolkit.engine.sections import EngineSection, Train
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.sections import ModelSection, Prompt
 from cl_toolkit.ranges import SEED
+from cl_toolkit.types import Regime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +60,15 @@ class RunConfig:
     plain: dict[str, Any]
 
     @property
+    def regime(self) -> Regime:
+        """How the run goes through its tasks."""
+        return regime_of(self.stream.view)
+
+    @property
     def frozen_base(self) -> bool:
         """Whether the start model's weights stay as they are: nothing is trained, or an adapter that is never merged."""
         adapter = self.model.adapter
-        return self.stream.view == "start" or (adapter is not None and adapter.between_tasks != "merge")
+        return not self.regime.trained or (adapter is not None and adapter.between_tasks != "merge")
 
 
 @dataclass(frozen=True, kw_only=True)

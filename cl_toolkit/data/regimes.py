@@ -6,14 +6,42 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cl_toolkit.errors import UserError, did_you_mean, quoted
-from cl_toolkit.types import Stream, Task, spread
+from cl_toolkit.types import SEQUENTIAL, Regime, Stream, Task, spread
+
+REGIMES = {
+    regime.name: regime
+    for regime in (
+        SEQUENTIAL,
+        Regime(
+            name="joint",
+            does="sees all tasks at once",
+            upper_bound=True,
+            compared=("acc",),
+            undefined="all tasks were learned at once",
+        ),
+        Regime(name="cumulative", does="learns each task together with all before it", compared=("bwt", "acc")),
+        Regime(
+            name="independent",
+            does="trains each task alone from the start model",
+            restarts=True,
+            compared=("learning_accuracy",),
+            undefined="each task had a model of its own",
+        ),
+        Regime(name="start", does="is the model before any training", trained=False),
+    )
+}
+
+
+def regime_of(view: str | None) -> Regime:
+    """The regime behind the config's `stream.view`."""
+    return REGIMES[view] if view else SEQUENTIAL
 
 
 def joint(stream: Stream) -> Stream:
     """All tasks at once from the start model, examples shuffled together: the usual upper bound. Each example is seen as
     often as in the sequential stream. Only the last row of the matrix is filled."""
     union = Task(name="joint", train=tuple(e for task in stream.tasks for e in task.train), scorer="")
-    return replace(stream, tasks=(union,), row_of=(len(stream.scored),), view="joint")
+    return replace(stream, tasks=(union,), row_of=(len(stream.scored),), regime=REGIMES["joint"])
 
 
 def cumulative(stream: Stream) -> Stream:
@@ -22,17 +50,17 @@ def cumulative(stream: Stream) -> Stream:
         replace(task, train=tuple(e for earlier in stream.tasks[: i + 1] for e in earlier.train))
         for i, task in enumerate(stream.tasks)
     )
-    return replace(stream, tasks=tasks, view="cumulative")
+    return replace(stream, tasks=tasks, regime=REGIMES["cumulative"])
 
 
 def independent(stream: Stream) -> Stream:
     """Each task alone from the start model: what each could reach without the others."""
-    return replace(stream, view="independent", restart=True)
+    return replace(stream, regime=REGIMES["independent"])
 
 
 def start(stream: Stream) -> Stream:
     """The start model, scored and never trained."""
-    return replace(stream, tasks=(), row_of=(), view="start")
+    return replace(stream, tasks=(), row_of=(), regime=REGIMES["start"])
 
 
 def order(stream: Stream, names: Sequence[str]) -> Stream:

@@ -1,4 +1,4 @@
-"""Pure functions of the accuracy matrix. Definitions: Lopez-Paz & Ranzato 2017, Chaudhry 2018, Riemer 2019.
+"""Metrics of the accuracy matrix: what each is, what it is called, who defined it.
 
 The matrix has T+1 rows and T columns: `matrix[t][i]` is the score on task i after training task t; row 0 is the
 untrained model. A cell is a number or NOT_EVALUATED (left out by plan). A missing cell (None or NaN) raises.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 NOT_EVALUATED = "not_evaluated"
 """A cell that was left out by plan, such as a future task under `evaluate.tasks: seen`."""
+MIXED = "of some tasks a higher score is better, of others a lower one"
 
 Matrix = Sequence[Sequence[float | str]]
 
@@ -21,9 +23,11 @@ class Undefined(Exception):
 
 
 class _Scores:
-    """1-based access to a checked matrix; asking for a cell that was not evaluated raises Undefined."""
+    """1-based access to a checked matrix; asking for a cell that was not evaluated raises Undefined. sign: 1, or -1 where a
+    lower score is better."""
 
-    def __init__(self, matrix: Matrix):
+    def __init__(self, matrix: Matrix, sign: int = 1):
+        self.sign = sign
         self.tasks = len(matrix) - 1
         if self.tasks < 1:
             raise ValueError(f"a matrix has a row before training and one per task, got {len(matrix)} rows")
@@ -50,109 +54,135 @@ class _Scores:
             raise Undefined("needs two tasks")
         return range(1, self.tasks)
 
+    def forgotten(self, i: int, last: int) -> float:
+        """How much worse task i is at the end than at its best after tasks up to `last`."""
+        best = max(self.sign * self(t, i) for t in range(self.first(i), last + 1))
+        return best - self.sign * self(self.tasks, i)
+
+    def first(self, i: int) -> int:
+        """The first row with a score of task i: 1, or i where future tasks were not evaluated. A task that was not yet
+        learned and was left out by plan cannot have been forgotten."""
+        try:
+            self(1, i)
+        except Undefined:
+            return i
+        return 1
+
 
 def acc(r: _Scores) -> float:
-    """Mean over all tasks after the last one."""
+    """Mean over i of R[T,i]."""
     return fmean(r(r.tasks, i) for i in range(1, r.tasks + 1))
 
 
 def bwt(r: _Scores) -> float:
-    """Backward transfer: mean over i < T of R[T,i] - R[i,i]; negative is forgetting (Lopez-Paz & Ranzato 2017)."""
+    """Mean over i < T of R[T,i] - R[i,i]."""
     return fmean(r(r.tasks, i) - r(i, i) for i in r.earlier())
 
 
 def fwt(r: _Scores) -> float:
-    """Forward transfer: mean over i > 1 of R[i-1,i] - R[0,i] (Lopez-Paz & Ranzato 2017)."""
+    """Mean over i > 1 of R[i-1,i] - R[0,i]."""
     return fmean(r(i, i + 1) - r(0, i + 1) for i in r.earlier())
 
 
 def forgetting(r: _Scores) -> float:
-    """Mean over i < T of the best score after tasks 1..T-1 minus the last one (Chaudhry 2018)."""
-    return fmean(max(r(t, i) for t in range(_first(r, i), r.tasks)) - r(r.tasks, i) for i in r.earlier())
-
-
-def _first(r: _Scores, i: int) -> int:
-    """The first row with a score of task i: 1, or i where future tasks were not evaluated. A task that was not yet
-    learned and was left out by plan cannot have been forgotten."""
-    try:
-        r(1, i)
-    except Undefined:
-        return i
-    return 1
+    """Mean over i < T of the best of R[1..T-1,i] minus R[T,i]; of a score whose lower values are better, R[T,i] minus it."""
+    return fmean(r.forgotten(i, r.tasks - 1) for i in r.earlier())
 
 
 def learning_accuracy(r: _Scores) -> float:
-    """Mean of R[i,i]: how well each task was learned at its own end (Riemer 2019)."""
+    """Mean over i of R[i,i]."""
     return fmean(r(i, i) for i in range(1, r.tasks + 1))
 
 
 def average_incremental_accuracy(r: _Scores) -> float:
-    """Mean over t of the mean over tasks seen so far."""
+    """Mean over t of the mean over i <= t of R[t,i]."""
     return fmean(fmean(r(t, i) for i in range(1, t + 1)) for t in range(1, r.tasks + 1))
 
 
 def bwt_gem(r: _Scores) -> float:
-    """BWT divided by T, as in the GEM repository's `metrics.py`."""
+    """BWT (T - 1) / T."""
     return bwt(r) * (r.tasks - 1) / r.tasks
 
 
 def fwt_gem(r: _Scores) -> float:
-    """FWT divided by T, as in the GEM repository's `metrics.py`."""
+    """FWT (T - 1) / T."""
     return fwt(r) * (r.tasks - 1) / r.tasks
 
 
 def forgetting_mammoth(r: _Scores) -> float:
-    """The best score after tasks 1..T, the last included, minus the last: never negative (Mammoth)."""
-    return fmean(max(r(t, i) for t in range(_first(r, i), r.tasks + 1)) - r(r.tasks, i) for i in r.earlier())
+    """`forgetting` with R[T,i] among the scores of which the best is taken."""
+    return fmean(r.forgotten(i, r.tasks) for i in r.earlier())
 
 
 def forgetting_avalanche(r: _Scores) -> float:
-    """The first score after learning minus the last, mean over i < T: equals -BWT (Avalanche's `Forgetting`)."""
-    return -bwt(r)
+    """Mean over i < T of R[i,i] minus R[T,i]; of a score whose lower values are better, R[T,i] minus R[i,i]."""
+    return -r.sign * bwt(r)
 
 
-METRICS: dict[str, Callable[[_Scores], float]] = {
-    f.__name__: f
-    for f in (
-        acc,
-        bwt,
-        fwt,
-        forgetting,
-        learning_accuracy,
-        average_incremental_accuracy,
-        bwt_gem,
-        fwt_gem,
-        forgetting_mammoth,
-        forgetting_avalanche,
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run: how it is computed, what it is called, what it says, who defined it.
+
+    follows_scores: it is in the direction of the scores (more is better where a higher score is); the others are amounts
+    of forgetting, of which less is better whatever the scores are. headline: shown wherever there is room for a few.
+    """
+
+    key: str
+    function: Callable[[_Scores], float]
+    label: str
+    definition: str
+    source: str
+    follows_scores: bool = True
+    headline: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric("acc", acc, "ACC", "Mean score over all T tasks after the last one was learned.",
+               "Lopez-Paz & Ranzato 2017; divided by T", headline=True),
+        Metric("bwt", bwt, "BWT",
+               "Backward transfer: score at the end minus score right after learning, mean over all tasks but the last. "
+               "Below 0 is forgetting; above 0 where a lower score is better.",
+               "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True),
+        Metric("forgetting", forgetting, "Forgetting",
+               "Best score before the last task minus score at the end, mean over all tasks but the last.",
+               "Chaudhry et al. 2018; divided by T - 1", follows_scores=False, headline=True),
+        Metric("learning_accuracy", learning_accuracy, "Learning acc.",
+               "Mean score of each task right after it was learned.", "Riemer et al. 2019; divided by T", headline=True),
+        Metric("fwt", fwt, "FWT",
+               "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
+               "tasks but the first.", "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True),
+        Metric("average_incremental_accuracy", average_incremental_accuracy, "Avg. incremental",
+               "After each task the mean score over the tasks seen so far; mean of these.", "divided by T"),
+        Metric("bwt_gem", bwt_gem, "BWT / T", "BWT as the GEM repository computes it.", "divided by T"),
+        Metric("fwt_gem", fwt_gem, "FWT / T", "FWT as the GEM repository computes it.", "divided by T"),
+        Metric("forgetting_mammoth", forgetting_mammoth, "Forgetting, Mammoth",
+               "Forgetting whose best score may be the final one, so never below 0.", "divided by T - 1",
+               follows_scores=False),
+        Metric("forgetting_avalanche", forgetting_avalanche, "Forgetting, Avalanche",
+               "First score after learning minus the last: -BWT.", "divided by T - 1", follows_scores=False),
     )
-}
+}  # fmt: skip
+HEADLINE = tuple(metric.key for metric in METRICS.values() if metric.headline)
 
 
-def summary(matrix: Matrix) -> dict[str, float | None]:
-    """Every metric by name; None where it is undefined (one task, or cells that were not evaluated).
+def explain(matrix: Matrix, higher_is_better: Sequence[bool] = ()) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Every metric by its key, None where it is undefined (one task, or cells that were not evaluated), and for each that is
+    None the reason.
 
-    Raises ValueError for a missing cell or a wrong shape. The input is not modified.
+    higher_is_better: of each task; without it of all. Where tasks differ in it no mean over them has a meaning. Raises
+    ValueError for a missing cell or a wrong shape. The input is not modified.
     """
-    return explain(matrix)[0]
-
-
-def explain(matrix: Matrix) -> tuple[dict[str, float | None], dict[str, str]]:
-    """`summary`, and for each metric that is None the reason."""
-    scores = _Scores(matrix)
-    values: dict[str, float | None] = {}
+    directions = set(higher_is_better) or {True}
+    scores = _Scores(matrix, 1 if directions == {True} else -1)
+    values: dict[str, float | None] = dict.fromkeys(METRICS)
+    if len(directions) > 1:
+        return values, dict.fromkeys(METRICS, MIXED)
     reasons: dict[str, str] = {}
-    for name, metric in METRICS.items():
+    for key, metric in METRICS.items():
         try:
-            values[name] = metric(scores)
+            values[key] = metric.function(scores)
         except Undefined as why:
-            values[name], reasons[name] = None, str(why)
+            reasons[key] = str(why)
     return values, reasons
-
-
-def intransigence(matrix: Matrix, joint: Sequence[float]) -> float:
-    """I_T = a*_T - R[T,T]: how much worse the last task was learned than by a model trained jointly (Chaudhry 2018).
-
-    joint: the joint model's score per task, length T.
-    """
-    scores = _Scores(matrix)
-    return joint[-1] - scores(scores.tasks, scores.tasks)

@@ -1,6 +1,4 @@
-"""How good an answer is: `(example, answer) -> number`, 0 wrong and 1 right.
-
-A scorer with `mode = "choices"` is not given generated text but the allowed answer that the model finds likeliest.
+"""How good a model is on an example, and what a task's examples come to. Most give 0 for a wrong answer and 1 for a right one.
 
 Words: what blanks and punctuation part, in any script; in scripts that write no blanks (Chinese, Japanese, Thai, Lao, Khmer,
 Burmese) each character is a word of its own. Punctuation belongs to no word.
@@ -13,38 +11,85 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Context, Decimal
-from functools import lru_cache
+from functools import WRAPPER_ASSIGNMENTS, lru_cache, partial
 from numbers import Real
+from statistics import fmean
+from typing import Any, Literal
 
 from cl_toolkit.errors import UserError, quoted, told
 from cl_toolkit.types import Example
 
-Scorer = Callable[[Example, str], float]
+
+def mean(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the scores, each example for one."""
+    return fmean(scores)
 
 
-def score(task: str, name: str, scorer: Scorer, example: Example, answer: str) -> float:
-    """What a scorer gives for one answer; raises UserError, with scorer, task and example, where it raises or gives
-    anything but a finite number from 0 to 1 (true and false are 1 and 0). A function with `bounded = False` may give any."""
+@dataclass(frozen=True)
+class Scorer:
+    """How good an answer is, and what the scores of a task's examples come to.
+
+    function: (example, what is read of the model) -> number. What is read: `answer`, the text that the model generates;
+    `choices`, the allowed answer that it finds likeliest; `likelihood`, the log-probability (natural, summed over tokens) that
+    it gives to the target, in which case an example's weight is its number of tokens (else 1).
+    unit: what a number of this scorer is called in a sentence: "accuracy".
+    per_byte: choices are compared by their log-probability per byte.
+    bounded: every score lies between 0 and 1.
+    aggregate: (scores, weights) of a task's examples -> the task's number.
+    """
+
+    function: Callable[[Example, Any], float]
+    reads: Literal["answer", "choices", "likelihood"] = "answer"
+    unit: str = "score"
+    higher_is_better: bool = True
+    per_byte: bool = False
+    bounded: bool = True
+    aggregate: Callable[[Sequence[float], Sequence[float]], float] = mean
+
+    def __post_init__(self):
+        # a scorer is known by its function: `list` prints the docstring, the identity of a result hashes the module
+        for name in WRAPPER_ASSIGNMENTS:
+            if hasattr(self.function, name):
+                object.__setattr__(self, name, getattr(self.function, name))
+
+    def __call__(self, example: Example, read: Any) -> float:
+        return self.function(example, read)
+
+
+def as_scorer(found: Any) -> Scorer:
+    """A registered scorer; a plain function of (example, answer) is one with scores from 0 to 1."""
+    return found if isinstance(found, Scorer) else Scorer(found)
+
+
+def score(task: str, name: str, scorer: Scorer, example: Example, read: Any) -> float:
+    """What a scorer gives for one example; raises UserError, with scorer, task and example, where it raises or gives anything
+    but a finite number (from 0 to 1 if it is bounded; true and false are 1 and 0)."""
     where = f"task {task}: scorer {name}: example {example.id}"
     try:
-        given = scorer(example, answer)
+        given = scorer(example, read)
         value = given.item() if hasattr(given, "item") else given
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a signal is not the scorer's
-        raise UserError(f"{where}: {told(error, scorer)}") from error
+        raise UserError(f"{where}: {told(error, scorer.function)}") from error
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {quoted(given)}")
-    if not 0 <= value <= 1 and getattr(scorer, "bounded", True):
+    if not 0 <= value <= 1 and scorer.bounded:
         raise UserError(
-            f"{where}: expected a number from 0 to 1, got {quoted(given)}; a scorer with another range says so "
-            "(`scorer.bounded = False` below the function)"
+            f"{where}: expected a number from 0 to 1, got {quoted(given)}; a scorer with another range is a "
+            "Scorer(function, bounded=False)"
         )
     return float(value)
 
 
+accuracy = partial(Scorer, unit="accuracy")
+choosing = partial(Scorer, unit="accuracy", reads="choices")
+
+
+@accuracy
 def exact_match(example: Example, answer: str) -> float:
     """1 if the answer is the target, up to blanks at both ends."""
     return float(answer.strip() == example.target.strip())
@@ -87,6 +132,7 @@ def words(text: str) -> list[str]:
     return split_words("".join(c if is_of_a_word(c) else " " for c in text)) or text.split()
 
 
+@accuracy
 def normalized_exact(example: Example, answer: str) -> float:
     """1 if the answer is the target after lower-casing and removing punctuation, articles and extra blanks; where that leaves
     nothing, as it is."""
@@ -132,6 +178,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
     return value.copy_sign(Decimal(sign)) if value.is_finite() else None
 
 
+@accuracy
 def numeric(example: Example, answer: str) -> float:
     """1 if the last number of the answer equals the last number of the target: whole numbers exactly, others to a relative
     1e-6."""
@@ -151,32 +198,26 @@ def is_whole(number: Decimal) -> bool:
     return number == number.to_integral_value()
 
 
+@choosing
 def choices(example: Example, answer: str) -> float:
     """1 if the likeliest of the allowed answers is the target; likelihood is the sum of its tokens' log-probabilities."""
     return float(answer == example.target)
 
 
-choices.mode = "choices"
-
-
+@partial(choosing, per_byte=True)
 def choices_norm(example: Example, answer: str) -> float:
     """1 if the allowed answer that is likeliest per byte is the target, so that long answers lose nothing by their length
     (`acc_norm` of the LM evaluation harness)."""
     return float(answer == example.target)
 
 
-choices_norm.mode = "choices"
-choices_norm.per_byte = True
-
-
+@choosing
 def class_accuracy(example: Example, answer: str) -> float:
     """1 if the class with the largest output is the target."""
     return float(answer == example.target)
 
 
-class_accuracy.mode = "choices"
-
-
+@partial(Scorer, unit="F1")
 def token_f1(example: Example, answer: str) -> float:
     """Harmonic mean of precision and recall over normalised words (Rajpurkar 2016); words as in the module."""
     got, wanted = normalize(answer), normalize(example.target)
@@ -187,6 +228,7 @@ def token_f1(example: Example, answer: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+@partial(Scorer, unit="ROUGE-L")
 def rouge_l(example: Example, answer: str) -> float:
     """F1 of the longest common subsequence over lower-cased words (Lin 2004); words as in the module."""
     got, wanted = words(answer), words(example.target)
@@ -202,3 +244,15 @@ def rouge_l(example: Example, answer: str) -> float:
         return 0.0
     precision, recall = common / len(got), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
+
+
+def per_token(scores: Sequence[float], weights: Sequence[float]) -> float:
+    """exp of the negative log-likelihood per token, over all tokens of a task; at most exp(700), the largest number."""
+    return math.exp(min(math.fsum(scores) / math.fsum(weights), 700.0))
+
+
+@partial(Scorer, reads="likelihood", unit="perplexity", higher_is_better=False, bounded=False, aggregate=per_token)
+def perplexity(example: Example, likelihood: float) -> float:
+    """Perplexity of the targets, end marks included, over all tokens of a task; the score of an example is its negative
+    log-likelihood."""
+    return -likelihood

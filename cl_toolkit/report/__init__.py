@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.report.records import Record
+from cl_toolkit.report.reading import Record
 from cl_toolkit.runs.checkpoint import replace_file
 
 
@@ -20,19 +20,18 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     the folder cannot be written. notes: what else the page has to say before one concludes.
     """
     # drawing and tables take a second to import, which a command that only asks for help must not pay
+    from cl_toolkit.report.comparison import Comparison
     from cl_toolkit.report.figures import draw
-    from cl_toolkit.report.likeness import check_unmixed
     from cl_toolkit.report.page import render
-    from cl_toolkit.report.records import trusted
-    from cl_toolkit.report.tables import as_csv, summary
+    from cl_toolkit.report.tables import as_csv, per_run
 
     if not records:
         raise UserError(f"{folder}: no run records to report on")
-    records = [trusted(record) for record in records]
-    check_unmixed(records)
+    comparison = Comparison.of(records)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table, text = as_csv(summary(records)), render(records, draw(records, folder / "plots"), notes)
+    table = as_csv(per_run(comparison.records))
+    text = render(comparison, draw(comparison, folder / "plots"), notes)
     replace_file(folder / "summary.csv", lambda beside: beside.write_text(table, encoding="utf-8", newline=""))
     page = folder / "report.html"
     replace_file(page, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_toolkit.report.columns import amount
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import ENOUGH, mean
-from cl_toolkit.report.family import Family, family
 from cl_toolkit.report.likeness import identity, init_seed
-from cl_toolkit.report.records import Record, lookup, lower_is_better
-from cl_toolkit.report.tables import amount
+from cl_toolkit.report.reading import Record
 
 SMALL = 100
 """Examples; a smaller test set is warned about."""
@@ -21,17 +21,21 @@ COUNTS = (
 """Keys of a record that count examples, and what it means if there are any."""
 
 
-def cautions(records: Sequence[Record]) -> list[str]:
+def cautions(comparison: Comparison) -> list[str]:
     """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, unequal budgets."""
-    made = family(records)
-    runs = [run for group in made.groups.values() for run in group]
+    runs = comparison.runs
     if not runs:
         return []
-    return [*_design(made, runs), *_missing(records), *_data(runs, lower_is_better(records)), *_budgets(made.groups)]
+    return [
+        *_design(comparison, runs),
+        *_missing(comparison.records),
+        *_data(runs, comparison.lower),
+        *_budgets(comparison),
+    ]
 
 
-def _design(made: Family, runs: Sequence[Record]) -> Iterator[str]:
-    most = max(len(group) for group in made.groups.values())
+def _design(comparison: Comparison, runs: Sequence[Record]) -> Iterator[str]:
+    most = max(len(group) for group in comparison.methods.values())
     orders = len({str(r.get("order")) for r in runs})
     if most == 1:
         yield "One run per method: there is no spread, so no difference here can be told from chance."
@@ -41,9 +45,9 @@ def _design(made: Family, runs: Sequence[Record]) -> Iterator[str]:
         yield "One task order: every statement is about this order; another one can change who forgets most."
     elif 1 < orders < ENOUGH:
         yield f"{orders} task orders: differences are told from orders, and fewer than {ENOUGH} are too few for a verdict."
-    if made.size > 1:
+    if (size := comparison.size) > 1:
         yield (
-            f"The page makes {made.size} comparisons. A difference is claimed where p, corrected for all {made.size} by "
+            f"The page makes {size} comparisons. A difference is claimed where p, corrected for all {size} by "
             "Holm's method, is at most 0.05; the intervals are of one comparison at a time."
         )
     seeds: dict[str, set[str]] = {}
@@ -83,15 +87,15 @@ def _count(record: Record, key: str) -> float:
     return sum(v for v in parts if isinstance(v, (int, float)))
 
 
-def _budgets(groups: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    """Joint training is an upper bound only of methods that train on no more rows than it does."""
-    rows = {m: mean(runs, "cost.examples") for m, runs in groups.items()}
-    rivals = [m for m, runs in groups.items() if lookup(runs[0], "view") in (None, "sequential") and rows[m] > 0]
-    for method, runs in groups.items():
-        if runs[0].get("view") == "joint" and rivals and not math.isnan(rows[method]):
+def _budgets(comparison: Comparison) -> Iterator[str]:
+    """A reference is an upper bound only of methods that train on no more rows than it does."""
+    rows = {m: mean(runs, "cost.examples") for m, runs in comparison.methods.items()}
+    rivals = [m for m in rows if comparison.regime(m)["is_method"] and rows[m] > 0]
+    for method in rows:
+        if comparison.regime(method)["upper_bound"] and rivals and not math.isnan(rows[method]):
             most = max(rivals, key=rows.__getitem__)
             if rows[most] > 1.05 * rows[method]:
                 yield (
                     f"{method} was trained on {amount(rows[method])} rows, {most} on {amount(rows[most])}: at fewer rows "
-                    "joint training is no upper bound."
+                    f"{method} is no upper bound."
                 )

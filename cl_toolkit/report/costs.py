@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cl_toolkit.report.columns import amount
 from cl_toolkit.report.estimate import mean
-from cl_toolkit.report.records import Record, lookup
-from cl_toolkit.report.tables import amount
+from cl_toolkit.report.reading import Record, lookup
 
 COUNTED = (("cost.steps", "steps"), ("cost.tokens", "tokens"), ("cost.forwards", "forwards"))
 """Counts of a run that are the same wherever it runs, and their names."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from cl_toolkit.report.records import Record, number
+from cl_toolkit.report.reading import Record, number
 from cl_toolkit.report.sampling import sampling_variance
 
 LEVEL = 0.05

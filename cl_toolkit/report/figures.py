@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.report.records import Record, by_method, guessing, lower_is_better, scores
+from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.methods import Methods
+from cl_toolkit.report.reading import Record, guessing, lookup, scores
 from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 from cl_toolkit.runs.checkpoint import replace_file
@@ -36,7 +38,7 @@ class Plot:
     svg: str
 
 
-def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
+def draw(comparison: Comparison, folder: Path) -> list[Plot]:
     """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` into the folder, and return the plots.
 
     Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
@@ -52,7 +54,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[Plot]:
     with warnings.catch_warnings(), matplotlib.rc_context(RC):
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for name, title, caption, figure in _figures(records):
+        for name, title, caption, figure in _figures(comparison):
             with matplotlib.rc_context({"svg.hashsalt": name}):
                 plots.append(Plot(name, title, caption, _save(figure, name, title, folder)))
     return plots
@@ -73,10 +75,9 @@ def _save(figure: Figure, name: str, title: str, folder: Path) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _figures(records: Sequence[Record]) -> Iterator[tuple[str, str, str, Figure]]:
-    groups = by_method(records)
-    look, lower = looks(groups), lower_is_better(records)
-    unit = "perplexity" if lower else "score"
+def _figures(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
+    groups, look = comparison.methods, looks(comparison)
+    unit, lower = comparison.unit, comparison.lower
     orders = {str(r["order"]): list(r["tasks"]) for runs in groups.values() for r in runs}
     for number, (order, tasks) in enumerate(sorted(orders.items()), 1):
         chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
@@ -86,8 +87,13 @@ def _figures(records: Sequence[Record]) -> Iterator[tuple[str, str, str, Figure]
         if curves:
             yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, curves
         caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
-        yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, matrices(chosen, tasks, lower)
-    if figure := learning_retention(groups, look, unit):
+        yield (
+            f"matrix{suffix}",
+            f"Score on every task after every task{label}",
+            caption,
+            matrices(chosen, tasks, unit, lower),
+        )
+    if figure := learning_retention(groups, look, unit, lower):
         yield "retention", "Learning against retention", RETENTION + ("" if lower else " " + ISO), figure
     if figure := cost_accuracy(groups, look, unit):
         yield "cost", "Cost beside accuracy", COST, figure
@@ -97,8 +103,8 @@ CURVES = (
     "How well each task is still done while the next ones are trained. One panel per task; the x axis counts optimizer "
     "steps since that task was learned, 0 being its own end (linear up to 1, then logarithmic). Lines are means over "
     "runs; bands are ± one standard deviation, or minimum to maximum where there are two runs; one run has no band. "
-    "Grey dashed: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing. Upright lines: "
-    "the next task begins, where all methods take the same steps."
+    "A level dashed line: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing. Vertical lines "
+    "mark where the next task begins, if all methods take the same steps."
 )
 MATRIX = (
     "Row: what had been trained so far. Column: the task that is scored. Framed cells were learned just then; below "
@@ -116,7 +122,7 @@ COST = (
 OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg)")
 
 
-def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower: bool = False) -> Figure:
+def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False) -> Figure:
     """A heat map per method: rows are what was trained, columns what is scored. The runs share one task order."""
     means = {method: _mean_matrix(runs) for method, runs in groups.items()}
     known = np.concatenate([m[~np.isnan(m)] for m in means.values()] or [[]])
@@ -141,8 +147,7 @@ def matrices(groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], lower
         if i + columns >= len(means):
             turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(tasks) <= 8 else {"rotation": 90}
             axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, **turned)
-    label = "perplexity" if lower else "score"
-    bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=label)
+    bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=unit)
     bar.outline.set_visible(False)
     return figure
 
@@ -183,9 +188,7 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
-def forgetting_curves(
-    groups: Mapping[str, Sequence[Record]], tasks: Sequence[str], look: Mapping[str, Look], unit: str
-) -> Figure | None:
+def forgetting_curves(groups: Methods, tasks: Sequence[str], look: Mapping[str, Look], unit: str) -> Figure | None:
     """A panel per task that something was learned after; None where no run has such a curve. The runs share one task
     order, so that a step means the same in each."""
     curves = {m: {task: _curve(runs, task) for task in tasks} for m, runs in groups.items()}
@@ -205,7 +208,7 @@ def forgetting_curves(
             lags, values = by_task[task]
             if len(lags) > 1:
                 handles[method] = _line(axes, lags, values, look[method])
-            elif groups[method][0].get("view") == "joint":
+            elif lookup(groups[method][0], "regime.upper_bound"):
                 end = _mean_matrix(groups[method])[-1, tasks.index(task)]
                 handles[method] = axes.axhline(
                     end, color=look[method].color, linestyle=look[method].dash, linewidth=1.2
@@ -246,7 +249,7 @@ def _lag(point: Mapping) -> float:
     return -1 if point.get("lag") is None else point["lag"]
 
 
-def _decorate(axes, groups: Mapping[str, Sequence[Record]], task: str, tasks: Sequence[str], last: float) -> None:
+def _decorate(axes, groups: Methods, task: str, tasks: Sequence[str], last: float) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xlim(-0.15, last * 1.15)
     ticks = [0, *(10**k for k in range(int(np.log10(max(last, 1))) + 1))]

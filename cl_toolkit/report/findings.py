@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cl_toolkit.report.comparison import ACC, BWT, LEARNING, Comparison, Difference
 from cl_toolkit.report.costs import cost_sentence
 from cl_toolkit.report.estimate import decimals, mean
-from cl_toolkit.report.family import ACC, BWT, LEARNING, Comparison, Family, family
 from cl_toolkit.report.likeness import beside
-from cl_toolkit.report.records import Record, is_control, lower_is_better
+from cl_toolkit.report.reading import Record, lookup
 
 CLEARLY_LESS = 0.05
 """Share of the control's learning accuracy; a method that misses more of it is said to have learned less."""
@@ -25,54 +25,51 @@ class Finding:
     warning: str = ""
 
 
-def findings(records: Sequence[Record]) -> list[Finding]:
+def findings(comparison: Comparison) -> list[Finding]:
     """One finding per method with finished runs, controls first."""
-    made, score = family(records), score_word(records)
-    return [_finding(method, made, score) for method in made.groups]
+    return [_finding(method, comparison) for method in comparison.methods]
 
 
-def score_word(records: Sequence[Record]) -> str:
-    """`accuracy` or `perplexity`."""
-    return "perplexity" if lower_is_better(records) else "accuracy"
-
-
-def _finding(method: str, made: Family, score: str) -> Finding:
-    runs, view = made.groups[method], made.groups[method][0].get("view", "sequential")
-    if is_control(runs[0]):
-        return Finding(method, _control(method, made, score))
-    if view == "start":
-        return Finding(method, f"{method} is the model before any training: {score} {_level(runs, ACC)}.")
-    control, caveat = made.controls[method]
+def _finding(method: str, comparison: Comparison) -> Finding:
+    runs, regime, score = comparison.methods[method], comparison.regime(method), comparison.unit
+    reasons = {lookup(runs[0], f"undefined.{metric}") for metric in regime["compared"]}
+    if len(reasons) == 1 and None not in reasons:
+        return Finding(method, f"{method} has no final {score} to compare: {reasons.pop()}.")
+    if method not in comparison.controls:
+        return Finding(method, _control(method, comparison))
+    if not regime["trained"]:
+        return Finding(method, f"{method} {regime['does']}: {score} {_level(runs, ACC)}.")
+    control, caveat = comparison.controls[method]
     if control is None:
         return Finding(method, f"{method} {_ending(runs, score)}.", "No control was run, so its effect is unknown.")
-    base = made.groups[control]
+    base = comparison.methods[control]
     warning = " ".join(filter(None, [beside(runs, base), caveat]))
-    if view == "joint":
-        final = _difference(f"its final {score}", made.against_control(method, ACC), control)
-        text = f"{method} sees all tasks at once and cannot forget, so only its end is compared: {final}."
+    if regime["upper_bound"]:
+        final = _difference(f"its final {score}", comparison.against_control(method, ACC), control)
+        text = f"{method} {regime['does']} and cannot forget, so only its end is compared: {final}."
         return Finding(method, text, warning)
-    if view == "independent":
-        learned = _difference(f"its learning {score}", made.against_control(method, LEARNING), control)
-        text = f"{method} trains each task alone from the start model, a ceiling per task, and reaches "
-        return Finding(method, f"{text}{_level(runs, LEARNING)} on average: {learned}.", warning)
-    final = made.against_control(method, ACC)
+    if regime["restarts"]:
+        learned = _difference(f"its learning {score}", comparison.against_control(method, LEARNING), control)
+        text = f"{method} {regime['does']}, a ceiling per task, and reaches {_level(runs, LEARNING)} on average"
+        return Finding(method, f"{text}: {learned}.", warning)
+    final = comparison.against_control(method, ACC)
     if final.barrier:
         text = f"{method} is not compared with {control}: {final.barrier}; it {_ending(runs, score)}"
         return Finding(method, f"{text}.", caveat)
-    text = "; ".join(filter(None, [_compared(method, made, control, score), cost_sentence(runs, base)]))
-    return Finding(method, f"{text}.", " ".join(filter(None, [_learned_less(runs, base, score), warning])))
+    text = "; ".join(filter(None, [_compared(method, control, comparison), cost_sentence(runs, base)]))
+    return Finding(method, f"{text}.", " ".join(filter(None, [_learned_less(runs, base, comparison.lower), warning])))
 
 
-def scope(comparison: Comparison) -> str:
+def scope(difference: Difference) -> str:
     """` for this order` where a difference was seen in one task order only."""
-    return " for this order" if comparison.estimate.unit == "seeds" else ""
+    return " for this order" if difference.estimate.unit == "seeds" else ""
 
 
-def _control(method: str, made: Family, score: str) -> str:
-    runs, lost = made.groups[method], made.comparisons[method, "", BWT]
+def _control(method: str, comparison: Comparison) -> str:
+    runs, lost, score = comparison.methods[method], comparison.against_control(method, BWT), comparison.unit
     if lost.estimate is None:
         return f"{method}, the control, {_ending(runs, score)}."
-    loses = lost.estimate.mean > 0 if score == "perplexity" else lost.estimate.mean < 0
+    loses = lost.estimate.mean > 0 if comparison.lower else lost.estimate.mean < 0
     if lost.estimate.enough and not lost.clear:
         change = f"what it loses of that{scope(lost)} is not distinguishable from 0: BWT {lost}"
     elif loses:
@@ -87,14 +84,15 @@ def _control(method: str, made: Family, score: str) -> str:
     )
 
 
-def _few(comparison: Comparison) -> str:
+def _few(difference: Difference) -> str:
     """That there are too few units for a verdict; of one order, one seed is one run."""
-    n, unit = comparison.estimate.n, comparison.estimate.unit
+    n, unit = difference.estimate.n, difference.estimate.unit
     return "in one run, no spread" if n == 1 else f"in {n} {unit}, too few for a verdict"
 
 
-def _compared(method: str, made: Family, control: str, score: str) -> str:
-    forgets, ends = made.against_control(method, BWT), made.against_control(method, ACC)
+def _compared(method: str, control: str, comparison: Comparison) -> str:
+    forgets, ends = comparison.against_control(method, BWT), comparison.against_control(method, ACC)
+    score = comparison.unit
     final = _difference(f"its final {score}", ends, control)
     if forgets.estimate is None:
         return f"{method}: {final}"
@@ -103,25 +101,25 @@ def _compared(method: str, made: Family, control: str, score: str) -> str:
         few = ends.estimate and not ends.estimate.enough and not ends.barrier
         return f"{text}, final {score} by {ends}" if few else f"{text}; {final}"
     if forgets.clear:
-        less = (forgets.estimate.mean > 0) != (score == "perplexity")
+        less = (forgets.estimate.mean > 0) != comparison.lower
         verdict = f"forgets {'less' if less else 'more'} than {control}{scope(forgets)}"
     else:
         verdict = f"is not distinguishable from {control} in forgetting{scope(forgets)}"
     return f"{method} {verdict}: BWT differs by {forgets}; {final}"
 
 
-def _difference(what: str, made: Comparison, control: str) -> str:
+def _difference(what: str, found: Difference, control: str) -> str:
     """`its final accuracy is higher than sequential's for this order, by +0.27 (...)`."""
-    if made.barrier:
-        return f"{what} is not compared with {control}'s: {made.barrier}"
-    if made.estimate is None:
+    if found.barrier:
+        return f"{what} is not compared with {control}'s: {found.barrier}"
+    if found.estimate is None:
         return f"no run shares task order and seed with one of {control}, so {what} cannot be compared"
-    if not made.estimate.enough:
-        return f"{_few(made)}, {what} differs from {control}'s{scope(made)} by {made}"
-    if made.clear:
-        side = "higher" if made.estimate.mean > 0 else "lower"
-        return f"{what} is {side} than {control}'s{scope(made)}, by {made}"
-    return f"{what} is not distinguishable from {control}'s{scope(made)}, by {made}"
+    if not found.estimate.enough:
+        return f"{_few(found)}, {what} differs from {control}'s{scope(found)} by {found}"
+    if found.clear:
+        side = "higher" if found.estimate.mean > 0 else "lower"
+        return f"{what} is {side} than {control}'s{scope(found)}, by {found}"
+    return f"{what} is not distinguishable from {control}'s{scope(found)}, by {found}"
 
 
 def _level(runs: Sequence[Record], metric: str) -> str:
@@ -136,9 +134,9 @@ def _ending(runs: Sequence[Record], score: str) -> str:
     return text + (" (one run, no spread)" if len(runs) == 1 else f" (n={len(runs)})")
 
 
-def _learned_less(runs: Sequence[Record], base: Sequence[Record], score: str) -> str:
+def _learned_less(runs: Sequence[Record], base: Sequence[Record], lower: bool) -> str:
     own, control = mean(runs, LEARNING), mean(base, LEARNING)
-    missed = own - control if score == "perplexity" else control - own
+    missed = own - control if lower else control - own
     if not missed > CLEARLY_LESS * abs(control):
         return ""
     levels = f"{decimals(own)} against {decimals(control)}"

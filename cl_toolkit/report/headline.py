@@ -3,65 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from cl_toolkit.report.columns import COLUMNS, cell
+from cl_toolkit.report.comparison import ACC, Comparison, final_scores
 from cl_toolkit.report.estimate import decimals, mean
-from cl_toolkit.report.family import ACC, Family, family, one_after_the_other
-from cl_toolkit.report.findings import score_word
-from cl_toolkit.report.records import Record, chance, is_control, lower_is_better
+from cl_toolkit.report.reading import chance
 from cl_toolkit.report.sampling import sampling_variance
-from cl_toolkit.report.tables import METRICS, cell, ranking
 
 SURE = 1.96
 """Standard errors of the test sets by which the best must be above guessing to have learned something."""
 AMONG = "Of the methods that learn one task after the other, "
 
 
-def headline(records: Sequence[Record]) -> str:
+def headline(comparison: Comparison) -> str:
     """The methods that cannot be told from the one that ends best, and where control and joint training end; "" when no
     method has a final score. A lone method is named as best only where it was told from every other one."""
-    made, table = family(records), ranking(records)
-    if made.best is None:
+    if comparison.best is None:
         return ""
-    ends = {m: cell(row, METRICS[0]) for m, row in table.iterrows() if row["acc_n"]}
-    score = score_word(records)
-    text = unlearned(made, ends, score, lower_is_better(records)) or _best(made, ends, score)
-    joint = [
-        f"{m}, which sees all tasks at once, reaches {ends[m]}"
+    ends = {m: cell(row, COLUMNS[0]) for m, row in comparison.ranking.iterrows() if row["acc_n"]}
+    text = unlearned(comparison, ends) or _best(comparison, ends)
+    bounds = [
+        f"{m}, which {comparison.regime(m)['does']}, reaches {ends[m]}"
         for m in ends
-        if made.groups[m][0].get("view") == "joint"
+        if comparison.regime(m)["upper_bound"]
     ]
-    return "; ".join([text, *joint]) + "."
+    return "; ".join([text, *bounds]) + "."
 
 
-def _best(made: Family, ends: dict[str, str], score: str) -> str:
-    rivals = [m for m in ends if m in one_after_the_other(made.groups) and m != made.best]
-    apart = {m: made.against_best(m).barrier for m in rivals if made.against_best(m).barrier}
-    same = [m for m in rivals if m not in apart and not made.against_best(m).clear]
+def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
+    best, methods = comparison.best, final_scores(comparison.methods)
+    rivals = [m for m in ends if m in methods and m != best]
+    apart = {m: comparison.against_best(m).barrier for m in rivals if comparison.against_best(m).barrier}
+    same = [m for m in rivals if m not in apart and not comparison.against_best(m).clear]
     told = [m for m in rivals if m not in apart and m not in same]
-    level = f"mean final {score} {ends[made.best]}"
-    others = [f"{ends[m]} for {m}" for m in told if is_control(made.groups[m][0])]
+    level = f"mean final {comparison.unit} {ends[best]}"
+    others = [f"{ends[m]} for {m}" for m in told if m not in comparison.controls]
     against = f", against {' and '.join(others)}" if others else ""
-    few = any((e := made.against_best(m).estimate) is None or not e.enough for m in same)
+    few = any((e := comparison.against_best(m).estimate) is None or not e.enough for m in same)
     why = " (too few runs to tell)" if few else ""
     if not rivals:
-        text = f"{made.best} is the only method that learns one task after the other: {level}"
+        text = f"{best} is the only method that learns one task after the other: {level}"
     elif same and told:
-        text = f"{AMONG}{_listed([made.best, *same])} end best and cannot be told apart{why}: "
-        text += f"{level} for {made.best}{against}"
+        text = f"{AMONG}{_listed([best, *same])} end best and cannot be told apart{why}: "
+        text += f"{level} for {best}{against}"
     elif same:
-        text = f"{AMONG}none can be told from the best{why}: {level} for {made.best}, "
+        text = f"{AMONG}none can be told from the best{why}: {level} for {best}, "
         text += ", ".join(f"{ends[m]} for {m}" for m in same)
     elif told:
-        text = f"{AMONG}{made.best} ends best{_order(made, told)}: {level}{against}"
+        text = f"{AMONG}{best} ends best{_order(comparison, told)}: {level}{against}"
     else:
-        text = f"{made.best} ends at a {level}"
+        text = f"{best} ends at a {level}"
     missing = [f"{m} is not compared ({reason})" for m, reason in apart.items()]
     return "; ".join([text, *missing])
 
 
-def _order(made: Family, told: Sequence[str]) -> str:
-    units = {made.against_best(m).estimate.unit for m in told}
+def _order(comparison: Comparison, told: Sequence[str]) -> str:
+    units = {comparison.against_best(m).estimate.unit for m in told}
     return " for this order" if "seeds" in units else ""
 
 
@@ -69,17 +67,17 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def unlearned(made: Family, ends: dict[str, str], score: str, lower: bool) -> str:
+def unlearned(comparison: Comparison, ends: Mapping[str, str]) -> str:
     """That no method ends above pure guessing; "" where the best does, or guessing has no known score."""
-    runs = made.groups[made.best]
+    runs = comparison.methods[comparison.best]
     levels = [chance(r) for r in runs]
-    if lower or any(math.isnan(level) for level in levels):
+    if comparison.lower or any(math.isnan(level) for level in levels):
         return ""
     guessing = sum(levels) / len(levels)
     error = math.sqrt(sum(sampling_variance(r, ACC) for r in runs)) / len(runs)
     if mean(runs, ACC) > guessing + SURE * error:
         return ""
     return (
-        f"None learned: of the methods that learn one task after the other the best, {made.best}, ends at a mean final "
-        f"{score} of {ends[made.best]}, not distinguishable from pure guessing ({decimals(guessing)})"
+        f"None learned: of the methods that learn one task after the other the best, {comparison.best}, ends at a mean final "
+        f"{comparison.unit} of {ends[comparison.best]}, not distinguishable from pure guessing ({decimals(guessing)})"
     )

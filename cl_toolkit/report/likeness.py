@@ -7,7 +7,8 @@ from typing import Any
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.report.estimate import pairs
-from cl_toolkit.report.records import Record, by_method, flatten, lookup, objective
+from cl_toolkit.report.methods import Methods
+from cl_toolkit.report.reading import Record, lookup, objective, one_level
 from cl_toolkit.runs.record import PLACE
 
 OWN = ("strategies", "seed", "stream.order", "stream.view")
@@ -26,7 +27,7 @@ def within(key: str, sections: Sequence[str]) -> bool:
 def settings(record: Record, without: Sequence[str] = ()) -> dict[str, Any]:
     """The flat config without the settings of place, and without these keys and sections. An adapter's settings stand
     under `model.adapter`, as one value, where the key is absent in a run that has none."""
-    flat = flatten(record.get("config") or {})
+    flat = one_level(record.get("config") or {})
     return {k: v for k, v in flat.items() if not within(k, (*PLACE, *without))}
 
 
@@ -40,7 +41,7 @@ def unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[
 def identity(record: Record, part: str) -> dict[str, Any]:
     """A part of a record's identity as a flat mapping: `code`, `data`, `model`, `toolkit`; empty where not recorded."""
     found = lookup(record, f"identity.{part}")
-    return flatten(found) if isinstance(found, Mapping) else {} if found is None else {"": found}
+    return one_level(found) if isinstance(found, Mapping) else {} if found is None else {"": found}
 
 
 def recorded(one: Record, other: Record, part: str) -> Iterator[tuple[str, Any, Any]]:
@@ -88,7 +89,7 @@ def beside(runs: Sequence[Record], control: Sequence[Record]) -> str:
         found += [f"{k} ({_shown(v)} against {_shown(c)})" for k, v, c in unequal(a, b) if k != "objective"]
     adapters = [lookup(r, "config.model.adapter") for r in (run, base)]
     if all(isinstance(adapter, Mapping) for adapter in adapters):
-        a, b = (flatten({"model": {"adapter": adapter}}) for adapter in adapters)
+        a, b = (one_level({"model": {"adapter": adapter}}) for adapter in adapters)
         found += [f"{k} ({_shown(v)} against {_shown(c)})" for k, v, c in unequal(a, b)]
     elif any(isinstance(adapter, Mapping) for adapter in adapters):
         trained = ["an adapter" if isinstance(adapter, Mapping) else "all weights" for adapter in adapters]
@@ -102,14 +103,14 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def mixed(records: Sequence[Record]) -> dict[str, str]:
+def mixed(methods: Methods) -> dict[str, str]:
     """Method -> the first thing in which its finished runs differ beside seed and order, with both values and runs, as
     `train.learning_rate is 0.01 in given-s0 and 0.05 in given-s1`.
 
     Compared are the config (without `record.PLACE`) and the identity. The start model may depend on the seed: runs of one
     init seed must have the same, and over init seeds it is either one for all or each seed's own.
     """
-    found = {method: _mixed(runs) for method, runs in by_method(records).items()}
+    found = {method: _mixed(runs) for method, runs in methods.items()}
     return {method: reason for method, reason in found.items() if reason}
 
 
@@ -147,7 +148,7 @@ def init_seed(record: Record) -> str:
     return str(seed.get("init") if isinstance(seed, Mapping) else seed)
 
 
-def check_unmixed(records: Sequence[Record]) -> None:
+def check_unmixed(methods: Methods) -> None:
     """Raises UserError where runs of one method are not of one kind (`mixed`): no mean may be taken of them."""
-    for method, reason in mixed(records).items():
+    for method, reason in mixed(methods).items():
         raise UserError(f"method {method}: {reason}; runs of one method may differ in seed and order only")

@@ -13,23 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_toolkit.report.cautions import cautions
+from cl_toolkit.report.columns import COLUMNS, RANKED, Column, amount, cell, more_is_better
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
-from cl_toolkit.report.records import (
-    Record,
-    by_method,
-    chance,
-    flatten,
-    lookup,
-    lower_is_better,
-    number,
-    ordered,
-    scores,
-)
+from cl_toolkit.report.methods import Methods
+from cl_toolkit.report.reading import Record, chance, lookup, number, one_level, scores
 from cl_toolkit.report.style import looks
-from cl_toolkit.report.tables import METRICS, RANKED, amount, cell, direction, ranking, undefined
+from cl_toolkit.report.tables import undefined
 
 PROVENANCE = (
     ("Commit", "provenance.commit"),
@@ -42,15 +35,9 @@ PROVENANCE = (
     ("Started", "provenance.started"),
     ("Finished", "provenance.finished"),
 )
-VIEWS = {
-    "joint": "all tasks at once",
-    "cumulative": "all data so far, at each task",
-    "independent": "each task alone",
-    "start": "no training",
-}
 
 
-def render(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str] = ()) -> str:
+def render(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str] = ()) -> str:
     """The page as text. Everything that comes from a record is escaped; only the plots' SVG goes in as it is."""
     folder = Path(__file__).parent
     environment = Environment(
@@ -61,7 +48,7 @@ def render(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str
         lstrip_blocks=True,
     )
     environment.filters["typeset"] = _typeset
-    return environment.get_template("page.html").render(_content(ordered(records), plots, notes))
+    return environment.get_template("page.html").render(_content(comparison, plots, notes))
 
 
 def _typeset(text: str) -> str:
@@ -69,48 +56,48 @@ def _typeset(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text).replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
-def _content(records: Sequence[Record], plots: Sequence[Plot], notes: Sequence[str]) -> dict[str, Any]:
-    groups, look = by_method(records), looks(by_method(records))
+def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]) -> dict[str, Any]:
+    records, groups, look = comparison.records, comparison.methods, looks(comparison)
     differing, common = _settings(groups)
     return {
         "title": str(next((r["name"] for r in records if r.get("name")), "comparison")),
-        "facts": _facts(records, groups),
-        "headline": headline(records),
-        "findings": findings(records),
-        "cautions": [*cautions(records), *notes],
+        "facts": _facts(comparison),
+        "headline": headline(comparison),
+        "findings": findings(comparison),
+        "cautions": [*cautions(comparison), *notes],
         "colors": {method: look[method].color for method in groups},
-        "headers": [(m.label, {True: "↑", False: "↓", None: ""}[direction(m, records)]) for m in RANKED],
-        "ranking": _ranking(records, groups),
-        "undefined": undefined(records),
-        "metrics": METRICS,
-        "other_metrics": _other_metrics(records),
+        "headers": [(c.label, "↑" if more_is_better(c, comparison.lower) else "↓") for c in RANKED],
+        "ranking": _ranking(comparison),
+        "undefined": undefined(comparison),
+        "columns": COLUMNS,
+        "other_columns": _other_columns(comparison),
         "anchors": _anchors(groups),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,
         "common": common,
         "runs": _runs(groups),
         "unfinished": [r for r in records if r.get("status") != "finished"],
-        "provenance": _provenance([r for runs in groups.values() for r in runs] or records),
+        "provenance": _provenance(comparison.runs or records),
     }
 
 
-def _facts(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[tuple[str, str]]:
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     """What was compared, in a few words each."""
-    runs = [r for group in groups.values() for r in group]
+    runs = comparison.runs
 
     def values(path: str) -> list[str]:
         return list(dict.fromkeys(str(v) for r in runs if (v := lookup(r, path)) is not None))
 
     orders = {str(r["order"]): " → ".join(r["tasks"]) for r in runs}
     facts = [
-        ("Methods", str(len(groups))),
-        ("Runs", f"{len(runs)} finished of {len(records)}"),
+        ("Methods", str(len(comparison.methods))),
+        ("Runs", f"{len(runs)} finished of {len(comparison.records)}"),
         ("Seeds", ", ".join(sorted(values("seed"), key=lambda s: (len(s), s)))),
         ("Model", ", ".join(values("config.model.name"))),
         ("Tasks" if len(orders) < 2 else "Task orders", "; ".join(orders[o] for o in sorted(orders))),
     ]
     levels = sorted({level for r in runs if not math.isnan(level := chance(r))})
-    if levels and not lower_is_better(records):
+    if levels and not comparison.lower:
         shown = dict.fromkeys((decimals(levels[0]), decimals(levels[-1])))
         facts.append(("Chance", f"{' to '.join(shown)} on average at the end"))
     sizes = sorted({n for r in runs for n in r.get("examples_scored") or () if n})
@@ -121,14 +108,14 @@ def _facts(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[t
     return [(name, text) for name, text in facts if text]
 
 
-def _ranking(records: Sequence[Record], groups: dict[str, list[Record]]) -> list[dict[str, Any]]:
+def _ranking(comparison: Comparison) -> list[dict[str, Any]]:
     """Rows of the ranking; `bar` is the percentage that ACC fills, None where scores are not between 0 and 1."""
-    table = ranking(records)
-    between = bool(table["acc"].dropna().between(0, 1).all()) and not lower_is_better(records)
+    table = comparison.ranking
+    between = bool(table["acc"].dropna().between(0, 1).all()) and not comparison.lower
     return [
         {
             "method": method,
-            "note": VIEWS.get(groups[method][0].get("view"), ""),
+            "note": "" if comparison.regime(method)["is_method"] else comparison.regime(method)["does"],
             "n": int(row["runs"]),
             "cells": [cell(row, m) for m in RANKED],
             "bar": round(100 * row["acc"], 1) if between and not pd.isna(row["acc"]) else None,
@@ -137,14 +124,14 @@ def _ranking(records: Sequence[Record], groups: dict[str, list[Record]]) -> list
     ]
 
 
-def _other_metrics(records: Sequence[Record]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Labels and rows of the metrics that are not in the ranking; those that no run has are left out."""
-    table = ranking(records)
-    shown = [m for m in METRICS if not m.ranked and table[f"{m.key}_n"].sum()]
+def _other_columns(comparison: Comparison) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Labels and rows of the columns that are not in the ranking; those that no run has are left out."""
+    table = comparison.ranking
+    shown = [m for m in COLUMNS if not m.ranked and table[f"{m.key}_n"].sum()]
     return [m.label for m in shown], [(name, [cell(row, m) for m in shown]) for name, row in table.iterrows()]
 
 
-def _anchors(groups: dict[str, list[Record]]) -> list[tuple[str, str, str, str]]:
+def _anchors(groups: Methods) -> list[tuple[str, str, str, str]]:
     """(method, anchor, score before training, at the end), means over runs."""
     rows = []
     for method, runs in groups.items():
@@ -155,10 +142,10 @@ def _anchors(groups: dict[str, list[Record]]) -> list[tuple[str, str, str, str]]
     return rows
 
 
-def _settings(groups: dict[str, list[Record]]) -> tuple[list[tuple[str, list[tuple[str, Any]]]], list[tuple[str, Any]]]:
+def _settings(groups: Methods) -> tuple[list[tuple[str, list[tuple[str, Any]]]], list[tuple[str, Any]]]:
     """(per method the settings that are not the same for all methods, the settings that are). Settings that vary
     within a method, such as the seed, are in neither."""
-    flat = {method: [flatten(r.get("config") or {}) for r in runs] for method, runs in groups.items()}
+    flat = {method: [one_level(r.get("config") or {}) for r in runs] for method, runs in groups.items()}
     keys = dict.fromkeys(key for runs in flat.values() for run in runs for key in run)
     fixed = [k for k in keys if all(len({str(run.get(k)) for run in runs}) == 1 for runs in flat.values())]
     common = [k for k in fixed if len({str(runs[0].get(k)) for runs in flat.values()}) == 1] if len(flat) > 1 else fixed
@@ -170,12 +157,12 @@ def _settings(groups: dict[str, list[Record]]) -> tuple[list[tuple[str, list[tup
     return list(differing.items()), [(k, first[k]) for k in common if first.get(k) is not None]
 
 
-def _runs(groups: dict[str, list[Record]]) -> list[list[str]]:
+def _runs(groups: Methods) -> list[list[str]]:
     """A row per finished run: method, order, seed, then the ranked metrics."""
 
-    def shown(run: Record, metric) -> str:
-        value = number(run, metric.path)
-        return "-" if pd.isna(value) else (decimals if metric.score else amount)(value)
+    def shown(run: Record, column: Column) -> str:
+        value = number(run, column.path)
+        return "-" if pd.isna(value) else (decimals if column.score else amount)(value)
 
     return [
         [method, str(run["order"]), str(run["seed"]), *(shown(run, m) for m in RANKED)]
@@ -200,5 +187,5 @@ def _provenance(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in sorted(flatten(value).items()) if v is not None)
+        return ", ".join(f"{k} {v}" for k, v in sorted(one_level(value).items()) if v is not None)
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

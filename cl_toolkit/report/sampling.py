@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cl_toolkit.report.records import Record, scores
+from cl_toolkit.report.reading import Record, scores
 
 
 def sampling_variance(record: Record, path: str) -> float:

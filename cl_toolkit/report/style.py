@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cl_toolkit.report.records import Record, is_control
+from cl_toolkit.report.comparison import Comparison
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito 2008, without black (controls) and yellow (too pale on paper)."""
@@ -51,17 +50,24 @@ class Look:
     dash: str | tuple
 
 
-def looks(groups: Mapping[str, Sequence[Record]]) -> dict[str, Look]:
-    """Method -> look. The first control is black, views that are not a method are grey and dashed, the others take the
+REFERENCES = tuple(
+    Look(MUTED, marker, (0, dash))
+    for marker, dash in zip("h<>p", ((5, 2), (9, 2), (5, 2, 1, 2), (9, 2, 1, 2)), strict=True)
+)
+"""None of them dotted, as the score of pure guessing is."""
+
+
+def looks(comparison: Comparison) -> dict[str, Look]:
+    """Method -> look. The first control is black, references are grey and dashed, each in its own way, the others take the
     palette in turn; from the seventh on they differ by dash and marker too."""
-    result, used = {}, 0
-    for method, runs in groups.items():
-        view = runs[0].get("view", "sequential")
-        if is_control(runs[0]) and INK not in {look.color for look in result.values()}:
+    result: dict[str, Look] = {}
+    used = references = 0
+    for method in comparison.methods:
+        if method not in comparison.controls and INK not in {look.color for look in result.values()}:
             result[method] = Look(INK, "o", "-")
-        elif view in ("joint", "independent", "start"):
-            dash = {"joint": (0, (5, 2)), "independent": (0, (2, 2)), "start": (0, (1, 2))}[view]
-            result[method] = Look(MUTED, {"joint": "h", "independent": "p", "start": "x"}[view], dash)
+        elif not comparison.regime(method)["is_method"]:
+            result[method] = REFERENCES[references % len(REFERENCES)]
+            references += 1
         else:
             dash = ("-", (0, (6, 2)), (0, (3, 1, 1, 1)))[used // len(PALETTE) % 3]
             result[method] = Look(PALETTE[used % len(PALETTE)], MARKERS[(used + 1) % len(MARKERS)], dash)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from cl_toolkit.report.costs import compute_unit
-from cl_toolkit.report.records import Record, number
+from cl_toolkit.report.methods import Methods
+from cl_toolkit.report.reading import lookup, number
 from cl_toolkit.report.style import FAINT, INK, MUTED, Look
 
 SIZE = (7.2, 4.4)
 
 
-def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
+def learning_retention(groups: Methods, look: Mapping[str, Look], unit: str, lower: bool) -> Figure | None:
     """Learning accuracy against BWT, a point per run and the mean per method; None where no run has both."""
-    trained = {m: runs for m, runs in groups.items() if runs[0].get("view") != "start"}
+    trained = {m: runs for m, runs in groups.items() if lookup(runs[0], "regime.trained")}
     points = _points(trained, "metrics.learning_accuracy", "metrics.bwt")
     if not points:
         return None
@@ -26,14 +27,14 @@ def learning_retention(groups: Mapping[str, Sequence[Record]], look: Mapping[str
     _scatter(axes, points, look)
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     sizes = {len(r["tasks"]) for method in points for r in groups[method]}
-    if len(sizes) == 1 and unit == "score":
+    if len(sizes) == 1 and not lower:
         _equal_accuracy(axes, sizes.pop())
     axes.set_xlabel(f"learning accuracy (mean {unit} right after each task)")
     axes.set_ylabel(f"BWT ({unit} at the end minus right after learning)")
     return figure
 
 
-def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Look], unit: str) -> Figure | None:
+def cost_accuracy(groups: Methods, look: Mapping[str, Look], unit: str) -> Figure | None:
     """Compute seconds of training against ACC, a point per run and the mean per method; None where no run has both."""
     points = _points(groups, "cost.compute_seconds.train", "metrics.acc")
     if not points:
@@ -52,7 +53,7 @@ def cost_accuracy(groups: Mapping[str, Sequence[Record]], look: Mapping[str, Loo
     return figure
 
 
-def _points(groups: Mapping[str, Sequence[Record]], x: str, y: str) -> dict[str, np.ndarray]:
+def _points(groups: Methods, x: str, y: str) -> dict[str, np.ndarray]:
     points = {m: np.array([[number(r, x), number(r, y)] for r in runs]) for m, runs in groups.items()}
     points = {m: p[~np.isnan(p).any(axis=1)] for m, p in points.items()}
     return {m: p for m, p in points.items() if len(p)}
@@ -62,10 +63,9 @@ def _scatter(axes, points: Mapping[str, np.ndarray], look: Mapping[str, Look]) -
     for method, runs in points.items():
         color, marker = look[method].color, look[method].marker
         if len(runs) > 1:
-            axes.scatter(*runs.T, s=22, color=color, marker=marker, alpha=0.45, linewidths=0.8 if marker == "x" else 0)
+            axes.scatter(*runs.T, s=22, color=color, marker=marker, alpha=0.45, linewidths=0)
         mean = runs.mean(axis=0)
-        edge = {} if marker == "x" else {"edgecolors": "white"}
-        axes.scatter(*mean, s=95, color=color, marker=marker, zorder=3, label=method, **edge)
+        axes.scatter(*mean, s=95, color=color, marker=marker, zorder=3, label=method, edgecolors="white")
     axes.margins(0.12)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         found = {}
         if objective.answer_limit is not None and task.train:
             found[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]
-        if getattr(SCORERS.get(task.scorer, "scorer"), "mode", "generate") == "generate":
+        if as_scorer(SCORERS.get(task.scorer, "scorer")).reads == "answer":
             found["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
         return found
 

@@ -1,8 +1,10 @@
 """The JSON record of a run: schema, provenance, cost.
 
-Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, view, config, provenance,
-tasks (T names in trained order), chance, scorers, examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
-a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `cl_toolkit.measure.metrics`,
+Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
+`types.Regime`), config, baseline (whether the objective is one), provenance,
+tasks (T names in trained order), chance, scorers, units
+and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
+a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `measure.metrics`,
 curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
 truncated_prompts.
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.measure.evaluate import Scored
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PLACE = ("name", "checkpoint", "train.num_threads", "engine.device", "evaluate.batch_size")
 """Settings, or sections of them, that say where and under which name a run ran, not what it is."""
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
@@ -101,7 +103,7 @@ def head(config: RunConfig, status: str, error: str | None = None) -> dict[str, 
         "method": config.method,
         "order": config.order,
         "seed": config.plain["seed"],
-        "view": config.stream.view or "sequential",
+        "regime": config.regime.plain(),
         "config": config.plain,
     }
 

@@ -18,13 +18,13 @@ from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
-from cl_toolkit.measure.evaluate import Evaluator, majority, mean_chance, mean_score
+from cl_toolkit.measure.evaluate import Evaluator, chance_of, majority, score_of, scorer_of
 from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
 from cl_toolkit.measure.probes.curves import ForgettingCurves
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, made
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, made
 from cl_toolkit.runs import checkpoint, state
 from cl_toolkit.runs.cost import Meter, fresh_cost, peak_memory
 from cl_toolkit.runs.events import Events, Listener
@@ -166,6 +166,7 @@ class Run:
                 "model_hash": fingerprint(self.model),
             },
             "identity": self.identity,
+            "baseline": self.objective.is_baseline,
             "scoring_dtype": str(scoring_dtype(self.model)).removeprefix("torch."),
             "tasks": [t.name for t in stream.scored],
             "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
@@ -174,6 +175,8 @@ class Run:
             "notes": self.notes,
             "answers": {},
             "scorers": [t.scorer for t in stream.scored],
+            "units": [scorer_of(t).unit for t in stream.scored],
+            "higher_is_better": [scorer_of(t).higher_is_better for t in stream.scored],
             "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
             "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
             "anchors": [t.name for t in stream.anchors],
@@ -201,14 +204,14 @@ class Run:
                     self.model = self.strategy.after_task(self.model, self.view(anchor, i - len(self.stream.anchors)))
             self.fill_row(0)
         for k in range(self.done, len(self.stream.tasks)):
-            if self.stream.restart and k > 0:
+            if self.stream.regime.restarts and k > 0:
                 self.model = self.load_model()
             self.train_task(k)
             self.check_weights(self.stream.tasks[k])
             self.fill_row(self.stream.row_of[k])
             self.done = k + 1
             self.save(k)
-        if self.stream.view == "start":
+        if not self.stream.regime.trained:
             for row in range(1, len(self.record["matrix"])):
                 for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
                     self.record[key][row] = list(self.record[key][0])
@@ -216,14 +219,13 @@ class Run:
 
     def train_task(self, k: int) -> None:
         task, adapter, cost = self.stream.tasks[k], self.config.model.adapter, self.record["cost"]
-        position = 0 if self.stream.restart else k
+        position = 0 if self.stream.regime.restarts else k
         self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
         self.model.to(self.engine.device)
         self.evaluator.choices = self.choices_after(self.stream.row_of[k])
         loaded = adapters.loaded(self.model)
         counted: dict[str, int] = {}
-        past = [] if self.stream.restart else list(self.stream.scored[: self.stream.row_of[k] - 1])
-        past = past if self.stream.view in ("sequential", "cumulative") else []
+        past = [] if self.stream.regime.undefined else list(self.stream.scored[: self.stream.row_of[k] - 1])
         start_step, rollouts = cost["steps"], self.objective.rollouts
         total = len(self.stream.tasks)
 
@@ -287,16 +289,21 @@ class Run:
             score=self.score_by_own_task(),
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
-            # joint training takes the steps of the whole stream at once
-            max_steps=train.max_steps * (len(self.stream.scored) if self.stream.view == "joint" else 1),
+            max_steps=train.max_steps * self.stream.tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
 
     def score_by_own_task(self):
-        """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one."""
+        """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
+        is better."""
         tasks = (*self.stream.scored, *self.stream.anchors)
-        scorers = {e.id: (t.name, t.scorer, SCORERS.get(t.scorer, "scorer")) for t in tasks for e in t.train}
-        return lambda example, answer: score(*scorers[example.id], example, answer)
+        scorers = {e.id: (t.name, t.scorer, scorer_of(t)) for t in tasks for e in t.train}
+
+        def reward(example: Example, answer: str) -> float:
+            found = scorers[example.id]
+            return score(*found, example, answer) * (1 if found[2].higher_is_better else -1)
+
+        return reward
 
     def choices_after(self, row: int) -> tuple[str, ...] | None:
         """What an answer is chosen from once the tasks of so many rows are learned: in a class-incremental stream the choices
@@ -319,9 +326,9 @@ class Run:
     def fill_row(self, row: int) -> None:
         """Score the tasks that this row of the matrix asks for; keep the answers."""
         scored_tasks, anchors = list(self.stream.scored), list(self.stream.anchors)
-        if self.stream.restart and row > 0:
+        if self.stream.regime.restarts and row > 0:
             wanted, anchors = [scored_tasks[row - 1]], []
-        elif self.only_seen and self.stream.view != "start":
+        elif self.only_seen and self.stream.regime.trained:
             wanted = scored_tasks[:row]
         else:
             wanted = scored_tasks
@@ -330,19 +337,20 @@ class Run:
             found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
         for i, task in enumerate(scored_tasks):
             if task.name in found:
-                self.record["matrix"][row][i] = mean_score(found[task.name])
-                self.record["chance"][row][i] = mean_chance(found[task.name])
+                self.record["matrix"][row][i] = score_of(task, found[task.name])
+                if (level := chance_of(found[task.name])) is not None:
+                    self.record["chance"][row][i] = level
                 self.record["cut_answers"][row][i] = sum(s.cut for s in found[task.name])
         for i, task in enumerate(anchors):
-            self.record["anchor_matrix"][row][i] = mean_score(found[task.name])
-        if row and self.stream.view in ("sequential", "cumulative"):
+            self.record["anchor_matrix"][row][i] = score_of(task, found[task.name])
+        if row and not self.stream.regime.undefined:
             task = scored_tasks[row - 1]
             cost = self.record["cost"]
             self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
         if self.writes:
             name, checksum = write_answers(self.folder, row, found)
             self.record["answers"][name] = checksum
-        self.events("scored", row=row, scores={name: mean_score(s) for name, s in found.items()})
+        self.events("scored", row=row, scores={t.name: score_of(t, found[t.name]) for t in [*wanted, *anchors]})
 
     def log_losses(self, task: Task, session) -> None:
         norm = session.grad_norm
@@ -372,10 +380,9 @@ class Run:
         """Metrics, costs, the record on disk."""
         record = self.record
         record["curves"] = self.curves.rows
-        record["metrics"], record["undefined"] = explain(record["matrix"])
-        if self.stream.view in ("joint", "independent"):
-            why = {"joint": "all tasks were learned at once", "independent": "each task had a model of its own"}
-            record["undefined"] = dict.fromkeys(record["undefined"], why[self.stream.view])
+        record["metrics"], record["undefined"] = explain(record["matrix"], record["higher_is_better"])
+        if why := self.stream.regime.undefined:
+            record["undefined"] = dict.fromkeys(record["undefined"], why)
         stores = list(find_stores(self.strategy))
         record["cost"]["stored_examples"] = sum(map(len, stores))
         record["cost"]["stored_bytes"] = sum(store.nbytes() for store in stores)

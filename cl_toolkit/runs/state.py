@@ -61,7 +61,7 @@ def restore(run: Run) -> bool:
     run.codec.truncated_ids |= set(state["truncated"])
     run.ever_trained = set(state["ever_trained"])
     run.strategy.load_state(state["strategy"])
-    if not run.stream.restart:
+    if not run.stream.regime.restarts:
         rebuild(run)
         load_strictly(run, weights, str(path))
         for name, weight in run.model.named_parameters():  # a strategy may have frozen it once and for all

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.report.records import lower_is_better
+from cl_toolkit.measure.metrics import HEADLINE
+from cl_toolkit.report.reading import lower_is_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +25,16 @@ would prefer it."""
 @dataclass(frozen=True)
 class Outcome:
     """What a trial came to, means over its task orders; -inf (score) where a run failed or is missing, None where a metric
-    is undefined. score: the final score, turned so that more is better."""
+    is undefined. score: the final score, turned so that more is better. metrics: the headline ones."""
 
     trial: Trial
     score: float
-    acc: float | None = None
-    bwt: float | None = None
-    learning_accuracy: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> float | None:
+        """How well it learned."""
+        return self.metrics.get("learning_accuracy")
 
     @property
     def failed(self) -> bool:
@@ -49,14 +53,13 @@ def outcomes(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> li
         if acc is None or not orders <= {str(r.get("order")) for r in runs}:
             made.append(Outcome(trial, -math.inf))
         else:
-            others = (mean_metric(runs, key) for key in ("bwt", "learning_accuracy"))
-            made.append(Outcome(trial, sign * acc, acc, *others))
+            made.append(Outcome(trial, sign * acc, {key: mean_metric(runs, key) for key in HEADLINE}))
     return made
 
 
 def mean_metric(runs: Sequence[Mapping[str, Any]], metric: str) -> float | None:
     """Mean over runs; None where it is undefined, or without runs."""
-    values = [run["metrics"][metric] for run in runs]
+    values = [run["metrics"].get(metric) for run in runs]
     return None if None in values or not values else fmean(values)
 
 
@@ -67,31 +70,34 @@ def best(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> dict[s
     chosen = {}
     for method in dict.fromkeys(t.method for t in found):
         own = [o for o in made if o.trial.method == method and not o.failed]
-        learned = [o.learning_accuracy for o in own if o.learning_accuracy is not None]
+        learned = [o.learned for o in own if o.learned is not None]
         if learned and lower:
-            own = [o for o in own if (o.learning_accuracy or math.inf) <= min(learned) * (1 + LEARNING_MARGIN)]
+            own = [o for o in own if (o.learned or math.inf) <= min(learned) * (1 + LEARNING_MARGIN)]
         elif learned:
-            own = [o for o in own if (o.learning_accuracy or 0.0) >= max(learned) - LEARNING_MARGIN - 1e-9]
+            own = [o for o in own if (o.learned or 0.0) >= max(learned) - LEARNING_MARGIN - 1e-9]
         if own:
             chosen[method] = max(own, key=lambda o: o.score)
     return chosen
 
 
 def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row per trial: method, status (`finished` or `failed`), acc, bwt, learning_accuracy, whether it was chosen, values."""
+    """A row per trial: method, status (`finished` or `failed`), the headline metrics that a trial has, whether it was chosen,
+    values."""
     import pandas as pd
 
+    made = outcomes(found, records)
+    known = [key for key in HEADLINE if any(o.metrics.get(key) is not None for o in made)]
     chosen = {outcome.trial.name for outcome in best(found, records).values()}
     rows = [
         {
             "trial": o.trial.name,
             "method": o.trial.method,
             "status": "failed" if o.failed else "finished",
-            **{key: getattr(o, key) for key in ("acc", "bwt", "learning_accuracy")},
+            **{key: o.metrics.get(key) for key in known},
             "chosen": o.trial.name in chosen,
             **o.trial.values,
         }
-        for o in outcomes(found, records)
+        for o in made
     ]
     return pd.DataFrame(rows)
 

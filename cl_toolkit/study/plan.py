@@ -22,7 +22,7 @@ ADAM_BYTES = 16
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Forecast:
     """One run: optimizer steps, tokens through the model, seconds, bytes of weights and optimizer state (activations come
     on top)."""
 
@@ -66,7 +66,7 @@ def flops_per_second(device: Any) -> float:
     return rounds * 2 * 512**3 / (time.perf_counter() - started)
 
 
-def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Estimate:
+def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: 6 floating-point operations per parameter and trained token (8 with a reference or
     rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
     train, total, trained = config.train, *counted
@@ -74,8 +74,9 @@ def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     steps = tokens = 0
     for task in stream.tasks:
         per_epoch = -(-len(task.train) // train.global_batch_size)
-        scale = len(stream.scored) if stream.view == "joint" else 1
-        here = train.max_steps * scale if train.max_steps > 0 else max(1, round(per_epoch * train.num_train_epochs))
+        here = max(1, round(per_epoch * train.num_train_epochs))
+        if train.max_steps > 0:
+            here = train.max_steps * stream.tasks_at_once
         length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
         share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)
         copies = getattr(config.objective.settings, "num_generations", 1)
@@ -83,4 +84,4 @@ def estimate(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         tokens += round(here * train.global_batch_size * copies / (1 - share) * length)
     rollouts = hasattr(config.objective.settings, "num_generations")
     seconds = tokens * total * (14 if rollouts else 6) / rate + steps * STEP_OVERHEAD * (8 if rollouts else 1)
-    return Estimate(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))
+    return Forecast(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))

@@ -131,7 +131,7 @@ def write_tuned(
     kept = [o for o in overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
     given = parse_overrides(kept) if kept else {}
     content = {**given, "extends": below, "name": f"{load_layers(source)[0]}-tuned", "methods": methods}
-    lines = [f"# {m}: {o.acc:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
+    lines = [f"# {m}: {o.metrics['acc']:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
     lines += [f"# {line}" for line in remarks(found, chosen, list(searched))]
     write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
     return folder / "tuned.yaml"

@@ -14,6 +14,7 @@ class SFT(Objective):
     averaged over the step's arrays."""
 
     paper = "standard"
+    is_baseline = True
     inputs = ("text", "arrays")
 
     def encode(self, model, task, examples):

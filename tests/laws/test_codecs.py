@@ -10,7 +10,7 @@ from pieces import ask
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
-from cl_toolkit.measure.evaluate import Evaluator, mean_score
+from cl_toolkit.measure.evaluate import Evaluator, score_of
 from cl_toolkit.models import tiny
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.sections import Prompt
@@ -112,7 +112,7 @@ def test_learned_by_heart_is_all_right_however_it_is_asked(name):
     for scorer, size in itertools.product(("exact_match", "choices"), (1, 3, 8)):
         task = Task(name="t", train=(), test=examples, scorer=scorer)
         scored = Evaluator(codec, split="test", batch_size=size, max_new_tokens=16)(model, [task])["t"]
-        assert mean_score(scored) == 1.0, (scorer, size, [s.answer for s in scored])
+        assert score_of(task, scored) == 1.0, (scorer, size, [s.answer for s in scored])
         assert not any(s.cut for s in scored)
     alone = [generate(model, [codec.ids(e)[0]], codec, 16)[0] for e in examples]
     assert [codec.said(a) for a in alone] == list(ANSWERS.values())

@@ -5,11 +5,15 @@ import math
 
 import pytest
 
-from cl_toolkit.measure.metrics import METRICS, NOT_EVALUATED, explain, intransigence, summary
+from cl_toolkit.measure.metrics import METRICS, NOT_EVALUATED, explain
 
 B = [0.1, 0.1, 0.1]
 FIRST = [B, [0.9, 0.1, 0.2], [0.7, 0.8, 0.3], [0.6, 0.7, 0.95]]
 SECOND = [B, [0.5, 0.1, 0.1], [0.7, 0.8, 0.1], [0.6, 0.75, 0.9]]
+
+
+def values_of(matrix):
+    return explain(matrix)[0]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,7 @@ SECOND = [B, [0.5, 0.1, 0.1], [0.7, 0.8, 0.1], [0.6, 0.75, 0.9]]
     ],
 )
 def test_the_first_matrix(metric, value):
-    assert summary(FIRST)[metric] == pytest.approx(value, abs=1e-12)
+    assert values_of(FIRST)[metric] == pytest.approx(value, abs=1e-12)
 
 
 def test_every_metric_has_a_known_answer_above():
@@ -50,22 +54,18 @@ def test_every_metric_has_a_known_answer_above():
     ],
 )
 def test_the_second_matrix_tells_forgetting_from_negative_transfer(metric, value):
-    assert summary(SECOND)[metric] == pytest.approx(value, abs=1e-12)
+    assert values_of(SECOND)[metric] == pytest.approx(value, abs=1e-12)
 
 
 def test_mammoths_forgetting_is_never_negative_and_chaudhrys_may_be():
     improved = [[0.0, 0.0], [0.5, 0.0], [0.8, 0.9]]
-    assert summary(improved)["forgetting"] == pytest.approx(-0.3)
-    assert summary(improved)["forgetting_mammoth"] == 0.0
-
-
-def test_intransigence():
-    assert intransigence(FIRST, [0.97, 0.9, 0.96]) == pytest.approx(0.01)
+    assert values_of(improved)["forgetting"] == pytest.approx(-0.3)
+    assert values_of(improved)["forgetting_mammoth"] == 0.0
 
 
 def test_nothing_changes_after_learning_then_nothing_is_forgotten():
     constant = [[0.0] * 4, *([[0.3, 0.5, 0.7, 0.9]] * 4)]
-    found = summary(constant)
+    found = values_of(constant)
     assert found["bwt"] == found["forgetting"] == found["forgetting_mammoth"] == 0.0
     assert found["acc"] == found["learning_accuracy"] == pytest.approx(0.6)
 
@@ -84,14 +84,14 @@ def test_a_missing_cell_raises(missing, row, column):
     matrix = copy.deepcopy(FIRST)
     matrix[row][column] = missing
     with pytest.raises(ValueError, match=f"the cell of row {row}, task {column + 1} is missing"):
-        summary(matrix)
+        values_of(matrix)
 
 
 def test_a_short_row_raises_and_is_not_padded():
     with pytest.raises(ValueError, match="row 1 has 1 cells; expected 3"):
-        summary([B, [0.9], *FIRST[2:]])
+        values_of([B, [0.9], *FIRST[2:]])
     with pytest.raises(ValueError, match="a matrix has a row before training"):
-        summary([[0.1, 0.2]])
+        values_of([[0.1, 0.2]])
 
 
 def seen(matrix):
@@ -106,7 +106,7 @@ def test_where_only_seen_tasks_were_scored_the_rest_of_the_metrics_stay(matrix):
     assert values["fwt_gem"] is None
     assert reasons["fwt"] == "task 2 was not evaluated after task 1"
     assert set(reasons) == {"fwt", "fwt_gem"}
-    whole = summary(matrix)
+    whole = values_of(matrix)
     for name in set(METRICS) - set(reasons):
         assert values[name] == whole[name]
 
@@ -125,9 +125,27 @@ def test_without_the_row_before_training_only_forward_transfer_is_undefined():
     assert values["bwt"] == pytest.approx(-0.2)
 
 
+def test_where_a_lower_score_is_better_forgetting_is_positive_and_the_rest_follows_the_scores():
+    # research/methods.md 9: LC 34.6667, CPT 31.6667, FG 4.5
+    perplexities = [[30.0, 45.0, 65.0], [20.0, 40.0, 60.0], [22.0, 30.0, 55.0], [26.0, 33.0, 45.0]]
+    values, reasons = explain(perplexities, [False] * 3)
+    assert reasons == {}
+    assert values["acc"] == pytest.approx(104 / 3)
+    assert values["learning_accuracy"] == pytest.approx(95 / 3)
+    assert values["bwt"] == values["forgetting"] == values["forgetting_avalanche"] == 4.5
+    assert values["fwt"] == -7.5
+    assert values["forgetting_mammoth"] >= 0
+
+
+def test_scores_of_different_directions_have_no_mean():
+    values, reasons = explain(FIRST, [True, False, True])
+    assert set(values.values()) == {None}
+    assert set(reasons) == set(METRICS)
+    assert reasons["acc"] == "of some tasks a higher score is better, of others a lower one"
+
+
 def test_the_input_is_not_modified():
     matrix = seen(FIRST)
     before = copy.deepcopy(matrix)
     explain(matrix)
-    intransigence(FIRST, [1, 1, 1])
     assert matrix == before

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
 from cl_toolkit.runs.record import SCHEMA_VERSION
+from cl_toolkit.types import SEQUENTIAL
 
 TASKS = ("a", "b", "c")
 SPREAD = 0.03
@@ -56,16 +58,18 @@ def run(design: Design, rng: np.random.Generator, method: int, order: int, seed:
     name = f"m{method:02}" if method else "sequential"
     return {
         "schema_version": SCHEMA_VERSION, "status": "finished", "method": name, "order": f"order{order}", "seed": seed,
-        "view": "sequential", "config": {"strategies": {name: {}} if method else {}, "objective": {"name": "sft"}},
-        "tasks": list(TASKS), "chance": [[0.1] * 3] * 4, "scorers": ["exact_match"] * 3,
+        "regime": SEQUENTIAL.plain(), "config": {"strategies": {name: {}} if method else {}, "objective": {"name": "sft"}},
+        "baseline": True, "tasks": list(TASKS), "chance": [[0.1] * 3] * 4, "scorers": ["exact_match"] * 3,
+        "units": ["accuracy"] * 3,
         "examples_scored": [design.examples] * 3, "matrix": scored.tolist(), "cost": {},
     }  # fmt: skip
 
 
 def claims(records: list[dict]) -> list[str]:
     """The sentences of the report that claim a difference between methods."""
-    told = [f.text for f in findings(records) if not f.text.startswith("sequential, the control")]
-    return [text for text in (headline(records), *told) if CLAIM.search(text)]
+    comparison = Comparison.of(records)
+    told = [f.text for f in findings(comparison) if not f.text.startswith("sequential, the control")]
+    return [text for text in (headline(comparison), *told) if CLAIM.search(text)]
 
 
 def share_with_a_claim(design: Design, times: int, seed: int) -> float:

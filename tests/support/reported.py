@@ -2,7 +2,9 @@
 
 import copy
 
+from cl_toolkit.data.regimes import REGIMES
 from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.findings import findings
 from cl_toolkit.runs.record import SCHEMA_VERSION
 
@@ -25,15 +27,22 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
               "model": {"name": "tiny-lm", "adapter": None}, "seed": seed}  # fmt: skip
     whole = {
         "schema_version": SCHEMA_VERSION, "status": "finished", "error": None, "name": "study", "method": method,
-        "order": "given", "seed": seed, "view": "sequential", "config": config, "tasks": list(tasks),
+        "order": "given", "seed": seed, "regime": regime("sequential"), "config": config, "baseline": True,
+        "tasks": list(tasks),
         "chance": [[0.1] * size] * (size + 1),
         "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
-        "scorers": ["exact_match"] * size, "examples_scored": [200] * size, "curves": curves, "losses": [],
+        "scorers": ["exact_match"] * size, "units": ["accuracy"] * size, "higher_is_better": [True] * size,
+        "examples_scored": [200] * size, "curves": curves, "losses": [],
         "matrix": matrix, "cost": cost(10.0, 100),
     }  # fmt: skip
     whole = copy.deepcopy(whole | changes)
-    whole["metrics"], whole["undefined"] = explain(whole["matrix"])
+    whole["metrics"], whole["undefined"] = explain(whole["matrix"], whole.get("higher_is_better", ()))
     return whole
+
+
+def regime(name):
+    """A regime as a record holds it."""
+    return REGIMES[name].plain()
 
 
 def cost(seconds, forwards):
@@ -51,12 +60,13 @@ def replay(seed=0, kept=0.6, learned=0.9, **changes):
 
 def joint(seed=0):
     empty = [NOT_EVALUATED] * 3
-    return record("joint", seed, view="joint", matrix=[[0.1] * 3, empty, empty, [0.8] * 3], curves=[])
+    return record("joint", seed, regime=regime("joint"), matrix=[[0.1] * 3, empty, empty, [0.8] * 3], curves=[])
 
 
 def rft(seed=0, **changes):
     made = record("rft", seed, **changes)
     made["config"]["objective"] = {"name": "rft"}
+    made["baseline"] = False
     return made
 
 
@@ -72,7 +82,7 @@ def failed(method="ewc", error="RuntimeError: out of memory"):
 
 
 def sentence(records, method):
-    return next(f for f in findings(records) if f.method == method)
+    return next(f for f in findings(Comparison.of(records)) if f.method == method)
 
 
 def study():

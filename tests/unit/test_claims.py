@@ -6,19 +6,20 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from reported import TASKS, joint, record, replay, rft, sentence, study
+from reported import TASKS, failed, joint, record, replay, rft, sentence, study
 from scipy import stats
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.report import build
 from cl_toolkit.report.cautions import cautions
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import Estimate, holm, paired
-from cl_toolkit.report.family import family
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.likeness import mixed
-from cl_toolkit.report.records import chance, guessing, trusted
+from cl_toolkit.report.methods import by_method
+from cl_toolkit.report.reading import chance, guessing, trusted
 from cl_toolkit.report.sampling import sampling_variance
-from cl_toolkit.report.tables import as_csv, ranking
+from cl_toolkit.report.tables import as_csv
 
 
 def with_identity(run, **parts):
@@ -48,7 +49,7 @@ def test_orders_are_the_outer_unit():
 def test_two_orders_are_too_few_however_many_seeds():
     runs = [make(seed=s, order=o) for o in "ab" for s in range(5) for make in (record, replay)]
     assert "replay in 2 orders, too few for a verdict" in sentence(runs, "replay").text
-    assert any(text.startswith("2 task orders") for text in cautions(runs))
+    assert any(text.startswith("2 task orders") for text in cautions(Comparison.of(runs)))
 
 
 def test_an_interval_is_never_narrower_than_the_test_sets_allow():
@@ -70,13 +71,13 @@ def test_holm_by_hand():
 
 
 def test_every_claim_of_a_page_is_corrected_for_all_of_them():
-    made = family(study())
+    made = Comparison.of(study())
     # control's loss; replay and rft twice, joint once against the control; replay against rft. Replay's final accuracy
     # against the control's is asked twice and counted once
     assert made.size == 7
     assert made.against_best("sequential") is made.against_control("replay", "metrics.acc")
-    assert "The page makes 7 comparisons." in " ".join(cautions(study()))
-    ordered = sorted({c.estimate.p: c.corrected for c in made.comparisons.values()}.items())
+    assert "The page makes 7 comparisons." in " ".join(cautions(Comparison.of(study())))
+    ordered = sorted({c.estimate.p: c.corrected for c in made.differences.values()}.items())
     assert all(np.diff([corrected for _, corrected in ordered]) >= 0)
 
 
@@ -84,7 +85,7 @@ def test_no_winner_is_named_that_cannot_be_told_from_the_next():
     others = [r | {"method": "other"} for r in seeds(replay)[::-1]]
     for run, seed in zip(others, range(3), strict=True):
         run["seed"] = seed
-    text = headline([*(record(seed=s) for s in range(3)), *seeds(replay), *others])
+    text = headline(Comparison.of([*(record(seed=s) for s in range(3)), *seeds(replay), *others]))
     assert "other and replay end best and cannot be told apart: mean final accuracy 0.70 ± 0.03 for other" in text
     assert "against 0.43 ± 0.00 for sequential" in text
 
@@ -92,12 +93,12 @@ def test_no_winner_is_named_that_cannot_be_told_from_the_next():
 def test_at_chance_none_learned():
     guessing = [[0.5] * 3] * 4
     runs = [make(seed=s, kept=0.5, learned=0.5, chance=guessing) for s in range(3) for make in (record, replay)]
-    assert headline(runs) == (
+    assert headline(Comparison.of(runs)) == (
         "None learned: of the methods that learn one task after the other the best, sequential, ends at a mean final "
         "accuracy of 0.50 ± 0.00, not distinguishable from pure guessing (0.50)."
     )
     unknown = [r | {"chance": [["not_evaluated"] * 3] * 4} for r in runs]
-    assert "None learned" not in headline(unknown)
+    assert "None learned" not in headline(Comparison.of(unknown))
 
 
 @pytest.mark.parametrize(
@@ -113,9 +114,9 @@ def test_another_identity_is_not_compared(changes, words):
     runs = [with_identity(record(seed=s)) for s in range(3)] + [with_identity(r, **changes) for r in seeds(replay)]
     text = sentence(runs, "replay").text
     assert text.startswith(f"replay is not compared with sequential: {words}; it ends at a final accuracy of 0.70")
-    assert f"replay is not compared ({words})" in headline(runs) or f"sequential is not compared ({words})" in headline(
-        runs
-    )
+    assert f"replay is not compared ({words})" in headline(
+        Comparison.of(runs)
+    ) or f"sequential is not compared ({words})" in headline(Comparison.of(runs))
     same = [with_identity(r, code={"scorer x": "c", "replay": "r"}) for r in seeds(replay)]
     assert "forgets less" in sentence([*(with_identity(record(seed=s)) for s in range(3)), *same], "replay").text
 
@@ -166,13 +167,13 @@ def test_runs_of_one_method_that_differ_in_more_than_seed_and_order_are_never_av
     runs = [with_identity(record(seed=s)) for s in range(3)]
     runs[2]["config"]["seed"] = 2
     runs[1]["config"] |= {"train": {"learning_rate": 3e-4, "num_threads": 2}, "stream": {"order": ["b"]}}
-    assert mixed(runs) == {}
+    assert mixed(by_method(runs)) == {}
     other = with_identity(record(seed=3), data={**dict.fromkeys(TASKS, "d"), "sort": "e"})
-    assert mixed([*runs, other]) == {"sequential": "data sort is d in given-s0 and e in given-s3"}
+    assert mixed(by_method([*runs, other])) == {"sequential": "data sort is d in given-s0 and e in given-s3"}
     other = with_identity(record(seed=3))
     other["config"]["train"]["learning_rate"] = 0.05
     words = "method sequential: train.learning_rate is 0.0003 in given-s0 and 0.05 in given-s3"
-    for averages in (ranking, headline, lambda records: build(records, tmp_path)):
+    for averages in (Comparison.of, lambda records: build(records, tmp_path)):
         with pytest.raises(UserError, match=words):
             averages([*runs, other])
 
@@ -180,11 +181,13 @@ def test_runs_of_one_method_that_differ_in_more_than_seed_and_order_are_never_av
 def test_a_start_model_may_depend_on_the_seed_alone():
     models = [("a", 0, "given"), ("b", 1, "given"), ("c", 2, "given")]
     runs = [with_identity(record(seed=s, order=o), model=m) for m, s, o in models]
-    assert mixed(runs) == {}
+    assert mixed(by_method(runs)) == {}
     changed = with_identity(record(seed=0, order="other"), model="z")
-    assert mixed([*runs, changed]) == {"sequential": "start model is {'': 'a'} in given-s0 and {'': 'z'} in other-s0"}
+    assert mixed(by_method([*runs, changed])) == {
+        "sequential": "start model is {'': 'a'} in given-s0 and {'': 'z'} in other-s0"
+    }
     one = [with_identity(record(seed=s), model="a") for s in range(2)]
-    assert "start model" in mixed([*one, with_identity(record(seed=2), model="z")])["sequential"]
+    assert "start model" in mixed(by_method([*one, with_identity(record(seed=2), model="z")]))["sequential"]
 
 
 def test_guessing_is_read_row_by_row():
@@ -204,8 +207,8 @@ def test_guessing_is_read_row_by_row():
 
 def test_metrics_come_from_the_matrix():
     wrong = record() | {"metrics": {"acc": 7.0}}
-    assert ranking([wrong]).loc["sequential", "acc"] == pytest.approx(1.3 / 3)
-    assert ranking([wrong]).loc["sequential", "bwt"] == pytest.approx(-0.7)
+    assert Comparison.of([wrong]).ranking.loc["sequential", "acc"] == pytest.approx(1.3 / 3)
+    assert Comparison.of([wrong]).ranking.loc["sequential", "bwt"] == pytest.approx(-0.7)
 
 
 @pytest.mark.parametrize(
@@ -250,13 +253,17 @@ def test_nothing_is_written_through_a_link(tmp_path):
 
 
 def test_cautions_say_only_what_applies():
-    assert not [text for text in cautions(study()) if "rows" in text or "start model" in text or "prompts" in text]
+    assert not [
+        text
+        for text in cautions(Comparison.of(study()))
+        if "rows" in text or "start model" in text or "prompts" in text
+    ]
     runs = [with_identity(record(seed=s), model="m") | {"truncated_prompts": 7, "cut_answers": {"sort": 90, "max": 6}}
             for s in range(3)]  # fmt: skip
     all_at_once = [with_identity(joint(s)) for s in range(3)]
     for run in all_at_once:
         run["cost"]["examples"] = 500
-    text = " ".join(cautions([*runs, *all_at_once, {"status": "failed", "method": "x"}]))
+    text = " ".join(cautions(Comparison.of([*runs, *all_at_once, failed("x")])))
     assert "One start model and one training set for all seeds" in text
     assert "In a run 7 prompts were longer than prompt.max_prompt_length" in text
     assert "In a run 96 (4% of the answers) answers were cut" in text

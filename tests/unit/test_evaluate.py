@@ -1,5 +1,6 @@
 """Scoring: batched generation against one row at a time and a loop by hand; no trace in the model."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from pieces import ask, byte_codec, equal, tiny_model, weights_of
 
 from cl_toolkit.engine.access import evaluating
 from cl_toolkit.engine.processes import Processes
-from cl_toolkit.measure.evaluate import Evaluator, mean_score
+from cl_toolkit.measure.evaluate import Evaluator, chance_of, score_of
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.replies import choice_scores
@@ -114,7 +115,7 @@ def test_the_limit_is_spread_over_the_split_and_the_mean_is_over_them(model):
     scored = evaluator()(model, [task()], limit=3)["task"]
     assert [s.example.id for s in scored] == ["0", "4", "6"]
     right = [replace(s, score=v) for s, v in zip(scored, (1.0, 0.0, 0.5), strict=True)]
-    assert mean_score(right) == 0.5
+    assert score_of(task(), right) == 0.5
 
 
 def test_the_split_is_the_one_asked_for(model):
@@ -177,6 +178,23 @@ def test_modes_are_restored_when_something_fails():
         fail()
     assert torch.is_grad_enabled()
     assert all(m.training for m in model.modules())
+
+
+def test_perplexity_is_that_of_brute_force(model):
+    codec, total, count = byte_codec(), 0.0, 0
+    for example in EXAMPLES:
+        prompt, answer = codec.ids(example)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *answer]])).logits[0].double().log_softmax(-1)
+        total -= sum(logits[len(prompt) + i - 1, token].item() for i, token in enumerate(answer))
+        count += len(answer)
+    for size in (1, 4):
+        whole = task(scorer="perplexity")
+        scored = evaluator(size)(model, [whole])["task"]
+        assert sum(s.weight for s in scored) == count
+        assert score_of(whole, scored) == pytest.approx(math.exp(total / count), rel=1e-5)
+        assert chance_of(scored) is None
+        assert {s.answer for s in scored} == {""}
 
 
 def test_choices_per_byte_lose_nothing_by_their_length(model):

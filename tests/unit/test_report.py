@@ -7,21 +7,23 @@ import sys
 
 import numpy as np
 import pytest
-from reported import TASKS, failed, joint, record, replay, rft, sentence, study
+from reported import TASKS, failed, joint, record, regime, replay, rft, sentence, study
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.metrics import NOT_EVALUATED
 from cl_toolkit.report import build
 from cl_toolkit.report.cautions import cautions
+from cl_toolkit.report.columns import COLUMNS
+from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.figures import matrices
 from cl_toolkit.report.headline import headline
-from cl_toolkit.report.records import by_method, control_of
+from cl_toolkit.report.methods import by_method, control_of
 from cl_toolkit.report.style import looks
-from cl_toolkit.report.tables import METRICS, ranking, ranking_rows, summary, undefined
+from cl_toolkit.report.tables import per_run, ranking_rows, undefined
 
 
 def test_ranking_has_mean_and_sample_deviation_best_first():
-    table = ranking(study())
+    table = Comparison.of(study()).ranking
     assert list(table.index) == ["joint", "replay", "rft", "sequential"]
     assert table.loc["replay", "bwt"] == pytest.approx(-0.3)
     assert table.loc["replay", "bwt_spread"] == pytest.approx(0.05)
@@ -31,7 +33,7 @@ def test_ranking_has_mean_and_sample_deviation_best_first():
 
 
 def test_ranking_rows_are_for_reading():
-    headers, rows = ranking_rows(study())
+    headers, rows = ranking_rows(Comparison.of(study()))
     assert headers[:5] == ["Method", "n", "ACC ^", "BWT ^", "Forgetting v"]
     assert rows[1] == [
         "replay",
@@ -52,18 +54,19 @@ def test_ranking_rows_are_for_reading():
 def test_a_cell_says_when_it_rests_on_fewer_runs():
     runs = [record(seed=0), record(seed=1)]
     runs[1]["matrix"][0] = [NOT_EVALUATED] * 3
-    assert ranking_rows(runs)[1][0][6] == "0.00 (n=1)"
+    assert ranking_rows(Comparison.of(runs))[1][0][6] == "0.00 (n=1)"
+
+
+PERPLEXITY = {"units": ["perplexity"] * 3, "higher_is_better": [False] * 3}
 
 
 def test_perplexity_is_better_when_lower():
-    runs = [
-        m | {"scorers": ["perplexity"] * 3} for m in (record(kept=40.0, learned=20.0), replay(kept=25.0, learned=20.0))
-    ]
-    assert list(ranking(runs).index) == ["replay", "sequential"]
-    assert ranking_rows(runs)[0][2:5] == ["ACC v", "BWT v", "Forgetting"]
-    assert "final perplexity" in headline(runs)
+    runs = [m | PERPLEXITY for m in (record(kept=40.0, learned=20.0), replay(kept=25.0, learned=20.0))]
+    assert list(Comparison.of(runs).ranking.index) == ["replay", "sequential"]
+    assert ranking_rows(Comparison.of(runs))[0][2:5] == ["ACC v", "BWT v", "Forgetting v"]
+    assert "final perplexity" in headline(Comparison.of(runs))
     three = [
-        m | {"scorers": ["perplexity"] * 3}
+        m | PERPLEXITY
         for s in range(3)
         for m in (record(kept=40.0 + s / 10, learned=20.0, seed=s), replay(s, kept=25.0, learned=20.0))
     ]
@@ -97,7 +100,7 @@ def test_the_sentence_of_the_control_and_of_joint():
         "joint sees all tasks at once and cannot forget, so only its end is compared: its final accuracy is higher than "
         "sequential's for this order, by +0.37 (95% interval +0.34 to +0.39, n=3 seeds; p < 0.0001, corrected < 0.0001)."
     )
-    assert headline(study()) == (
+    assert headline(Comparison.of(study())) == (
         "Of the methods that learn one task after the other, replay ends best for this order: mean final accuracy "
         "0.70 ± 0.03, against 0.43 ± 0.00 for sequential; joint, which sees all tasks at once, reaches 0.80 ± 0.00."
     )
@@ -108,8 +111,8 @@ def test_two_runs_give_no_verdict():
     assert sentence(runs, "replay").text.startswith(
         "replay in 2 seeds, too few for a verdict: BWT differs from sequential's for this order by +0.40 (95% interval "
     )
-    assert "too few for a verdict: none is given from fewer than 3" in cautions(runs)[0]
-    assert headline(runs).startswith(
+    assert "too few for a verdict: none is given from fewer than 3" in cautions(Comparison.of(runs))[0]
+    assert headline(Comparison.of(runs)).startswith(
         "Of the methods that learn one task after the other, none can be told from the best (too few runs to tell): "
         "mean final accuracy 0.70 ± 0.00 for replay, 0.43 ± 0.00 for sequential"
     )
@@ -121,7 +124,7 @@ def test_one_run_claims_nothing():
         "replay in one run, no spread: BWT differs from sequential's for this order by +0.40, final accuracy by +0.27;"
     )
     assert "(one run, no spread)" in sentence(runs, "sequential").text
-    assert cautions(runs)[0].startswith("One run per method")
+    assert cautions(Comparison.of(runs))[0].startswith("One run per method")
 
 
 def test_only_runs_with_the_same_order_and_seed_are_paired():
@@ -158,10 +161,45 @@ def test_the_control_has_the_same_objective_and_adapter_life_cycle():
     assert sentence([replay()], "replay").warning == "No control was run, so its effect is unknown."
 
 
+def test_where_no_objective_is_a_baseline_what_has_no_strategy_is_the_control():
+    both = rft(kept=0.5)
+    both["method"], both["config"]["strategies"] = "both", {"replay": {}}
+    comparison = Comparison.of([rft(), both])
+    assert comparison.controls == {"both": ("rft", "")}
+    assert sentence([rft(), both], "rft").text.startswith("rft, the control, learns")
+    assert looks(comparison)["rft"].color == "#1b2330"
+    assert Comparison.of([rft(), both, record()]).controls == {"both": ("rft", ""), "rft": ("sequential", "")}
+
+
+def test_references_are_drawn_apart_in_the_order_in_which_they_appear():
+    cumulative = record("cumulative", regime=regime("cumulative"), kept=0.8)
+    comparison = Comparison.of([joint(), cumulative, replay(), record()])
+    assert list(comparison.methods) == ["sequential", "replay", "cumulative", "joint"]
+    look = looks(comparison)
+    assert look["cumulative"].color == look["joint"].color != look["replay"].color
+    assert (look["cumulative"].dash, look["cumulative"].marker) != (look["joint"].dash, look["joint"].marker)
+    assert comparison.best == "replay"  # a reference cannot win
+    assert "forgets less" in sentence([record(seed=s) for s in range(3)] + [cumulative | {"seed": s} for s in range(3)],
+                                      "cumulative").text  # fmt: skip
+
+
+def test_scores_of_different_directions_have_no_mean_and_the_page_says_so(tmp_path):
+    mixed = {"higher_is_better": [True, False, True], "units": ["accuracy", "perplexity", "accuracy"]}
+    runs = [record(**mixed), replay(**mixed)]
+    comparison = Comparison.of(runs)
+    assert (comparison.best, comparison.unit, headline(comparison)) == (None, "score", "")
+    assert sentence(runs, "replay").text == (
+        "replay has no final score to compare: of some tasks a higher score is better, of others a lower one."
+    )
+    build(runs, tmp_path)
+
+
 def test_independent_and_start_are_described_as_what_they_are():
     n = NOT_EVALUATED
-    alone = record("independent", view="independent", matrix=[[0.1] * 3, [1.0, n, n], [n, 1.0, n], [n, n, 1.0]])
-    start = record("start", view="start", matrix=[[0.1] * 3] * 4)
+    alone = record(
+        "independent", regime=regime("independent"), matrix=[[0.1] * 3, [1.0, n, n], [n, 1.0, n], [n, n, 1.0]]
+    )
+    start = record("start", regime=regime("start"), matrix=[[0.1] * 3] * 4)
     runs = [record(), alone, start]
     assert sentence(runs, "independent").text == (
         "independent trains each task alone from the start model, a ceiling per task, and reaches 1.00 on average: "
@@ -171,16 +209,16 @@ def test_independent_and_start_are_described_as_what_they_are():
 
 
 def test_undefined_metrics_are_explained_and_never_zero():
-    assert undefined([record(), joint()]) == [
+    assert undefined(Comparison.of([record(), joint()])) == [
         ("joint", "BWT, Forgetting, Learning acc.", "task 1 was not evaluated after task 1"),
         ("joint", "FWT", "task 2 was not evaluated after task 1"),
     ]
 
 
 def test_summary_has_every_run_metric_and_cost():
-    table = summary([*study(), failed()])
+    table = per_run([*study(), failed()])
     assert len(table) == 13
-    assert {m.key for m in METRICS if m.path.startswith("metrics")} <= set(table.columns)
+    assert {m.key for m in COLUMNS if m.path.startswith("metrics")} <= set(table.columns)
     assert {"compute_seconds_train", "wall_seconds_evaluate", "stored_examples", "status", "error"} <= set(
         table.columns
     )
@@ -189,10 +227,10 @@ def test_summary_has_every_run_metric_and_cost():
 
 def test_colours_stay_when_the_records_come_in_another_order():
     runs = study()
-    assert looks(by_method(runs)) == looks(by_method(runs[::-1]))
-    assert looks(by_method(runs))["sequential"].color == "#1b2330"
+    assert looks(Comparison.of(runs)) == looks(Comparison.of(runs[::-1]))
+    assert looks(Comparison.of(runs))["sequential"].color == "#1b2330"
     many = [record(), *(replay() | {"method": f"m{i:02}"} for i in range(14))]
-    assert len(set(looks(by_method(many)).values())) == 15
+    assert len(set(looks(Comparison.of(many)).values())) == 15
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +299,7 @@ def test_several_orders_have_figures_of_their_own_and_old_ones_go(tmp_path):
 
 
 def test_cells_that_were_not_evaluated_stay_empty():
-    figure = matrices({"joint": [joint(0), joint(1)]}, TASKS)
+    figure = matrices({"joint": [joint(0), joint(1)]}, TASKS, "accuracy")
     texts = [t.get_text() for t in figure.axes[0].texts]
     assert texts == ["0.10"] * 3 + ["0.80"] * 3
 

@@ -1,5 +1,6 @@
 """Scorers by hand."""
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from pieces import ask
 
 from cl_toolkit import UserError
-from cl_toolkit.measure.scorers import last_number, score
+from cl_toolkit.measure.scorers import Scorer, as_scorer, last_number, score
 from cl_toolkit.registry import SCORERS
 
 CASES = [
@@ -70,9 +71,18 @@ def test_by_hand(scorer, answer, target, value):
 
 
 def test_every_scorer_has_cases_above_and_gives_one_for_the_target():
-    assert {case[0] for case in CASES} == set(SCORERS)
-    for name in SCORERS:
+    of_answers = [name for name in SCORERS if SCORERS.get(name, "test").reads != "likelihood"]
+    assert {case[0] for case in CASES} == set(of_answers)
+    for name in of_answers:
         assert SCORERS.get(name, "test")(ask("q", "42 apples"), "42 apples") == 1.0
+
+
+def test_perplexity_is_over_tokens_not_over_examples():
+    perplexity = SCORERS.get("perplexity", "test")
+    losses = [perplexity(ask("q"), likelihood) for likelihood in (-3 * math.log(2), -math.log(16))]
+    assert perplexity.aggregate(losses, [3, 1]) == pytest.approx(128**0.25)
+    assert perplexity.aggregate([1e6], [1]) == pytest.approx(math.exp(700))
+    assert SCORERS.get("exact_match", "test").aggregate([1.0, 0.0], [3, 1]) == 0.5
 
 
 def longest_common(a, b):
@@ -139,6 +149,13 @@ def test_a_scorer_of_ones_own(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def half(example, answer):\n    return 0.5\n")
     assert SCORERS.get(f"{path}:half", "test")(ask("q"), "") == 0.5
+    path.write_text(
+        'from cl_toolkit import Scorer\n\n\ndef length(example, answer):\n    """Its length."""\n'
+        "    return len(answer)\n\n\nshort = Scorer(length, unit='characters', higher_is_better=False, bounded=False)\n"
+    )
+    short = as_scorer(SCORERS.get(f"{path}:short", "test"))
+    assert (short(ask("q"), "abc"), short.unit, short.__doc__) == (3, "characters", "Its length.")
+    path.write_text("def half(example, answer):\n    return 0.5\n")
     with pytest.raises(UserError, match=r"has no 'hal'; did you mean 'half'\?"):
         SCORERS.get(f"{path}:hal", "test")
 
@@ -148,17 +165,16 @@ def test_a_scorer_of_ones_own(tmp_path):
     [(True, 1.0), (0, 0.0), (np.float32(0.5), 0.5), (torch.tensor(0.25), 0.25), (np.bool_(False), 0.0)],
 )
 def test_a_score_may_be_any_number_from_0_to_1(given, value):
-    assert score("t", "s", lambda example, answer: given, ask("q"), "a") == value
+    assert score("t", "s", Scorer(lambda example, answer: given), ask("q"), "a") == value
 
 
 def test_a_scorer_with_another_range_says_so():
     def characters(example, answer):
         return len(answer)
 
-    with pytest.raises(UserError, match=r"example q: expected a number from 0 to 1, got 3; .*bounded = False"):
-        score("t", "s", characters, ask("q"), "abc")
-    characters.bounded = False
-    assert score("t", "s", characters, ask("q"), "abc") == 3.0
+    with pytest.raises(UserError, match=r"example q: expected a number from 0 to 1, got 3; .*bounded=False"):
+        score("t", "s", Scorer(characters), ask("q"), "abc")
+    assert score("t", "s", Scorer(characters, bounded=False), ask("q"), "abc") == 3.0
 
 
 @pytest.mark.parametrize(
@@ -175,6 +191,6 @@ def test_a_scorer_with_another_range_says_so():
 )
 def test_anything_else_is_told_with_scorer_task_and_example(scorer, why):
     with pytest.raises(UserError) as error:
-        score("sums", "my.py:f", scorer, ask("q", identity="sums/test/3"), "a")
+        score("sums", "my.py:f", Scorer(scorer), ask("q", identity="sums/test/3"), "a")
     assert str(error.value).startswith("task sums: scorer my.py:f: example sums/test/3: ")
     assert why in str(error.value)

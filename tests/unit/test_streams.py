@@ -196,7 +196,7 @@ def test_cumulative_grows():
 
 
 def test_independent_starts_anew_and_start_never_trains():
-    assert views.independent(STREAM).restart
+    assert views.independent(STREAM).regime.restarts
     assert views.start(STREAM).tasks == ()
     assert views.start(STREAM).scored == STREAM.scored
 
@@ -229,7 +229,7 @@ def test_a_limit_takes_of_the_whole_and_of_every_class():
 @pytest.mark.parametrize("view", views.VIEWS)
 def test_a_view_of_a_config_is_that_view(view):
     stream = build_stream(tiny_run_config(stream={"view": view, "order": ["last", "max"]}))
-    assert stream.view == view
+    assert stream.regime.name == view
     assert [t.name for t in stream.scored] == ["last", "max"]
 
 

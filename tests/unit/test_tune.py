@@ -63,7 +63,7 @@ def test_the_best_trial_is_written_as_a_config(tmp_path):
 def test_what_the_command_line_said_of_the_trials_is_in_the_tuned_config(tmp_path):
     source, overrides = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES}), ["train.max_steps=2"]
     _, trials = tune.trials(source, overrides)
-    chosen = {"sequential": choice.Outcome(trials[0], 0.5, 0.5)}
+    chosen = {"sequential": choice.Outcome(trials[0], 0.5, {"acc": 0.5})}
     tuned = load_study(str(tune.write_tuned(source, tmp_path, trials, chosen, overrides)))
     assert {run.train.max_steps for run in tuned.runs} == {2}
     with pytest.raises(UserError, match="command line: strategies"):
@@ -100,7 +100,7 @@ def test_a_trial_that_hardly_learns_is_not_chosen_for_what_it_cannot_forget():
     assert choice.LEARNING_MARGIN == 0.05
     joint = [run(1, 0.5, learning=None), run(2, 0.6, learning=None)]
     assert choice.best(trials[:2], joint)["a"].trial.name == "a.2"
-    perplexity = [r | {"scorers": ["perplexity"]} for r in (run(1, 9.0, 4.0), run(2, 8.0, 4.3), run(3, 9.5, 3.9))]
+    perplexity = [r | {"higher_is_better": [False]} for r in (run(1, 9.0, 4.0), run(2, 8.0, 4.3), run(3, 9.5, 3.9))]
     assert choice.best(trials, perplexity)["a"].trial.name == "a.1"
 
 
@@ -117,17 +117,19 @@ def test_a_trial_that_failed_or_is_missing_in_one_order_is_never_chosen(rest):
 
 def test_the_edge_of_an_axis_and_methods_without_a_search_are_named(tmp_path):
     trials = [trial(i, rate=rate, mode=mode) for i, (rate, mode) in enumerate(((1, "x"), (2, "y"), (3, "x")), 1)]
-    chosen = {"a": choice.Outcome(trials[2], 0.5, 0.5)}
+    chosen = {"a": choice.Outcome(trials[2], 0.5, {"acc": 0.5})}
     lines = choice.remarks(trials, chosen, ["a", "ewc", "si"])
     assert "within 0.05" in lines[0]
     assert lines[1:] == [
         "a: rate=3 is the largest value tried; a better one may lie beyond",
         "not searched, settings as in the config: ewc, si",
     ]
-    assert len(choice.remarks(trials, {"a": choice.Outcome(trials[1], 0.5, 0.5)}, ["a"])) == 1
+    assert len(choice.remarks(trials, {"a": choice.Outcome(trials[1], 0.5, {"acc": 0.5})}, ["a"])) == 1
     source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES})
     _, found = tune.trials(source)
-    text = tune.write_tuned(source, tmp_path, found, {"sequential": choice.Outcome(found[1], 0.5, 0.5)}).read_text()
+    text = tune.write_tuned(
+        source, tmp_path, found, {"sequential": choice.Outcome(found[1], 0.5, {"acc": 0.5})}
+    ).read_text()
     assert "# not searched, settings as in the config: replay" in text
     assert "# sequential: train.learning_rate=0.01 is the largest value tried" in text
 

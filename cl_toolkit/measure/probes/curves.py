@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.measure.evaluate import Evaluator, Scored, mean_score
+from cl_toolkit.measure.evaluate import Evaluator, Scored, score_of
 from cl_toolkit.types import spread
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ForgettingCurves:
         if self.settings.schedule == "off":
             return
         self.ends[task.name] = step
-        self._add(task.name, task.name, step, examples_seen, list(spread(scored, self.settings.examples)))
+        self._add(task.name, task, step, examples_seen, list(spread(scored, self.settings.examples)))
 
     def watch(self, session: Session, trained: str, past: list[Task], step: int, examples_seen: int) -> None:
         """Called after every optimizer step; `step` counts over the whole run."""
@@ -59,8 +59,9 @@ class ForgettingCurves:
         if not due:
             return
         forwards = session.forwards
-        for name, scored in self.evaluator(session.model, [self._subset(t) for t in due]).items():
-            self._add(trained, name, step, examples_seen, scored)
+        found = self.evaluator(session.model, [self._subset(t) for t in due])
+        for task in due:
+            self._add(trained, task, step, examples_seen, found[task.name])
         session.forwards = forwards  # watching is not a cost of the method
 
     def _subset(self, task: Task) -> Task:
@@ -68,15 +69,15 @@ class ForgettingCurves:
         scored = self.evaluator.examples(task, self.limit)
         return replace(task, **{self.evaluator.split: spread(scored, self.settings.examples)})
 
-    def _add(self, trained: str, name: str, step: int, examples_seen: int, scored: list[Scored]) -> None:
+    def _add(self, trained: str, task: Task, step: int, examples_seen: int, scored: list[Scored]) -> None:
         self.rows.append(
             {
                 "step": step,
                 "trained": trained,
-                "scored": name,
-                "lag": step - self.ends[name],
+                "scored": task.name,
+                "lag": step - self.ends[task.name],
                 "examples_seen": examples_seen,
-                "value": mean_score(scored),
+                "value": score_of(task, scored),
                 "n": len(scored),
             }
         )
