@@ -1,7 +1,7 @@
 """`digits`: the 1,797 images of handwritten digits, 8 x 8, that come with scikit-learn; split by class, or permuted.
 
 From Alpaydin & Kaynak 1998 (UCI, CC BY 4.0). Split: two digits per task (Zenke et al. 2017). Permuted: all ten digits in each
-task, each time with another fixed order of the pixels; the first task's is the identity (Goodfellow et al. 2013).
+task, each with a fixed pixel order of its own; the first task's is the identity (Goodfellow et al. 2013).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ torch = LazyModule("torch")
 
 class Digits:
     """A stream of small images (1, 8, 8) with values in [0, 1], for `mlp` and `small-cnn`. Splits are the same for every seed:
-    of each digit's images a tenth is valid, two tenths are test."""
+    a tenth of each digit's images is valid, two tenths are test."""
 
     inputs = "arrays"
 

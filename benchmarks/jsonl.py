@@ -65,7 +65,7 @@ class Jsonl:
 def read_file(path: Path, prefix: str, prompt: Any) -> Iterator[Example]:
     """The examples of one file; raises UserError with file and line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark in front
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -18,21 +18,22 @@ torch = LazyModule("torch")
 
 
 def projection(g_dot_r: float, r_dot_r: float) -> float:
-    """The multiple of r that is taken from g; 0 where g does no harm, or where r says nothing."""
+    """The multiple of r to subtract from g; 0 where g does no harm, or where r is zero."""
     return g_dot_r / r_dot_r if g_dot_r < 0 and r_dot_r > 0 else 0.0
 
 
 class AGEM(Strategy):
-    """Project the step's gradient off the memory's, before clipping. Costs one more forward and backward per step.
+    """Project the step's gradient so that it does not oppose the memory's, before clipping. Costs one more forward and backward
+    per step.
 
-    g is all that would be stepped along: the objective's gradient and that of every other term. The memory batch is drawn
-    uniformly from all stored examples of past tasks. What another strategy reads of the gradient (`si`) it has read before.
+    g is the whole gradient of the step: that of the objective and of every other term. The memory batch is drawn uniformly
+    from all stored examples of past tasks. A strategy that reads the gradient (`si`) has read it before this edit.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """memory_batch_size: examples per step that r is taken on; 0: off. buffer_size: examples that may be stored in
-        all; None: all. policy: what stays when the buffer is full."""
+        """memory_batch_size: examples per step on which r is computed; 0: off. buffer_size: stored examples in total;
+        None: no limit. policy: which examples stay when the buffer is full."""
 
         memory_batch_size: Annotated[int, at_least(0)] = 32
         buffer_size: Annotated[int, at_least(0)] | None = None

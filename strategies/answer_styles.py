@@ -1,9 +1,9 @@
-"""Answer style diversification: some of a task's data is asked for in other answer styles.
+"""Answer style diversification: some of a task's questions ask for other styles of answer.
 
 Chen et al. 2025 (SEFE), arXiv 2505.02486. A model that has only ever answered in one format loses the others, and then looks
 as if it had lost the knowledge. Five styles: yes/no, multiple choice, short answer, brief explanation, detailed
 explanation. A task keeps its own style for most of its data; `share` of it is spread evenly over the other four, each with
-a format prompt in the question. The authors let a model write many of these; here all are made by rules, which are ours.
+a format prompt in the question. The authors have a model write many of these; here all of them come from our own rules.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DETAILED = "The question was: {question} The answer to it is {target}."
 
 
 def own_style(example: Example) -> str:
-    """The style in which an example comes: by its choices, else by its length in words."""
+    """The style that an example already has: told from its choices, else from the answer's length in words."""
     if example.choices:
         answers = {choice.strip().lower() for choice in example.choices}
         return "yes_no" if answers <= {"yes", "no"} else "multiple_choice"
@@ -69,9 +69,9 @@ def restyle(example: Example, style: str, wrong: list[str], draw) -> Example:
 class AnswerStyles(Strategy):
     """Rewrite a share of the task's examples, before training, in the styles that are not the task's own.
 
-    Which ones and how is drawn once per task. An example keeps its id, so that nothing is added to the data. Distractors
-    are the example's other choices (the answers, not their letters), else other answers of the task. Rehearsed examples
-    are left as they are.
+    Which examples and which styles is drawn once per task. An example keeps its id, so that nothing is added to the data.
+    Distractors are the example's other choices (the answers, not their letters), else other answers of the task. Rehearsed
+    examples are left as they are.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class AnswerStyles(Strategy):
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"share": 0.0},
         inputs=("text",),
-        objectives=("sft",),  # the task's scorer judges rollouts, and knows the task's own style alone
+        objectives=("sft",),  # the task's scorer judges rollouts, and knows only the task's own style
         exceptions={1: "the first task's examples are rewritten too"},
     )
 

@@ -27,8 +27,8 @@ def squared_error(stored, logits):
 
 
 def answer_logits(part, logits, row: int, length: int):
-    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)); of an array its own and its class, n = 1. Rows are
-    padded on the right."""
+    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)); for an array its own logits and its class, n = 1.
+    Rows are padded on the right."""
     if logits.dim() == 2:
         return logits[row : row + 1].float(), torch.tensor([part.examples[row].y], device=logits.device)
     end = int(part.inputs["attention_mask"][row].sum())
@@ -36,16 +36,16 @@ def answer_logits(part, logits, row: int, length: int):
 
 
 class DER(Strategy):
-    """Replay of logits: of each answer token the `top_k` largest at the time of storing, since all would be a vocabulary.
+    """Replay of logits: for each answer token the `top_k` largest at the time of storing, since all would fill a vocabulary.
 
-    The memory rides in the batch as rows without a target, so that it costs no forward of its own. Only examples of past
-    tasks are rehearsed (the code also rehearses the current task's): without past tasks it is sequential training.
+    The memory rides in the batch as rows without a target, so it needs no forward of its own. Only examples of past tasks
+    are rehearsed (the code also rehearses the current task's), so without past tasks it is sequential training.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """alpha: weight of the logits' squared error; 0: off. memory_batch_size: rehearsed examples per step. buffer_size:
-        examples stored in all, by reservoir over all steps. top_k: logits kept per token."""
+        stored examples in total, chosen by reservoir over all steps. top_k: logits kept per token."""
 
         alpha: Annotated[float, at_least(0)] = 0.5
         memory_batch_size: Annotated[int, at_least(1)] = 32
@@ -86,7 +86,7 @@ class DER(Strategy):
             return batches
         generator = task.generator(self.name)
 
-        def get(index: int) -> list[Example]:  # asked for in order: the store changes while the task is trained
+        def get(index: int) -> list[Example]:  # batches are read in order: the store changes while the task is trained
             memory = [example for i, example in self.store.items if i != task.index]
             rows, self._counts = [], {"logits": 0, "tokens": 0}
             for kind in [k for k, weight in self.weights().items() if weight] if memory else []:

@@ -59,15 +59,15 @@ class EWC(Strategy):
     before it (under `rft`: after the tokens of a rollout). `exact` sums the Fisher of the next-token distribution over
     these positions, one backward pass per token and vocabulary entry: for small vocabularies. `sampled` estimates the same
     with one backward pass per sequence. `empirical` takes the true answer's log p. `batched` is the mean over whole
-    batches of the squared gradient of the objective's loss, as in Avalanche, whose lambda is half of `weight`: much smaller,
-    so it wants another weight.
+    batches of the squared gradient of the objective's loss, as in Avalanche, whose lambda is half of `weight`. Its values are
+    much smaller, so it needs another weight.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """weight: lambda; libraries that leave the factor 1/2 out want half of it. mode: a term per past task, or one
+        """weight: lambda; a library without the factor 1/2 needs half this value. mode: a term per past task, or one
         running Fisher. gamma: decay of the running Fisher; at 0 the strict rule has no penalty at all. fisher: see the
-        class. fisher_examples: training examples per task that it is estimated on."""
+        class. fisher_examples: training examples per task for the estimate."""
 
         weight: Annotated[float, at_least(0)] = 1000.0
         mode: Literal["separate", "online"] = "separate"
@@ -82,7 +82,7 @@ class EWC(Strategy):
         extra_passes="a backward per example of `fisher_examples` at a task's end",
         extra_memory="two copies of the trained weights per past task; online: two in all",
         life_cycles=("continue",),
-        objectives=("sft", "rft"),  # the Fisher is that of a distribution over answers, which supcon has not
+        objectives=("sft", "rft"),  # the Fisher needs a distribution over answers, which supcon does not have
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
 
@@ -123,7 +123,7 @@ class EWC(Strategy):
     def fisher(self, model, task, trained) -> dict:
         """F by weight name, over at most `fisher_examples` examples, in eval mode."""
         config, generator = self.config, task.generator(self.name)
-        # in the order of the task, which decides what stands together in a batch
+        # in the task's order, which decides which examples share a batch
         chosen = sorted(torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist())
         parameters = list(trained.values())
         total = [torch.zeros_like(p) for p in parameters]

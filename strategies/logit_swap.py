@@ -35,8 +35,8 @@ class LogitSwap(Strategy):
     """Distillation from the original model with the right answer put on top, averaged over the step's target tokens.
 
     The original model is the one before the first task: with an adapter that is never merged, the model without it; else a
-    copy of the trained weights (`extra_parameters`) that is swapped in for a forward without gradient. Nothing of a
-    vocabulary's size is stored.
+    copy of the trained weights (`extra_parameters`) that is swapped in for a forward without gradient. Nothing the
+    size of the vocabulary is stored.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class LogitSwap(Strategy):
         with (
             change,
             evaluating(unwrapped(model)),
-        ):  # no name holds the whole logits: a vocabulary per token is much memory
+        ):  # no variable keeps all logits: a vocabulary per token takes much memory
             teacher, labels = target_logits(model(**part.inputs).logits, part.labels)
             teacher = torch.log_softmax(swap(teacher, labels) / temperature, -1)
         student = torch.log_softmax(target_logits(out.logits, part.labels)[0] / temperature, -1)

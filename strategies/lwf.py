@@ -1,4 +1,4 @@
-"""Learning without forgetting: on the new task's data, go on answering as the model did before the task.
+"""Learning without forgetting: on the new task's data, keep answering as the model did before the task.
 
 Li & Hoiem 2016, arXiv 1606.09282:
     L = L_new + alpha * KL( softmax(z_before / T) || softmax(z / T) ),   T = 2,
@@ -31,10 +31,10 @@ def distillation(teacher, student, temperature: float):
 class LwF(Strategy):
     """Distillation from the model before the task, averaged over the target tokens of the step's new examples.
 
-    A language model's classes are its vocabulary, the same in every task, so all outputs enter; of a classifier of arrays
-    those of past classes do. Rehearsed examples of other strategies do not enter. The teacher costs a forward without
-    gradient; no second model: the adapter is switched off where it is fresh, else a copy of the trained weights is swapped
-    in. Under `rft` the tokens are those of the rollouts.
+    A language model's classes are its vocabulary, the same in every task, so all outputs count. For a classifier of arrays
+    only those of past classes do. Examples rehearsed by other strategies do not count. The teacher costs a forward without
+    gradient, but no second model: a fresh adapter is switched off; otherwise a copy of the trained weights is swapped in.
+    Under `rft` the tokens are those of the rollouts.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,13 @@ class LwF(Strategy):
         off={"weight": 0.0},
         extra_passes="a forward without gradient per step",
         extra_memory="a copy of the trained weights; with a fresh adapter none",
-        objectives=("sft", "rft"),  # the logits of supcon are no classifier's: prototype_distill keeps their relations
+        objectives=("sft", "rft"),  # supcon's logits are not a classifier's; prototype_distill keeps their relations
     )
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past = 0  # tasks learned so far: there is nothing to keep before the first
-        self.classes: list[int] = []  # of arrays: past ones
+        self.classes: list[int] = []  # for arrays: those of past tasks
         self._teacher = None
 
     @property
@@ -72,7 +72,7 @@ class LwF(Strategy):
         if self._teacher is None:
             return {}
         new = part.source("task")
-        with self._teacher.restored(model):  # of its logits only those of targets are kept
+        with self._teacher.restored(model):  # only its logits at targets are kept
             teacher, _ = target_logits(model(**part.inputs).logits, part.labels, new)
         student, _ = target_logits(out.logits, part.labels, new)
         if self.classes:

@@ -1,10 +1,10 @@
-"""Prototype-sample relation distillation: how the prototypes of past classes stand to new samples is kept.
+"""Prototype-sample relation distillation: keep how the prototypes of past classes relate to new samples.
 
 Asadi et al. 2023 (PRD), arXiv 2303.14771; code naderAsadi/Probing-Continual-Learning. With the encoder and the prototypes as
 they were before the task marked by ', and s_ic = h_i . p_c / |p_c|:
     L = L_new + alpha * sum over past tasks k of  mean_i KL( softmax_c(s'_i / kappa) || softmax_c(s_i / kappa) ),   c in k,
 as the code computes it. A third party reads the paper's text as a softmax over the samples of the batch for each past
-prototype, with both sides of length 1: `relation_axis: samples`. Which one the paper prints could not be confirmed. The
+prototype, with both sides scaled to length 1: `relation_axis: samples`. Which one the paper prints could not be confirmed. The
 gradient reaches the encoder and the past prototypes; that is how these go on moving without past data.
 """
 
@@ -33,7 +33,7 @@ def relation(before, now, axis: str, kappa: float = 1.0):
 class PrototypeDistill(Strategy):
     """Relation distillation for objective `supcon`, which has the encoder, its contrastive loss and the prototypes.
 
-    Nothing of past data is stored. The teacher is the model before the task: a copy of the trained weights that is swapped in
+    No past data is stored. The teacher is the model before the task: a copy of the trained weights that is swapped in
     for a forward without gradient, in eval mode (the authors' code leaves it in train mode).
     """
 
@@ -86,7 +86,7 @@ class PrototypeDistill(Strategy):
         return {self.name: self.config.weight * torch.stack(terms).sum()}
 
     def after_task(self, model, task):
-        # an anchor's classes may never have been learned: no prototypes stand for them
+        # an anchor's classes may never have been learned: they have no prototypes
         known = sorted({e.target for e in task.examples} & set(model.classes))
         if known and known not in self.past:  # tasks with the same classes have one relation
             self.past.append(known)

@@ -20,14 +20,14 @@ torch = LazyModule("torch")
 
 
 def largest(update, share: float):
-    """Flat positions (int32) of the floor(share * size) largest |update|; of equal ones the first."""
+    """Flat positions (int32) of the floor(share * size) largest |update|; ties go to the first."""
     k = int(share * update.numel() + 1e-9)  # 0.29 * 100 is 28.999... in floating point
     order = torch.sort(update.flatten().abs(), descending=True, stable=True).indices
     return order[:k].to(torch.int32)
 
 
 def protected_mean(b, a, positions):
-    """mean |(B A)_p| over flat positions p; the product is taken whole, which is cheaper than gathering rows."""
+    """mean |(B A)_p| over flat positions p; the whole product is computed, which is cheaper than gathering rows."""
     return (b @ a).flatten()[positions].abs().mean()
 
 
@@ -35,7 +35,8 @@ class RegLoRA(Strategy):
     """An L1 penalty on the new update at positions that mattered to past updates.
 
     By default positions are a set: the union over tasks. `duplicates` keeps the authors' list, in which a position that
-    mattered to several tasks counts several times. The weight fits the mean of means at 7 B; a small model may want another.
+    mattered to several tasks counts several times. The default weight fits the mean of means in a model of 7 B
+    parameters; a small one may need another.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class RegLoRA(Strategy):
             found = largest(b.detach() @ a.detach(), self.config.share)
             known = self.positions.get(layer, found[:0]).to(found.device)
             both = torch.cat([known, found])
-            if both.numel():  # the mean of no position would not be a number
+            if both.numel():  # the mean over no positions would not be a number
                 self.positions[layer] = both if self.config.duplicates else torch.unique(both)
         return model
 

@@ -34,14 +34,14 @@ def age_weights(ages: Sequence[int], schedule: str, exponent: float = 5.6, offse
 class Replay(Strategy):
     """Rehearse stored examples of past tasks in every batch.
 
-    Rehearsed examples come on top of the new ones, so that every method takes the same steps on the same new data; what
-    the extra examples cost is measured. The loss is averaged over the union.
+    Rehearsed examples come on top of the new ones, so that every method takes the same steps on the same new data. The
+    cost of the extra examples is measured. The loss is averaged over the union.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """replay_fraction: share of each batch that is rehearsed, in [0, 1). buffer_size: examples that may be stored in
-        all; None: all. policy: what stays when the buffer is full."""
+        """replay_fraction: share of each batch that is rehearsed, in [0, 1). buffer_size: stored examples in total;
+        None: no limit. policy: which examples stay when the buffer is full."""
 
         replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
         buffer_size: Annotated[int, at_least(0)] | None = None
@@ -93,8 +93,8 @@ class Replay(Strategy):
         return age_weights(ages, "uniform")
 
     def draw(self, task, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int) -> list[Example]:
-        """The examples rehearsed in one epoch, in random order. Reproducible from the epoch alone, so that a batch can be
-        asked for by its index."""
+        """The examples rehearsed in one epoch, in random order. It depends on the epoch alone, so that any batch can be
+        read by its index."""
         from cl_toolkit.seeds import generator_from
 
         generator = generator_from(task.seeds["memory"], self.name, "draw", task.index, epoch)

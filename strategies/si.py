@@ -1,4 +1,4 @@
-"""Synaptic intelligence: weights are held by how much they helped to bring past losses down.
+"""Synaptic intelligence: weights are held according to how much they helped to lower past losses.
 
 Zenke et al. 2017, arXiv 1703.04200. Along the path of task k, with g the gradient of the loss without any penalty,
     omega^k_i = - sum over steps of g_i * (change of theta_i in that step),
@@ -26,11 +26,11 @@ def importance(path, change, damping: float):
 
 
 class SI(Strategy):
-    """A quadratic penalty, weighted by each weight's share in the fall of past losses.
+    """A quadratic penalty, weighted by each weight's share in the decrease of past losses.
 
     The gradient is the one before clipping, and before another strategy (`agem`) has edited it; the change is the one that
-    the optimizer really made. Nothing is computed beside training, but the weights and gradients of a step are kept until
-    the next.
+    the optimizer really made. This computes nothing extra, but the weights and gradients of a step are kept until the next
+    step.
     """
 
     @dataclass(frozen=True, kw_only=True)

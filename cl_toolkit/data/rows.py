@@ -7,7 +7,7 @@ chat templates may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_conte
 null. `developer` is read as `system`. `weight` says whether a turn is learned: 1 or nothing on the last turn, 0 or nothing on
 the others, since only the last one is.
 
-null is as good as absent. `id`, `idx`, `source`, `metadata` and `extra` say nothing that could be learned and are passed over.
+null counts as absent. `id`, `idx`, `source`, `metadata` and `extra` hold nothing to learn and are skipped.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Template:
 
 
 def parse_row(line: str, where: str) -> dict[str, Any]:
-    """The fields of a line that have a value. Strict JSON: no NaN, no key twice, no half of a character."""
+    """The fields of a line that have a value. Strict JSON: no NaN, no key given twice, no half of a character."""
     try:
         row = DECODER.decode(line)
         if "\\ud" in line or "\\uD" in line:
@@ -224,7 +224,7 @@ def turn(message: dict[str, Any], where: str, last: bool) -> Message:
 
 
 def check_extra(extra: dict[str, Any], where: str, last: bool) -> None:
-    """What a turn says besides its content. Of the answer only the content is learned."""
+    """Check what a turn has besides its content. Only the content of an answer is learned."""
     for key, value in extra.items():
         if last:
             raise UserError(

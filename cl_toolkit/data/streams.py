@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data import regimes as views
 from cl_toolkit.errors import UserError, guest, listed, quoted
-from cl_toolkit.measure.scorers import as_scorer
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STREAMS, made
+from cl_toolkit.registry import OBJECTIVES, STREAMS, made
 from cl_toolkit.sources import digest_of
 from cl_toolkit.types import Example, Message, Stream, Task
 
@@ -62,15 +61,6 @@ def build_stream(config: RunConfig) -> Stream:
         if not scored:
             raise UserError(
                 f"{place}: task {task.name}: has no {split} examples to be scored on (evaluate.split: {split})"
-            )
-        chooses = as_scorer(SCORERS.get(task.scorer, f"task {task.name}: scorer")).reads == "choices"
-        closed = all(e.choices is not None for e in (*task.train, *scored))
-        if chooses and not closed:
-            raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
-        if section.scenario == "class" and not (chooses and closed):
-            raise UserError(
-                f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
-                f"(choices or class_accuracy), got {task.scorer}"
             )
     config.kind.check_stream(stream, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
     return views.VIEWS[section.view](stream) if section.view else stream

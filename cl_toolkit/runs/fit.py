@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
+    check_choices(stream, config)
     objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
 
     def limits(task: Task) -> dict[str, int]:
@@ -27,6 +29,20 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         return found
 
     return codec.check((*stream.scored, *stream.anchors), config.evaluate.split, limits)
+
+
+def check_choices(stream: Stream, config: RunConfig) -> None:
+    """Who chooses must have something to choose from."""
+    for task in (*stream.scored, *stream.anchors):
+        chooses = as_scorer(SCORERS.get(task.scorer, f"task {task.name}: scorer")).reads == "choices"
+        closed = all(e.choices is not None for e in (*task.train, *getattr(task, config.evaluate.split)))
+        if chooses and not closed:
+            raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
+        if config.stream.scenario == "class" and not (chooses and closed):
+            raise UserError(
+                f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
+                f"(choices or class_accuracy), got {task.scorer}"
+            )
 
 
 def codec_of(config: RunConfig, stream: Stream) -> Codec:

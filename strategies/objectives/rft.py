@@ -26,7 +26,7 @@ def advantages(rewards, algorithm: str):
 
     grpo: (r - mean) / (std + 1e-6) with the n-1 estimate of std. rloo: r minus the mean of the other n-1.
     """
-    # equal rewards say exactly nothing; their rounded mean may differ from them
+    # equal rewards carry no signal at all; their rounded mean may differ from them
     equal = (rewards == rewards[:, :1]).all(1, keepdim=True)
     centred = torch.where(equal, 0.0, rewards - rewards.mean(1, keepdim=True))
     if algorithm == "rloo":
@@ -56,7 +56,7 @@ class RFT(Objective):
 
     Reward: 0.9 accuracy + 0.1 format (`reward_weights`). Accuracy is the task's scorer. Format is 1 for an answer that
     ended by itself and matches `format_pattern` as a whole. The loss is averaged over the answers' tokens of the whole
-    step (the token mean of verl and EasyR1). A batch of `global_batch_size` prompts gives `num_generations` rollouts each.
+    step (the token mean of verl and EasyR1). Each of the `global_batch_size` prompts gets `num_generations` rollouts.
     """
 
     paper = "Lai et al. 2025, arXiv 2507.05386"
@@ -64,8 +64,8 @@ class RFT(Objective):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """algorithm: advantages. num_generations: rollouts per prompt. max_completion_length: tokens. beta: weight of the
-        KL; 0: no reference is kept. epsilon: clip of the ratio, at work when num_iterations (updates per rollout) is above
-        1. instance_filter: examples dropped before a task, by rollouts of the model as it then is."""
+        KL; 0: no reference is kept. epsilon: clip of the ratio; it acts only when num_iterations (updates per rollout) is
+        above 1. instance_filter: examples dropped before a task, by rollouts of the model at that time."""
 
         algorithm: Literal["grpo", "rloo"] = "grpo"
         num_generations: Annotated[int, at_least(2)] = 8
@@ -105,7 +105,7 @@ class RFT(Objective):
         accuracy, _ = self.score(task, task.examples, self.sample(model, task, task.examples, label="filter"))
         keep = informative(accuracy, self.config.instance_filter).tolist()
         kept = [e for e, good in zip(task.examples, keep, strict=True) if good]
-        # a task without any learnable example is trained on all of them: the rewards then say nothing, and cost nothing
+        # a task without a learnable example keeps them all: its rewards carry no signal and do no harm
         return task.keep(kept) if kept else task
 
     def sample(self, model, task, examples, label: str = "rollout") -> list[list[list[int]]]:

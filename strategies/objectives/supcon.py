@@ -42,7 +42,7 @@ class SupCon(Objective):
 
     The features are those of `mlp` and `small-cnn`, or the last hidden state of a language model or text encoder over the
     prompt, averaged over its tokens; an example's class is its target, so answers must be classes with several examples
-    each. With `augment` each example is there in two views, and counts twice in the record's costs. The loss contrasts the
+    each. With `augment` each example appears in two views, and counts twice in the record's costs. The loss contrasts the
     rows of a step with each other, so a step cannot be cut into parts or processes. Rehearsed examples enter both terms.
     """
 
@@ -81,7 +81,7 @@ class SupCon(Objective):
     def encode(self, model, task, examples):
         classes = {label: i for i, label in enumerate(unwrapped(model).classes)}
         batch = task.codec.prompts(examples)
-        for e in examples:  # a class that has no prototype, of an anchor, can still be contrasted
+        for e in examples:  # an anchor's class may have no prototype; it can still be contrasted
             classes.setdefault(e.target, len(classes))
         labels = [IGNORE if e.source in WITHOUT_TARGET else classes[e.target] for e in examples]
         batch = replace(batch, labels=torch.tensor(labels), along_tokens=batch.along_tokens - {"labels"})
@@ -107,7 +107,7 @@ class SupCon(Objective):
 
 
 def augmented(images, how: str, generator):
-    """A view of images (B, C, H, W): moved, with zeros where nothing was, or with noise."""
+    """A view of images (B, C, H, W): shifted, with zeros at the edges, or with noise."""
     if how == "noise":
         return images + 0.1 * images.std() * torch.randn(images.shape, generator=generator).to(images)
     if images.dim() != 4:

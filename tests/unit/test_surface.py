@@ -15,15 +15,16 @@ import typer
 import yaml
 
 import cl_toolkit
-from cl_toolkit.cli import app
-from cl_toolkit.config import BUILT_IN_MODELS, Adapter, Seeds, config_dir
-from cl_toolkit.models import model_config
+from cl_toolkit.cli.app import app
+from cl_toolkit.config.layers import config_dir
+from cl_toolkit.config.schema import Seeds
+from cl_toolkit.models.kind import HEADS, built_in, kind_class
+from cl_toolkit.models.sections import Adapter
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
 
 SURFACE = Path(__file__).with_name("surface.txt")
 FREE = ("methods",)
 """Keys of base.yaml below which a user's own names stand."""
-ANY_OTHER = "some-org/some-model"
 
 
 def keys(section: Mapping[str, Any], before: str = "") -> Iterator[str]:
@@ -62,8 +63,9 @@ def surface() -> list[str]:
     found += [f"command {line}" for line in commands()]
     found += [f"config {key}" for key in keys(yaml.safe_load((config_dir() / "base.yaml").read_text(encoding="utf-8")))]
     found += [f"config {key}" for key in (*fields(Adapter, "model.adapter"), *fields(Seeds, "seed"))]
-    for name in (*BUILT_IN_MODELS, ANY_OTHER):
-        found += [f"model {key}" for key in fields(model_config(name), name)]
+    kinds = built_in() | {f"({head})": kind_class({"name": "a folder", "head": head}, "test") for head in HEADS}
+    for name, kind in kinds.items():
+        found += [f"model {key}" for key in fields(kind, name)]
     for registry in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS):
         for name in registry:
             if registry.source(name) is None:  # built in, neither another package's nor another test's
