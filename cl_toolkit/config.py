@@ -376,8 +376,7 @@ def build_run(
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
     objective = Component(name=name, settings=typed(objective_config, settings, "objective", where))
 
-    seed = plain["seed"]
-    seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
+    seed, parts = plain["seed"], ("data", "init", "memory", "rollout")
     run = RunConfig(
         name=str(plain["name"]),
         method=method,
@@ -393,7 +392,7 @@ def build_run(
         engine=typed(EngineSection, plain["engine"], "engine", where),
         evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),
         checkpoint=typed(Checkpoint, plain["checkpoint"], "checkpoint", where),
-        seed=typed(Seeds, seed, "seed", where),
+        seed=typed(Seeds, seed if isinstance(seed, dict) else dict.fromkeys(parts, seed), "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
     refusals.check(run, where)
