@@ -45,8 +45,17 @@ class Study:
         """The points of all forgetting curves: method, order, seed, scored, lag, value, ..."""
         import pandas
 
+        return pandas.DataFrame(self._rows("curves"))
+
+    def probe(self, name: str) -> pandas.DataFrame:
+        """The rows of a probe of `evaluate.probes`: method, order, seed, and what the probe says."""
+        import pandas
+
+        return pandas.DataFrame(self._rows(name))
+
+    def _rows(self, probe: str) -> list[dict[str, Any]]:
         keys = ("method", "order", "seed")
-        return pandas.DataFrame([{k: r[k] for k in keys} | row for r in self.records for row in r.get("curves", ())])
+        return [{k: r[k] for k in keys} | row for r in self.records for row in r.get("probes", {}).get(probe, ())]
 
 
 def compare(

@@ -199,6 +199,7 @@ STREAMS = Registry(
         "digits": "cl_toolkit.benchmarks.digits:Digits",
     },
 )
+PROBES = Registry("probe", "cl_toolkit.probes", {"drift": "cl_toolkit.measure.probes.drift:Drift"})
 SCORERS = Registry(
     "scorer",
     "cl_toolkit.scorers",

@@ -1,4 +1,4 @@
-"""The nouns: Example, Task, Stream, Batch, Outputs.
+"""The nouns: Example, Task, Stage, Stream, Batch, Outputs.
 
 Shape letters, used in every docstring: B sequences, T tokens, V vocabulary, D hidden width, P past tasks.
 """
@@ -61,13 +61,17 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task of a stream: three splits and a scorer."""
+    """A task of a stream: three splits, a scorer, and how it is learned.
+
+    objective: the objective and its settings as a config says them, `{"name": "lm"}`; None: the run's own.
+    """
 
     name: str
     train: tuple[Example, ...]
     valid: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
     scorer: str = "exact_match"
+    objective: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class Regime:
     does: what a model does under it, in words that follow its name.
     is_method: a way of continual learning, which can win or lose; the others are references, which are drawn apart.
     trained: whether there is any training.
-    restarts: whether each task begins with the start model, so that nothing is kept from task to task.
+    restarts: whether nothing is kept from task to task.
     upper_bound: its final score is what the methods could reach at best.
     compared: the metrics in which it may be compared with a method.
     undefined: why metrics of what happens from task to task are undefined; "" where they are defined.
@@ -101,39 +105,99 @@ SEQUENTIAL = Regime(name="sequential", does="learns one task after the other", i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
-    """Tasks in the order in which they are learned. A view of a stream is a stream.
+class Stage:
+    """A stretch of training, and the row of the matrix that is filled after it (row 0 is before any training).
 
-    `tasks` are trained; `scored` are the columns of the matrix (the same tasks unless a view says otherwise);
-    `row_of[k]` is the row of the matrix (1-based, row 0 is before training) that training task k fills;
-    `anchors` count as past from the start: scored in every row, never trained as a task.
+    task: what is trained. made_of: the names of the stream's tasks that its examples come from.
+    scored: the columns that are scored after it. past: the columns learned before, whose forgetting is watched meanwhile.
+    learned: the column whose own end this is; None where it is no single one's.
+    fresh: it begins with the start model, not where the stage before has ended.
+    tasks_at_once: tasks of the stream that it stands for, whose steps it takes.
+    """
+
+    task: Task
+    row: int
+    made_of: tuple[str, ...]
+    scored: tuple[int, ...]
+    past: tuple[int, ...] = ()
+    learned: int | None = None
+    fresh: bool = False
+    tasks_at_once: int = 1
+
+    def plain(self) -> dict[str, Any]:
+        """What a stream that grows must have in common with the one that it was, as JSON data."""
+        return {"task": self.task.name, "row": self.row, "made_of": list(self.made_of), "fresh": self.fresh}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Tasks, the columns of the matrix, in their order, and the stages in which they are learned.
+
+    anchors: tasks that count as past from the start: scored in every row, never trained as a task.
+    class_incremental: an answer is chosen among the answers of all tasks learned so far, not among those of its own task.
     """
 
     name: str
     tasks: tuple[Task, ...]
-    scored: tuple[Task, ...]
-    row_of: tuple[int, ...]
+    stages: tuple[Stage, ...]
     anchors: tuple[Task, ...] = ()
     regime: Regime = SEQUENTIAL
+    class_incremental: bool = False
 
     @property
-    def tasks_at_once(self) -> int:
-        """How many tasks of the stream one training task stands for; it takes the steps of them all."""
-        return len(self.scored) // max(1, len(self.tasks))
+    def all_tasks(self) -> tuple[Task, ...]:
+        """The tasks and the anchors."""
+        return *self.tasks, *self.anchors
 
     @property
     def classes(self) -> tuple[str, ...]:
         """All allowed answers of its tasks, in the order in which they are met."""
-        tasks = (*self.anchors, *self.scored)
-        return tuple(dict.fromkeys(choice for t in tasks for e in t.train for choice in e.choices or ()))
+        return answers_of((*self.anchors, *self.tasks))
+
+    def allowed(self, row: int) -> tuple[str, ...] | None:
+        """What an answer is chosen from once the tasks of so many rows are learned; None: each example's own choices."""
+        if not self.class_incremental:
+            return None
+        return answers_of((*self.anchors, *(self.tasks[:row] if row else self.tasks)))
+
+    def scored(self, row: int, only_seen: bool) -> tuple[int, ...]:
+        """The columns that a row asks for. only_seen: not those of tasks to come, which in a class-incremental stream
+        cannot even be named."""
+        every = tuple(range(len(self.tasks)))
+        columns = next((stage.scored for stage in self.stages if stage.row == row), every)
+        hidden = (only_seen or self.class_incremental) and self.regime.trained
+        return tuple(i for i in columns if i < row) if hidden else columns
+
+    def position(self, k: int) -> int:
+        """The stages before stage k since the start model was last begun with."""
+        return k - max((j for j in range(k + 1) if self.stages[j].fresh), default=0)
 
     @staticmethod
-    def of(name: str, tasks: Sequence[Task], anchors: Sequence[Task] = ()) -> Stream:
+    def of(name: str, tasks: Sequence[Task], anchors: Sequence[Task] = (), class_incremental: bool = False) -> Stream:
         """The plain stream: each task is trained once, in order, and fills its own row."""
-        tasks = tuple(tasks)
+        stages = [
+            Stage(
+                task=task,
+                row=i + 1,
+                made_of=(task.name,),
+                scored=tuple(range(len(tasks))),
+                past=tuple(range(i)),
+                learned=i,
+            )
+            for i, task in enumerate(tasks)
+        ]
         return Stream(
-            name=name, tasks=tasks, scored=tasks, row_of=tuple(range(1, len(tasks) + 1)), anchors=tuple(anchors)
+            name=name,
+            tasks=tuple(tasks),
+            stages=tuple(stages),
+            anchors=tuple(anchors),
+            class_incremental=class_incremental,
         )
+
+
+def answers_of(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """The allowed answers of some tasks, each once."""
+    return tuple(dict.fromkeys(choice for t in tasks for e in t.train for choice in e.choices or ()))
 
 
 @dataclass

@@ -33,9 +33,21 @@ from pin_cases import all_cases
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = ROOT / "tests" / "support" / "pin_child.py"
 BASE = "dc9a815"
-MEANT: dict[str, str] = {}
+MEANT: dict[str, str] = {
+    "record.schema_version": "schema 3",
+    "record.regime": "a regime says what it is",
+    "record.baseline": "whether an objective is a baseline is said by the record",
+    "record.units": "scorers own their words",
+    "record.higher_is_better": "scorers own their direction",
+    "record.stages": "a stream is a list of stages",
+    "record.config.evaluate.probes": "probes are a kind",
+    "summary.csv": "the column view is called regime",
+}
 """Path, or the beginning of one, that may differ -> why: a commit or a reason. `case: path` is of one case alone."""
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "record.curves": "record.probes.curves",
+    "record.view": "record.regime.name",
+}
 """Path in the base's results -> the same today. Of a path below `record.config` the cases of today are renamed too."""
 CLOCKS = ("compute_seconds", "wall_seconds", "peak_memory_bytes")
 SHOWN = 4

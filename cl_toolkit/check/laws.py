@@ -15,9 +15,10 @@ from cl_toolkit.check.runs import TASKS, Subject, Trajectory, find_subject
 from cl_toolkit.engine.torch_engine import trainable
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
-from cl_toolkit.runs import run as runner
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
+from cl_toolkit.runs.events import Event, Learned, Saved, TaskBegan
 from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy, overrides
 from cl_toolkit.types import Stream, Task
 
@@ -139,7 +140,7 @@ def boundary(subject: Subject) -> str:
         raise NotApplicable("it has no penalty on weights")
     Trajectory(run)
     run.model = adapters.begin_task(run.model, run.config.model.adapter, len(run.stream.tasks), 0)
-    view = run.view(run.stream.tasks[0], len(run.stream.tasks))
+    view = run.view(run.stream.tasks[0], len(run.stream.tasks), run.objective)
     run.model = run.strategy.before_task(run.model, view)
     weights = trainable(run.model)
     terms = run.strategy.penalty(weights)
@@ -183,18 +184,19 @@ def look_ahead(subject: Subject) -> str:
     run = subject.prepare(stream={"tasks": TASKS})
     tasks = [Guarded(name=t.name, train=t.train, valid=t.valid, test=t.test, scorer=t.scorer) for t in run.stream.tasks]
     run.stream = Stream.of("guarded", tasks)
-    original = runner.learn
 
-    def guarded(model, task, *rest):
-        Guarded.now = task.index
-        try:
-            return original(model, task, *rest)
-        finally:
+    def guard(event: Event) -> None:
+        if isinstance(event, TaskBegan):
+            Guarded.now = event.index
+        elif isinstance(event, Learned):
             Guarded.now = None
 
-    Guarded.seen = None
-    with mock.patch.object(runner, "learn", guarded):
+    Guarded.now, Guarded.seen = None, None
+    run.events.listeners.append(guard)
+    try:
         run.execute()
+    finally:
+        Guarded.now = None
     if Guarded.seen:
         raise Broken(Guarded.seen)
     return "three tasks under guard; no other split and no later task was touched"
@@ -204,7 +206,7 @@ def look_ahead(subject: Subject) -> str:
 def watching(subject: Subject) -> str:
     curve = {"schedule": "linear", "every": 1, "examples": 4}
     watched = subject.trajectory(evaluate={"forgetting_curve": curve})
-    return same(watched, subject.trajectory(), f"with {len(watched.record['curves'])} points watched")
+    return same(watched, subject.trajectory(), f"with {len(watched.record['probes']['curves'])} points watched")
 
 
 class Stop(Exception):
@@ -219,18 +221,16 @@ class Stop(Exception):
 def resumed(subject: Subject) -> str:
     whole = subject.trajectory(stream={"tasks": TASKS})
     run = subject.prepare(stream={"tasks": TASKS})
-    save = run.save
 
-    def save_then_stop(k: int) -> None:
-        save(k)
-        if k == 1:
+    def stop(event: Event) -> None:
+        if isinstance(event, Saved) and event.after == 2:
             raise Stop
 
-    run.save = save_then_stop
+    run.events.listeners.append(stop)
     with suppress(Stop):
         run.execute()
     try:
-        again = Trajectory(runner.Run(run.config, run.folder, None))
+        again = Trajectory(Run(run.config, run.folder, None))
     except UserError as error:
         raise Broken(f"the stopped run cannot go on: {error}") from error
     if again != whole:
@@ -255,16 +255,21 @@ def global_states() -> dict[str, object]:
     "otherwise no run can be repeated, and adding a part changes the others",
 )
 def seeds(subject: Subject) -> str:
-    original, drawn_from = runner.learn, []
+    drawn_from: list[str] = []
 
-    def watched(*args):
-        before = global_states()
-        model = original(*args)
-        drawn_from.extend(name for name, state in global_states().items() if state != before[name])
-        return model
+    def watched(seed: int) -> Trajectory:
+        run, before = subject.prepare(seed=seed), {}
 
-    with mock.patch.object(runner, "learn", watched):
-        first, again, other = (Trajectory(subject.prepare(seed=s)) for s in (1, 1, 2))
+        def watch(event: Event) -> None:
+            if isinstance(event, TaskBegan):
+                before.update(global_states())
+            elif isinstance(event, Learned):
+                drawn_from.extend(name for name, state in global_states().items() if state != before[name])
+
+        run.events.listeners.append(watch)
+        return Trajectory(run)
+
+    first, again, other = (watched(seed) for seed in (1, 1, 2))
     if drawn_from:
         raise Broken(f"it draws from the global generator of {drawn_from[0]}; use task.generator(self.name)")
     if first != again:
@@ -364,17 +369,19 @@ def ownership(subject: Subject) -> str:
 def frozen(subject: Subject) -> str:
     adapter = subject.adapter or {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}
     run = subject.prepare(model={"adapter": adapter})
-    original, moved = runner.learn, []
+    before: dict[str, torch.Tensor] = {}
+    moved: list[str] = []
 
-    def compare(model, *rest):
-        before = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
-        model = original(model, *rest)
-        after = dict(model.named_parameters())
-        moved.extend(n for n, value in before.items() if n in after and not torch.equal(after[n], value))
-        return model
+    def compare(event: Event) -> None:
+        if isinstance(event, TaskBegan):
+            before.clear()
+            before.update((n, p.detach().clone()) for n, p in run.model.named_parameters() if not p.requires_grad)
+        elif isinstance(event, Learned):
+            after = dict(run.model.named_parameters())
+            moved.extend(n for n, value in before.items() if n in after and not torch.equal(after[n], value))
 
-    with mock.patch.object(runner, "learn", compare):
-        run.execute()
+    run.events.listeners.append(compare)
+    run.execute()
     if moved:
         raise Broken(f"{moved[0]} is frozen and has moved")
     return "with an adapter, every frozen weight is bit-equal after two tasks"

@@ -136,15 +136,16 @@ def run(
     settings = load_run(config, overrides or [], method, order)
     folder = out or default_folder(settings)
     first = os.environ.get("RANK", "0") == "0"
+    from cl_toolkit.runs.events import Note
     from cl_toolkit.runs.run import execute
 
     with Progress([run_name(settings)] if first else []) as progress:
         name = run_name(settings)
 
-        def listen(row):
-            progress(name, row.get("fraction", -1), row["event"])
-            if row["event"] == "note":
-                progress.say(row["text"])
+        def listen(event):
+            progress(name, event.fraction, event.name)
+            if isinstance(event, Note):
+                progress.say(event.text)
 
         record = execute(settings, folder, listen)
     if first:
@@ -248,7 +249,7 @@ def show(
     codec = codec_of(settings, stream)
     for note in check_fit(codec, stream, settings):
         typer.secho(f"note: {note}", fg="yellow")
-    for task in stream.scored:
+    for task in stream.tasks:
         typer.secho(
             f"{task.name}: {len(task.train)} train, {len(task.valid)} valid, {len(task.test)} test; {task.scorer}",
             bold=True,

@@ -17,7 +17,7 @@ from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind, built_in, kind_class
 from cl_toolkit.models.sections import ModelSection, Prompt
-from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
+from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, Registry
 from cl_toolkit.strategy import Strategy
 
 
@@ -42,6 +42,14 @@ def config_of(cls: Any, where: str) -> type:
     if not isinstance(cls, type) or not isinstance(found, type) or not dataclasses.is_dataclass(found):
         raise UserError(f"{where}: {quoted(cls)}: expected a class with a dataclass Config in it")
     return found
+
+
+def component(registry: Registry, name: str, settings: Any, section: str, where: str) -> Component:
+    """What the registry knows by that name, with its settings."""
+    if not isinstance(settings, dict | None):
+        raise UserError(f"{where}: {section}: expected settings, got {quoted(settings)}")
+    config = config_of(registry.get(name, f"{where}: {section}"), f"{where}: {section}")
+    return Component(name=name, settings=typed(config, settings or {}, section, where))
 
 
 def strategies_of(named: Mapping[str, Any], instances: Mapping[str, Strategy], where: str) -> tuple[Component, ...]:
@@ -90,6 +98,7 @@ def build_run(
     model = typed(ModelSection, split_section(ModelSection, plain["model"])[0], "model", where)
     kind = kind_of(plain["model"], where)
 
+    evaluate = typed(Evaluate, plain["evaluate"], "evaluate", where)
     name = plain["objective"].get("name")
     objective_config = config_of(OBJECTIVES.get(name, f"{where}: objective.name"), f"{where}: objective.name")
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
@@ -110,7 +119,10 @@ def build_run(
         strategies=strategies_of(plain["strategies"], instances or {}, where),
         train=typed(Train, plain["train"], "train", where),
         engine=typed(EngineSection, plain["engine"], "engine", where),
-        evaluate=typed(Evaluate, plain["evaluate"], "evaluate", where),
+        evaluate=evaluate,
+        probes=tuple(
+            component(PROBES, name, s, f"evaluate.probes.{name}", where) for name, s in evaluate.probes.items()
+        ),
         checkpoint=typed(Checkpoint, plain["checkpoint"], "checkpoint", where),
         seed=typed(Seeds, seed, "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},

@@ -55,6 +55,7 @@ class RunConfig:
     train: Train
     engine: EngineSection
     evaluate: Evaluate
+    probes: tuple[Component, ...]
     checkpoint: Checkpoint
     seed: Seeds
     plain: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Views of a stream: a view of a stream is a stream."""
+"""Regimes: how the tasks of a stream become stages, in which they are learned."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cl_toolkit.errors import UserError, did_you_mean, quoted
-from cl_toolkit.types import SEQUENTIAL, Regime, Stream, Task, spread
+from cl_toolkit.types import SEQUENTIAL, Regime, Stage, Stream, Task, spread
 
 REGIMES = {
     regime.name: regime
@@ -40,27 +40,49 @@ def regime_of(view: str | None) -> Regime:
 def joint(stream: Stream) -> Stream:
     """All tasks at once from the start model, examples shuffled together: the usual upper bound. Each example is seen as
     often as in the sequential stream. Only the last row of the matrix is filled."""
-    union = Task(name="joint", train=tuple(e for task in stream.tasks for e in task.train), scorer="")
-    return replace(stream, tasks=(union,), row_of=(len(stream.scored),), regime=REGIMES["joint"])
+    union = together(stream.tasks, "joint")
+    stage = Stage(
+        task=union,
+        row=len(stream.tasks),
+        made_of=tuple(task.name for task in stream.tasks),
+        scored=tuple(range(len(stream.tasks))),
+        tasks_at_once=len(stream.tasks),
+    )
+    return replace(stream, stages=(stage,), regime=REGIMES["joint"])
 
 
 def cumulative(stream: Stream) -> Stream:
     """Each task together with all before it, going on from the model so far."""
-    tasks = tuple(
-        replace(task, train=tuple(e for earlier in stream.tasks[: i + 1] for e in earlier.train))
-        for i, task in enumerate(stream.tasks)
+    stages = []
+    for i, stage in enumerate(stream.stages):
+        seen = stream.tasks[: i + 1]
+        union = replace(together(seen, stage.task.name), valid=stage.task.valid, test=stage.task.test)
+        union = replace(union, scorer=stage.task.scorer)
+        stages.append(replace(stage, task=union, made_of=tuple(task.name for task in seen)))
+    return replace(stream, stages=tuple(stages), regime=REGIMES["cumulative"])
+
+
+def together(tasks: Sequence[Task], name: str) -> Task:
+    """The training examples of several tasks as one task, which is learned in one way."""
+    for task in tasks[1:]:
+        if task.objective != tasks[0].objective:
+            raise UserError(
+                f"stream.view: {tasks[0].name} and {task.name} have different objectives, which cannot be followed at once"
+            )
+    return Task(
+        name=name, train=tuple(e for task in tasks for e in task.train), scorer="", objective=tasks[0].objective
     )
-    return replace(stream, tasks=tasks, regime=REGIMES["cumulative"])
 
 
 def independent(stream: Stream) -> Stream:
     """Each task alone from the start model: what each could reach without the others."""
-    return replace(stream, regime=REGIMES["independent"])
+    stages = [replace(stage, scored=(i,), past=(), learned=None, fresh=True) for i, stage in enumerate(stream.stages)]
+    return replace(stream, stages=tuple(stages), regime=REGIMES["independent"])
 
 
 def start(stream: Stream) -> Stream:
     """The start model, scored and never trained."""
-    return replace(stream, tasks=(), row_of=(), regime=REGIMES["start"])
+    return replace(stream, stages=(), regime=REGIMES["start"])
 
 
 def order(stream: Stream, names: Sequence[str]) -> Stream:
@@ -71,7 +93,7 @@ def order(stream: Stream, names: Sequence[str]) -> Stream:
             raise UserError(f"stream.order: unknown task {quoted(name)}{did_you_mean(name, tasks)}")
     if sorted(names) != sorted(tasks):
         raise UserError(f"stream.order: expected each of {', '.join(tasks)} once, got {', '.join(names)}")
-    return Stream.of(stream.name, [tasks[name] for name in names], stream.anchors)
+    return Stream.of(stream.name, [tasks[name] for name in names], stream.anchors, stream.class_incremental)
 
 
 def limit(stream: Stream, train: int | None = None, valid: int | None = None, test: int | None = None) -> Stream:
@@ -82,7 +104,8 @@ def limit(stream: Stream, train: int | None = None, valid: int | None = None, te
             task, train=spread(task.train, train), valid=spread(task.valid, valid), test=spread(task.test, test)
         )
 
-    return Stream.of(stream.name, [cut(t) for t in stream.tasks], [cut(t) for t in stream.anchors])
+    tasks, anchors = [cut(t) for t in stream.tasks], [cut(t) for t in stream.anchors]
+    return Stream.of(stream.name, tasks, anchors, stream.class_incremental)
 
 
 VIEWS = {"joint": joint, "cumulative": cumulative, "independent": independent, "start": start}

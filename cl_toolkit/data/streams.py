@@ -46,6 +46,7 @@ def build_stream(config: RunConfig) -> Stream:
         section.name,
         read_tasks(builder, names, config.prompt, section.name),
         read_tasks(builder, section.anchors, config.prompt, section.name),
+        section.scenario == "class",
     )
     check_ids(stream)
     stream = views.limit(stream, section.limit.train, section.limit.valid, section.limit.test)
@@ -54,8 +55,8 @@ def build_stream(config: RunConfig) -> Stream:
     split = config.evaluate.split
     path = getattr(config.stream_settings, "path", None)
     place = f"stream.name: {section.name}" if path is None else f"stream.path: {path}"
-    for task in (*stream.scored, *stream.anchors):
-        if not task.train and task in stream.scored:
+    for task in stream.all_tasks:
+        if not task.train and task in stream.tasks:
             raise UserError(f"{place}: task {task.name}: has no training examples")
         scored = getattr(task, split)
         if not scored:
@@ -103,7 +104,7 @@ def check_example(example: Any, place: str) -> None:
 def check_ids(stream: Stream) -> None:
     """An example is found by its id, over all tasks and splits: its scorer, its tokens, its answers."""
     owner: dict[str, str] = {}
-    for task in (*stream.scored, *stream.anchors):
+    for task in stream.all_tasks:
         for split in ("train", "valid", "test"):
             here = f"task {task.name}, {split}"
             for example in getattr(task, split):
@@ -119,7 +120,7 @@ def overlap(stream: Stream, split: str = "test") -> dict[str, int]:
     """Task -> how many examples of its scored split also stand in its training data, with the same question and the same
     target; tasks without any are left out."""
     found = {}
-    for task in (*stream.scored, *stream.anchors):
+    for task in stream.all_tasks:
         trained = set(map(_content, task.train))
         count = sum(_content(example) in trained for example in getattr(task, split))
         if count:
@@ -129,7 +130,7 @@ def overlap(stream: Stream, split: str = "test") -> dict[str, int]:
 
 def overlap_lines(stream: Stream, split: str = "test") -> list[str]:
     """What `overlap` found, in words, a line per task."""
-    sizes = {task.name: len(getattr(task, split)) for task in (*stream.scored, *stream.anchors)}
+    sizes = {task.name: len(getattr(task, split)) for task in stream.all_tasks}
     return [
         f"{name}: {count} of {sizes[name]} {split} examples also stand in the training data"
         for name, count in overlap(stream, split).items()

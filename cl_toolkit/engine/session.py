@@ -4,6 +4,7 @@ gradient."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,13 @@ class Session:
 
     def _leave_forward(self, *_: object) -> None:
         self._inside -= 1
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """What is asked of the model inside is no cost of the method."""
+        forwards = self.forwards
+        yield
+        self.forwards = forwards
 
     def share(self, examples: Sequence[Example]) -> list[Example]:
         """This process's part of a batch."""

@@ -47,7 +47,7 @@ class Net(Kind):
         return ArrayCodec()
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
-        for task in (*stream.scored, *stream.anchors):
+        for task in stream.all_tasks:
             for example in task.train:
                 self.check_shape(task.name, example.x)
                 if not with_head and example.y >= self.num_classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cl_toolkit.engine.access import evaluating, unwrapped
@@ -37,7 +38,12 @@ def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], row
     prompts, length = [codec.ids(r.example)[0] for r in requests], requests[0].max_new_tokens
     uniforms = torch.stack([torch.rand(length, generator=generator_from(r.seed, r.example.id)) for r in requests])
     answers = generate(model, prompts, codec, length, uniforms)
-    return [Reply(codec.said(a), tuple(a), cut=not codec.ended(a)) for a in answers]
+    likely = _likely(
+        codec, model, [Logprobs(r.example, tuple(a)) for r, a in zip(requests, answers, strict=True)], rows
+    )
+    return [
+        replace(reply, text=codec.said(a), cut=not codec.ended(a)) for reply, a in zip(likely, answers, strict=True)
+    ]
 
 
 def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Tensor]:
@@ -109,7 +115,7 @@ def _class_logprob(request: Logprobs, row: Tensor, classes: Sequence[str]) -> Re
 def _class_sample(request: Sample, row: Tensor, classes: Sequence[str]) -> Reply:
     u = torch.rand(1, generator=generator_from(request.seed, request.example.id))
     index = int(torch.searchsorted(row.float().softmax(0).cumsum(0).cpu(), u, right=True).clamp(max=len(classes) - 1))
-    return Reply(classes[index], (index,))
+    return Reply(classes[index], (index,), (float(row.float().log_softmax(0)[index]),))
 
 
 CLASSIFIED: dict[type, Callable] = {

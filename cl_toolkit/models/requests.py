@@ -66,7 +66,8 @@ class Logprobs:
 
 @dataclass(frozen=True)
 class Sample:
-    """An answer drawn from the model's own distribution, at most so many tokens, with random numbers from `seed`."""
+    """An answer drawn from the model's own distribution, at most so many tokens, with random numbers from `seed`; the reply has
+    its tokens' log-probabilities."""
 
     example: Example
     max_new_tokens: int

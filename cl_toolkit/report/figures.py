@@ -238,7 +238,8 @@ def _line(axes, lags: np.ndarray, values: np.ndarray, look: Look):
 def _curve(runs: Sequence[Record], task: str) -> tuple[np.ndarray, np.ndarray]:
     """(lags, values (runs, lags)) of one task, at the lags that every run with a curve has."""
     series = [
-        {c["lag"]: c["value"] for c in r.get("curves") or () if c["scored"] == task and _lag(c) >= 0} for r in runs
+        {c["lag"]: c["value"] for c in r["probes"].get("curves", ()) if c["scored"] == task and _lag(c) >= 0}
+        for r in runs
     ]
     series = [s for s in series if s]
     lags = sorted(set.intersection(*(set(s) for s in series))) if series else []
@@ -282,7 +283,7 @@ def _guessing(axes, record: Record, task: str, starts: Mapping[str, float]) -> N
 def _next_tasks(record: Record, task: str) -> dict[str, float]:
     """Task trained later -> lag at which its training began: the last lag seen under the one before."""
     ends: dict[str, float] = {}
-    for point in record.get("curves") or ():
+    for point in record["probes"].get("curves", ()):
         if point["scored"] == task and _lag(point) >= 0:
             ends[point["trained"]] = max(_lag(point), ends.get(point["trained"], 0))
     names = sorted(ends, key=ends.__getitem__)

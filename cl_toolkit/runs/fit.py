@@ -28,12 +28,12 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
             found["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
         return found
 
-    return codec.check((*stream.scored, *stream.anchors), config.evaluate.split, limits)
+    return codec.check(stream.all_tasks, config.evaluate.split, limits)
 
 
 def check_choices(stream: Stream, config: RunConfig) -> None:
     """Who chooses must have something to choose from."""
-    for task in (*stream.scored, *stream.anchors):
+    for task in stream.all_tasks:
         chooses = as_scorer(SCORERS.get(task.scorer, f"task {task.name}: scorer")).reads == "choices"
         closed = all(e.choices is not None for e in (*task.train, *getattr(task, config.evaluate.split)))
         if chooses and not closed:

@@ -40,7 +40,7 @@ def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None
 def shared_parts(config: RunConfig, stream: Stream) -> dict[str, Any]:
     """`data` and `model`: the parts that take reading, and are the same for all runs on one stream and start model."""
     return {
-        "data": {task.name: task_hash(task) for task in (*stream.scored, *stream.anchors)},
+        "data": {task.name: task_hash(task) for task in stream.all_tasks},
         "model": model_identity(config.kind),
     }
 
@@ -60,7 +60,7 @@ def components(config: RunConfig, stream: Stream) -> dict[str, Source]:
         own = isinstance(component.settings, Strategy)
         source = object_source(type(component.settings)) if own else STRATEGIES.source(component.name)
         found[f"strategies.{component.name}"] = source
-    for task in (*stream.scored, *stream.anchors):
+    for task in stream.all_tasks:
         found[f"scorer of {task.name}"] = SCORERS.source(task.scorer)
     if isinstance(config.engine.deepspeed, str):
         found["engine.deepspeed"] = file_source(Path(config.engine.deepspeed))

@@ -5,9 +5,10 @@ Keys: schema_version, status (running | finished | failed), error, name, method,
 tasks (T names in trained order), chance, scorers, units
 and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `measure.metrics`,
-curves (see probes.curves), losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
+losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
-truncated_prompts.
+truncated_prompts. probes: name -> rows, those of the forgetting curves as `curves` (see `measure.probes`). stages: see
+`types.Stage`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.errors import UserError
+from cl_toolkit.measure.metrics import NOT_EVALUATED
+from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs import checkpoint
+from cl_toolkit.runs.cost import fresh_cost
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
-    from cl_toolkit.measure.evaluate import Scored
+    from cl_toolkit.engine.session import Session
+    from cl_toolkit.measure.exam import Scored
+    from cl_toolkit.models.sections import Adapter
+    from cl_toolkit.runs.run import Run
 
 SCHEMA_VERSION = 3
 PLACE = ("name", "checkpoint", "train.num_threads", "engine.device", "evaluate.batch_size")
@@ -159,20 +167,129 @@ def comparable(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def write_answers(folder: Path, row: int, found: Mapping[str, Sequence[Scored]]) -> tuple[str, str]:
-    """What the model said when a row of the matrix was filled: `folder/answers/row-<row>.jsonl`. Returns its name and the
-    checksum that the record keeps."""
-    lines = [
+def answer_lines(scored: Sequence[Scored]) -> list[str]:
+    """What the model said, a line of JSON per example."""
+    return [
         json.dumps(
             {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
              "answer": s.answer, "score": s.score},
             ensure_ascii=False,
         )
-        for scored in found.values()
         for s in scored
     ]  # fmt: skip
+
+
+def write_answers(folder: Path, row: int, lines: Sequence[str]) -> tuple[str, str]:
+    """What was said when a row of the matrix was filled: `folder/answers/row-<row>.jsonl`. Returns its name and the checksum
+    that the record keeps."""
     text = "\n".join(lines) + "\n"
     path = folder / "answers" / f"row-{row}.jsonl"
     path.parent.mkdir(exist_ok=True)
     checkpoint.write_text(path, text)
     return path.name, hashlib.sha256(text.encode()).hexdigest()
+
+
+# rows ---------------------------------------------------------------------------------------------------------------
+
+CELLS = ("matrix", "chance", "cut_answers")
+"""Keys with a row per row of the matrix and a column per task."""
+COLUMNS = ("tasks", "majority", "scorers", "units", "higher_is_better", "examples_scored")
+"""Keys with an entry per task."""
+AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
+"""What becomes of an adapter when its task is over, by its life cycle."""
+
+
+def fresh_record(run: Run) -> dict[str, Any]:
+    """The record of a run that has not begun."""
+    config, stream, engine = run.config, run.stream, run.engine
+    exams, columns = [run.exams[task.name] for task in stream.tasks], len(stream.tasks)
+
+    def empty(width: int) -> list[list[Any]]:
+        return [[NOT_EVALUATED] * width for _ in range(columns + 1)]
+
+    return {
+        **head(config, "running"),
+        "provenance": {
+            **provenance(engine.device, config.train.num_threads, engine.processes.world),
+            "engine": engine.name,
+            "model_hash": fingerprint(run.model),
+        },
+        "identity": run.identity,
+        "baseline": run.objective.is_baseline,
+        "scoring_dtype": str(scoring_dtype(run.model)).removeprefix("torch."),
+        "tasks": [exam.name for exam in exams],
+        "stages": [stage.plain() for stage in stream.stages],
+        "chance": empty(columns),
+        "majority": [exam.majority() for exam in exams],
+        "cut_answers": empty(columns),
+        "notes": run.notes,
+        "answers": {},
+        "scorers": [exam.task.scorer for exam in exams],
+        "units": [exam.scorer.unit for exam in exams],
+        "higher_is_better": [exam.scorer.higher_is_better for exam in exams],
+        "examples_scored": [len(exam.examples) for exam in exams],
+        "matrix": empty(columns),
+        "anchors": [task.name for task in stream.anchors],
+        "anchor_matrix": empty(len(stream.anchors)),
+        "metrics": {},
+        "undefined": {},
+        "probes": {name: [] for name in run.probes},
+        "losses": [],
+        "adapters": [],
+        "cost": fresh_cost(engine.device),
+        "truncated_prompts": 0,
+    }
+
+
+def add_row(record: dict[str, Any], row: int, scored: Sequence[Mapping[str, Any]]) -> None:
+    """Fill the cells of a row of the matrix from `Matrix.read`."""
+    for cell in scored:
+        if cell["task"] in record["anchors"]:
+            record["anchor_matrix"][row][record["anchors"].index(cell["task"])] = cell["score"]
+            continue
+        column = record["tasks"].index(cell["task"])
+        record["matrix"][row][column] = cell["score"]
+        record["cut_answers"][row][column] = cell["cut"]
+        if cell["chance"] is not None:
+            record["chance"][row][column] = cell["chance"]
+
+
+def add_losses(record: dict[str, Any], task: str, session: Session) -> dict[str, Any]:
+    """The losses of a session's last step; returns the row."""
+    norm = session.grad_norm
+    row = {
+        "task": task,
+        "step": session.step_number,
+        "learning_rate": session.learning_rate,
+        "grad_norm": None if norm is None else float(norm),
+        "terms": session.losses,
+    }
+    record["losses"].append(row)
+    return row
+
+
+def add_stage(
+    record: dict[str, Any],
+    task: str,
+    adapter: Adapter | None,
+    loaded: Mapping[str, int],
+    counted: Mapping[str, int],
+    started: int,
+    merge_error: float | None,
+) -> None:
+    """What was trained in a stage. loaded: the adapters at its beginning, with their weights. counted: parameters, trained and
+    in all. started: steps of the run before it."""
+    cost = record["cost"]
+    cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
+    record["adapters"].append(
+        {
+            "task": task,
+            "loaded": dict(loaded),
+            "trained": list(loaded)[-1] if adapter else "all weights",
+            "frozen": list(loaded)[:-1],
+            "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
+            "merge_error": merge_error,
+            **counted,
+            "steps": cost["steps"] - started,
+        }
+    )

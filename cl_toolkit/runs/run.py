@@ -1,4 +1,4 @@
-"""One run: the only place that knows everybody."""
+"""One run: the sequence of its stages."""
 
 from __future__ import annotations
 
@@ -6,58 +6,72 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cl_toolkit.config.schema import RunConfig
-from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.data.streams import build_stream
-from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
-from cl_toolkit.measure.evaluate import Evaluator, chance_of, majority, score_of, scorer_of
-from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
-from cl_toolkit.measure.probes.curves import ForgettingCurves
+from cl_toolkit.measure.answers import Answers
+from cl_toolkit.measure.exam import Exam
+from cl_toolkit.measure.matrix import Matrix
+from cl_toolkit.measure.metrics import explain
+from cl_toolkit.measure.probe import Moment, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
-from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.registry import OBJECTIVES, STRATEGIES, made
-from cl_toolkit.runs import checkpoint, state
-from cl_toolkit.runs.cost import Meter, fresh_cost, peak_memory
-from cl_toolkit.runs.events import Events, Listener
+from cl_toolkit.runs import checkpoint, events, growth, resume, state
+from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, codec_of
-from cl_toolkit.runs.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.record import head, now, provenance, stored_record, write_answers
+from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, find_stores
+from cl_toolkit.runs.record import (
+    add_losses,
+    add_row,
+    add_stage,
+    answer_lines,
+    fresh_record,
+    now,
+    stored_record,
+    write_answers,
+)
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.seeds import seed_from
-from cl_toolkit.strategy import Compose, Composed, Strategy
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.types import Example, Stream, Task
+from cl_toolkit.types import Example, Stage, Stream, Task
 
-AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.engine.session import Session
+    from cl_toolkit.objective import Objective
+
 PROBED, LOOKED_AT = 4, 64
 """Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
 
 
 def execute(
-    config: RunConfig, folder: Path, listener: Listener | None = None, expected: Mapping[str, Any] | None = None
+    config: RunConfig,
+    folder: Path,
+    listener: events.Listener | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
 
     A finished run in `folder` with the same identity is returned as it is; an unfinished one goes on after its last
-    finished task. Raises UserError where the folder holds another run, or another process is at work in it. expected: the
-    identity under which a comparison began; where it no longer holds the run is refused, since it would be another one.
+    finished task, and one on the first tasks of this stream goes on with the others. Raises UserError where the folder holds
+    another run, or another process is at work in it. expected: the identity under which a comparison began; where it no
+    longer holds the run is refused, since it would be another one.
     """
     first = int(os.environ.get("RANK", "0")) == 0
 
     def said(text: str) -> None:
         if listener is not None:
-            listener({"event": "note", "text": text})
+            listener(events.Note(text=text))
 
     threads = torch.get_num_threads()
     config.kind.check(config.model.adapter, config.frozen_base)
@@ -69,33 +83,15 @@ def execute(
         with locked(folder) if first else nullcontext():
             stored = stored_record(folder, said, first)
             if stored is not None:
-                if why := changed(stored, config.plain, parts):
+                if why := growth.obstacle(stored, folder, config, stream, parts):
                     raise UserError(f"{folder}: holds another run ({why}); choose another --out or move it away")
-                if stored["status"] == "finished":
+                if stored["status"] == "finished" and changed(stored, config.plain, parts) is None:
                     return stored
             if first:
                 checkpoint.clear_litter(folder)
             return Run(config, folder, listener, stream, parts).execute()
     finally:
         torch.set_num_threads(threads)
-
-
-def build_strategy(config: RunConfig) -> Strategy:
-    """The run's strategies as one."""
-    parts = []
-    for component in config.strategies:
-        if isinstance(component.settings, Strategy):
-            part = type(component.settings)(component.settings.config)
-        else:
-            part = made(
-                STRATEGIES.get(component.name, "strategies"), component.settings, f"strategies.{component.name}"
-            )
-        # of `file.py:Class` the class: no draw depends on where a file lies
-        part.name = component.name.rpartition(":")[2]
-        if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
-            watched(part, STRATEGY, f"strategies.{component.name}")
-        parts.append(part)
-    return Compose(*parts)
 
 
 class Run:
@@ -105,7 +101,7 @@ class Run:
         self,
         config: RunConfig,
         folder: Path,
-        listener: Listener | None = None,
+        listener: events.Listener | None = None,
         stream: Stream | None = None,
         parts: dict[str, Any] | None = None,
     ):
@@ -118,125 +114,84 @@ class Run:
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
         self.engine.processes.barrier()
-        self.events = Events(folder / "events.jsonl" if self.writes else None, listener if self.writes else None)
-        self.objective = made(
-            OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
-        )
-        self.objective.name = config.objective.name
-        if OBJECTIVES.source(config.objective.name) is not None:
-            watched(self.objective, OBJECTIVE, "objective.name")
+        self.events = events.Events(*([events.Log(folder / "events.jsonl"), listener] if self.writes else []))
+        self.objective = build_objective(config.objective)
         self.strategy = build_strategy(config)
         self.codec = codec_of(config, self.stream)
         self.notes = check_fit(self.codec, self.stream, config)
         self.model = self.load_model()
-        self.evaluator = Evaluator(
-            self.codec,
-            split=config.evaluate.split,
-            batch_size=config.evaluate.batch_size,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            processes=self.engine.processes,
-        )
-        self.curves = ForgettingCurves(config.evaluate.forgetting_curve, self.evaluator, config.evaluate.limit)
+        self.answers = Answers(self.codec, config.evaluate.batch_size, self.engine.processes)
+        self.exams = {task.name: Exam.of(task, config.evaluate) for task in self.stream.all_tasks}
+        self.matrix, self.probes = Matrix(), build_probes(config)
         self.start_parameters = sum(p.numel() for p in self.model.parameters())
         self.start_names = frozenset(self.model.state_dict())
         self.ever_trained: set[str] = set()
-        self.adopt(self.fresh_record())
-        self.done = 0
+        self.adopt(fresh_record(self))
+        self.tasks_done = 0
 
     def adopt(self, record: dict[str, Any]) -> None:
         """Go on with this record."""
         self.record = record
         self.meter = Meter(record["cost"], self.engine.device)
 
-    def load_model(self):
-        seed = self.config.seed.init
-        model = start_model(self.config.kind, seed, self.config.frozen_base, self.stream.classes)
+    def load_model(self) -> nn.Module:
+        """The start model, on the device."""
+        config, seed = self.config, self.config.seed.init
+        model = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
-        model.scoring_dtype = torch.bfloat16 if self.config.train.bf16 else None
+        model.scoring_dtype = torch.bfloat16 if config.train.bf16 else None
         return model
 
-    def fresh_record(self) -> dict[str, Any]:
-        config, stream = self.config, self.stream
-        columns = len(stream.scored)
-        return {
-            **head(config, "running"),
-            "provenance": {
-                **provenance(self.engine.device, config.train.num_threads, self.engine.processes.world),
-                "engine": self.engine.name,
-                "model_hash": fingerprint(self.model),
-            },
-            "identity": self.identity,
-            "baseline": self.objective.is_baseline,
-            "scoring_dtype": str(scoring_dtype(self.model)).removeprefix("torch."),
-            "tasks": [t.name for t in stream.scored],
-            "chance": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
-            "majority": [majority(self.scored_on(t)) for t in stream.scored],
-            "cut_answers": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
-            "notes": self.notes,
-            "answers": {},
-            "scorers": [t.scorer for t in stream.scored],
-            "units": [scorer_of(t).unit for t in stream.scored],
-            "higher_is_better": [scorer_of(t).higher_is_better for t in stream.scored],
-            "examples_scored": [len(self.scored_on(t)) for t in stream.scored],
-            "matrix": [[NOT_EVALUATED] * columns for _ in range(columns + 1)],
-            "anchors": [t.name for t in stream.anchors],
-            "anchor_matrix": [[NOT_EVALUATED] * len(stream.anchors) for _ in range(columns + 1)],
-            "metrics": {},
-            "undefined": {},
-            "curves": [],
-            "losses": [],
-            "adapters": [],
-            "cost": fresh_cost(self.engine.device),
-            "truncated_prompts": 0,
-        }
-
-    # the run ------------------------------------------------------------------------------------------------------
+    # the sequence -------------------------------------------------------------------------------------------------
 
     def execute(self) -> dict[str, Any]:
-        self.events("start", fraction=0.0)
+        """All stages that are not done yet."""
+        self.events(events.Started(method=self.config.method, seed=self.config.plain["seed"], config=self.config.plain))
         for note in self.notes:
-            self.events("note", text=note)
-        if state.restore(self):
-            self.events("resumed", after=self.done)
+            self.events(events.Note(text=note))
+        if resume.restore(self):
+            self.events(events.Resumed(after=self.tasks_done))
         else:
             for i, anchor in enumerate(self.stream.anchors):
                 if anchor.train:
-                    self.model = self.strategy.after_task(self.model, self.view(anchor, i - len(self.stream.anchors)))
+                    view = self.view(anchor, i - len(self.stream.anchors), self.objective)
+                    self.model = self.strategy.after_task(self.model, view)
             self.fill_row(0)
-        for k in range(self.done, len(self.stream.tasks)):
-            if self.stream.regime.restarts and k > 0:
+        for k in range(self.tasks_done, len(self.stream.stages)):
+            stage = self.stream.stages[k]
+            if stage.fresh and k > 0:
                 self.model = self.load_model()
-            self.train_task(k)
-            self.check_weights(self.stream.tasks[k])
-            self.fill_row(self.stream.row_of[k])
-            self.done = k + 1
+            self.train(stage, k)
+            self.check_weights(stage.task)
+            self.fill_row(stage.row, stage)
+            self.tasks_done = k + 1
             self.save(k)
+            self.events(
+                events.TaskEnded(
+                    task=stage.task.name, index=k, step=self.record["cost"]["steps"], cost=self.record["cost"]
+                )
+            )
         if not self.stream.regime.trained:
             for row in range(1, len(self.record["matrix"])):
                 for key in ("matrix", "chance", "cut_answers", "anchor_matrix"):
                     self.record[key][row] = list(self.record[key][0])
         return self.finish()
 
-    def train_task(self, k: int) -> None:
-        task, adapter, cost = self.stream.tasks[k], self.config.model.adapter, self.record["cost"]
-        position = 0 if self.stream.regime.restarts else k
-        self.model = adapters.begin_task(self.model, adapter, position, self.config.seed.init)
+    def train(self, stage: Stage, k: int) -> None:
+        """Learn what a stage trains; its adapter and its costs go into the record."""
+        task, adapter, cost = stage.task, self.config.model.adapter, self.record["cost"]
+        self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init)
         self.model.to(self.engine.device)
-        self.evaluator.choices = self.choices_after(self.stream.row_of[k])
-        loaded = adapters.loaded(self.model)
+        loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
-        past = [] if self.stream.regime.undefined else list(self.stream.scored[: self.stream.row_of[k] - 1])
-        start_step, rollouts = cost["steps"], self.objective.rollouts
-        total = len(self.stream.tasks)
+        objective, rollouts = self.objective, self.objective.rollouts
 
-        def watch(session) -> None:
+        def watch(session: Session) -> None:
             cost["steps"] += 1
-            if session.step_number % self.config.train.logging_steps == 0 or session.step_number == 1:
-                self.log_losses(task, session)
-                done = (k + session.step_number / session.steps) / total
-                self.events("step", task=task.name, step=cost["steps"], fraction=0.98 * done)
-            with self.meter.clock("curves"):
-                self.curves.watch(session, task.name, past, cost["steps"], cost["examples"] + session.examples_seen)
+            self.log(session, stage, k)
+            seen = cost["examples"] + session.examples_seen
+            with self.meter.clock("curves"), session.unwatched():
+                self.look(self.moment("step", stage, cost["steps"], seen), session.model)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
@@ -246,26 +201,17 @@ class Run:
         with self.meter.clock("train"), torch.random.fork_rng():
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
-            self.model = learn(self.model, self.view(task, k), self.objective, self.strategy, self.engine, watch)
+            view = self.view(task, k, objective, stage.tasks_at_once)
+            self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
+            self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
+            self.events(events.Learned(task=task.name, index=k))
             merge_error = self.end_adapter(task)
-        sampled = {"rollouts": self.objective.rollouts - rollouts}
+        sampled = {"rollouts": objective.rollouts - rollouts}
         cost["rollouts"] += int(self.engine.processes.sum(sampled)["rollouts"])
-        cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
-        extra = counted["all_parameters"] - self.start_parameters + self.objective.extra_parameters
-        extra += self.strategy.extra_parameters
+        extra = counted["all_parameters"] - self.start_parameters
+        extra += objective.extra_parameters + self.strategy.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
-        self.record["adapters"].append(
-            {
-                "task": task.name,
-                "loaded": loaded,
-                "trained": list(loaded)[-1] if adapter else "all weights",
-                "frozen": list(loaded)[:-1],
-                "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
-                "merge_error": merge_error,
-                **counted,
-                "steps": cost["steps"] - start_step,
-            }
-        )
+        add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error)
 
     def end_adapter(self, task: Task) -> float | None:
         """The adapter's life cycle at a task's end; how far merging moved a logit, None where nothing is merged."""
@@ -277,98 +223,103 @@ class Run:
         self.model, moved = adapters.merged_with_error(self.model, adapter, inputs)
         return moved
 
-    def view(self, task: Task, index: int) -> TaskView:
-        """What the strategies get to see."""
+    def view(self, task: Task, index: int, objective: Objective, tasks_at_once: int = 1) -> TaskView:
+        """What strategies and objective get to see."""
         train, seed = self.config.train, self.config.seed
         return TaskView(
             name=task.name,
             index=index,
             examples=task.train,
-            objective=self.objective,
+            objective=objective,
             codec=self.codec,
             score=self.score_by_own_task(),
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
-            max_steps=train.max_steps * self.stream.tasks_at_once,
+            max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
 
     def score_by_own_task(self):
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
         is better."""
-        tasks = (*self.stream.scored, *self.stream.anchors)
-        scorers = {e.id: (t.name, t.scorer, scorer_of(t)) for t in tasks for e in t.train}
+        owners = {e.id: self.exams[t.name] for t in self.stream.all_tasks for e in t.train}
 
         def reward(example: Example, answer: str) -> float:
-            found = scorers[example.id]
-            return score(*found, example, answer) * (1 if found[2].higher_is_better else -1)
+            exam = owners[example.id]
+            value = score(exam.name, exam.task.scorer, exam.scorer, example, answer)
+            return value * (1 if exam.scorer.higher_is_better else -1)
 
         return reward
 
-    def choices_after(self, row: int) -> tuple[str, ...] | None:
-        """What an answer is chosen from once the tasks of so many rows are learned: in a class-incremental stream the choices
-        of them all; None: each example's own."""
-        if self.config.stream.scenario == "task":
-            return None
-        seen = (*self.stream.anchors, *(self.stream.scored[:row] if row else self.stream.scored))
-        return tuple(dict.fromkeys(choice for t in seen for e in t.train for choice in e.choices))
+    # what is asked ------------------------------------------------------------------------------------------------
 
-    # scores -------------------------------------------------------------------------------------------------------
-
-    def scored_on(self, task: Task) -> tuple[Example, ...]:
-        return self.evaluator.examples(task, self.config.evaluate.limit)
-
-    @property
-    def only_seen(self) -> bool:
-        """Whether a row leaves out the tasks to come; of a class-incremental stream their classes cannot be named yet."""
-        return self.config.evaluate.tasks == "seen" or self.config.stream.scenario == "class"
-
-    def fill_row(self, row: int) -> None:
-        """Score the tasks that this row of the matrix asks for; keep the answers."""
-        scored_tasks, anchors = list(self.stream.scored), list(self.stream.anchors)
-        if self.stream.regime.restarts and row > 0:
-            wanted, anchors = [scored_tasks[row - 1]], []
-        elif self.only_seen and self.stream.regime.trained:
-            wanted = scored_tasks[:row]
-        else:
-            wanted = scored_tasks
-        self.evaluator.choices = self.choices_after(row)
-        with self.meter.clock("evaluate"):
-            found = self.evaluator(self.model, [*wanted, *anchors], self.config.evaluate.limit)
-        for i, task in enumerate(scored_tasks):
-            if task.name in found:
-                self.record["matrix"][row][i] = score_of(task, found[task.name])
-                if (level := chance_of(found[task.name])) is not None:
-                    self.record["chance"][row][i] = level
-                self.record["cut_answers"][row][i] = sum(s.cut for s in found[task.name])
-        for i, task in enumerate(anchors):
-            self.record["anchor_matrix"][row][i] = score_of(task, found[task.name])
-        if row and not self.stream.regime.undefined:
-            task = scored_tasks[row - 1]
-            cost = self.record["cost"]
-            self.curves.learned(task, cost["steps"], cost["examples"], found[task.name])
-        if self.writes:
-            name, checksum = write_answers(self.folder, row, found)
-            self.record["answers"][name] = checksum
-        self.events("scored", row=row, scores={t.name: score_of(t, found[t.name]) for t in [*wanted, *anchors]})
-
-    def log_losses(self, task: Task, session) -> None:
-        norm = session.grad_norm
-        self.record["losses"].append(
-            {
-                "task": task.name,
-                "step": session.step_number,
-                "learning_rate": session.learning_rate,
-                "grad_norm": None if norm is None else float(norm),
-                "terms": session.losses,
-            }
+    def moment(self, kind: str, stage: Stage | None, step: int, examples_seen: int) -> Moment:
+        """Now, as probes see it."""
+        names = [task.name for task in self.stream.tasks]
+        row = 0 if stage is None else stage.row
+        columns = self.stream.scored(row, self.config.evaluate.tasks == "seen")
+        fresh = stage is not None and stage.fresh
+        return Moment(
+            kind=kind,
+            task="" if stage is None else stage.task.name,
+            row=row,
+            step=step,
+            examples_seen=examples_seen,
+            exams=self.exams,
+            scored=(*(names[i] for i in columns), *(() if fresh else (a.name for a in self.stream.anchors))),
+            past=() if stage is None else tuple(names[i] for i in stage.past),
+            learned=None if stage is None or stage.learned is None else names[stage.learned],
+            allowed=self.stream.allowed(row),
         )
 
+    def look(self, moment: Moment, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        """The matrix and the probes look, those that are due; rows of the probes go into the record."""
+        found = look(self.answers, model, {"": self.matrix, **self.probes}, moment)
+        for name, rows in found.items():
+            if name and rows:
+                self.record["probes"][name].extend(rows)
+                self.events(events.Measured(probe=name, step=moment.step, rows=rows))
+        return found
+
+    def fill_row(self, row: int, stage: Stage | None = None) -> None:
+        """Score the tasks that a row of the matrix asks for; keep the answers."""
+        cost = self.record["cost"]
+        moment = self.moment("start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
+        with self.meter.clock("evaluate"):
+            rows = self.look(moment, self.model)[""]
+        add_row(self.record, row, rows)
+        if self.writes:
+            lines = [line for scored in self.matrix.found.values() for line in answer_lines(scored)]
+            name, checksum = write_answers(self.folder, row, lines)
+            self.record["answers"][name] = checksum
+        self.events(events.Scored(row=row, step=cost["steps"], scores={r["task"]: r["score"] for r in rows}))
+
+    def log(self, session: Session, stage: Stage, k: int) -> None:
+        """A step's losses, where it is logged."""
+        if session.step_number % self.config.train.logging_steps and session.step_number != 1:
+            return
+        row = add_losses(self.record, stage.task.name, session)
+        done = (k + session.step_number / session.steps) / len(self.stream.stages)
+        self.events(
+            events.Stepped(
+                task=stage.task.name,
+                step=self.record["cost"]["steps"],
+                losses=row["terms"],
+                learning_rate=row["learning_rate"],
+                grad_norm=row["grad_norm"],
+                seconds=self.record["cost"]["compute_seconds"]["train"],
+                fraction=0.98 * done,
+            )
+        )
+
+    # the end ------------------------------------------------------------------------------------------------------
+
     def save(self, k: int) -> None:
-        """A checkpoint after task k, on disk before anybody goes on."""
+        """A checkpoint after stage k, on disk before anybody goes on."""
         if self.writes:
             state.save(self, k)
         self.engine.processes.barrier()
+        self.events(events.Saved(after=k + 1))
 
     def check_weights(self, task: Task) -> None:
         """Nothing is scored or kept that is no longer a number."""
@@ -378,25 +329,18 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Metrics, costs, the record on disk."""
-        record = self.record
-        record["curves"] = self.curves.rows
+        record, cost = self.record, self.record["cost"]
         record["metrics"], record["undefined"] = explain(record["matrix"], record["higher_is_better"])
         if why := self.stream.regime.undefined:
             record["undefined"] = dict.fromkeys(record["undefined"], why)
         stores = list(find_stores(self.strategy))
-        record["cost"]["stored_examples"] = sum(map(len, stores))
-        record["cost"]["stored_bytes"] = sum(store.nbytes() for store in stores)
-        record["cost"]["peak_memory_bytes"] = peak_memory(self.engine.device)
+        cost["stored_examples"] = sum(map(len, stores))
+        cost["stored_bytes"] = sum(store.nbytes() for store in stores)
+        cost["peak_memory_bytes"] = peak_memory(self.engine.device)
         record["truncated_prompts"] = len(self.codec.truncated_ids)
         record["provenance"]["finished"] = now()
         record["status"] = "finished"
         if self.writes:
             checkpoint.write_checked(self.folder / "record.json", record)
-        self.events("finished", fraction=1.0, acc=record["metrics"]["acc"])
+        self.events(events.Finished(metrics=record["metrics"], cost=cost))
         return record
-
-
-def find_stores(strategy: Strategy) -> list[ExampleStore]:
-    """The example stores that strategies hold: what they keep is measured, not declared."""
-    parts = strategy.parts if isinstance(strategy, Composed) else (strategy,)
-    return [value for part in parts for value in vars(part).values() if isinstance(value, ExampleStore)]

@@ -1,13 +1,13 @@
-"""Stop anywhere, go on: what a run keeps after each task, and how it takes it back."""
+"""What a run keeps after each stage, and how it takes it back."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.runs import checkpoint
-from cl_toolkit.runs.identity import changed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,59 +24,49 @@ def saved_weights(run: Run, model: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in state.items() if n in run.ever_trained or adapters.plain_name(n) not in run.start_names}
 
 
+def place_of(run: Run, done: int) -> Path:
+    """Where the checkpoint after so many stages lies."""
+    return run.folder / "checkpoints" / f"task-{done}"
+
+
 def save(run: Run, k: int) -> None:
-    """A checkpoint after task k; older ones go when it is on the disk."""
-    folder = run.folder / "checkpoints"
+    """A checkpoint after stage k; older ones go when it is on the disk."""
     state = {
-        "done": run.done,
+        "done": run.tasks_done,
         "record": run.record,
-        "curves": {"rows": run.curves.rows, "ends": run.curves.ends},
+        "probes": {name: probe.state() for name, probe in run.probes.items()},
         "truncated": sorted(run.codec.truncated_ids),
         "ever_trained": sorted(run.ever_trained),
         "trained": sorted(name for name, weight in run.model.named_parameters() if weight.requires_grad),
         "strategy": run.strategy.state(),
     }
-    checkpoint.save(folder / f"task-{k + 1}", state, saved_weights(run, run.model))
+    here = place_of(run, k + 1)
+    checkpoint.save(here, state, saved_weights(run, run.model))
     if run.config.checkpoint.keep == "last":
-        for older in folder.glob("task-*"):
-            if older.name != f"task-{k + 1}":
+        for older in here.parent.glob("task-*"):
+            if older != here:
                 checkpoint.discard(older)
 
 
-def restore(run: Run) -> bool:
-    """Go on from the newest checkpoint, if there is one; raises UserError where it belongs to another run."""
-    path = checkpoint.newest(run.folder / "checkpoints")
-    if path is None:
-        return False
-    state, weights = checkpoint.load(path)
-    record = state["record"]
-    if why := changed(record, run.config.plain, run.record["identity"]):
-        raise UserError(f"{path}: is of another run ({why}); choose another --out or move it away")
-    if record["provenance"]["model_hash"] != run.record["provenance"]["model_hash"]:
-        raise UserError(f"{path}: started from another model; move it away to start anew")
-    record["provenance"]["resumed"] = [*record["provenance"].get("resumed", ()), run.record["provenance"]["versions"]]
-    run.adopt(record)
-    run.done = state["done"]
-    run.curves.rows, run.curves.ends = state["curves"]["rows"], state["curves"]["ends"]
-    run.codec.truncated_ids |= set(state["truncated"])
+def take_back(run: Run, state: dict[str, Any]) -> None:
+    """Everything but the model."""
+    run.tasks_done = state["done"]
     run.ever_trained = set(state["ever_trained"])
     run.strategy.load_state(state["strategy"])
-    if not run.stream.regime.restarts:
-        rebuild(run)
-        load_strictly(run, weights, str(path))
-        for name, weight in run.model.named_parameters():  # a strategy may have frozen it once and for all
-            weight.requires_grad = name in state["trained"]
-    return True
+    for name, probe in run.probes.items():
+        probe.load_state(state["probes"][name])
 
 
-def rebuild(run: Run) -> None:
-    """The structure that the finished tasks have made: adapters, and what strategies added in `build`."""
+def put_back(run: Run, done: int, weights: dict[str, Tensor], place: str) -> None:
+    """The start model becomes the one that it was after so many stages: first the structure that they have made (adapters,
+    and what strategies added in `build`), then the weights."""
     adapter = run.config.model.adapter
-    for position in range(run.done):
-        run.model = adapters.begin_task(run.model, adapter, position, run.config.seed.init)
-        run.model = run.strategy.build(run.model, position)
+    for k in range(done - 1 - run.stream.position(done - 1), done):
+        run.model = adapters.begin_task(run.model, adapter, run.stream.position(k), run.config.seed.init)
+        run.model = run.strategy.build(run.model, k)
         run.model = adapters.end_task(run.model, adapter)
     run.model.to(run.engine.device)
+    load_strictly(run, weights, place)
 
 
 def load_strictly(run: Run, weights: dict[str, Tensor], place: str) -> None:

@@ -16,6 +16,7 @@ from cl_toolkit.config.schema import RunConfig, StudyConfig
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.runs import checkpoint
+from cl_toolkit.runs.events import Event, Listener
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.record import free_name, head, read_record, run_folder, stored_record
 from cl_toolkit.strategy import Strategy
@@ -175,8 +176,8 @@ def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
     """Every run in this process."""
     for job in todo:
 
-        def listen(row: dict[str, Any], name: str = job.name) -> None:
-            update(name, row.get("fraction", -1), row["event"])
+        def listen(event: Event, name: str = job.name) -> None:
+            update(name, event.fraction, event.name)
 
         error = execute_run(job.config, job.place, listen, job.identity)
         if error:
@@ -195,7 +196,7 @@ def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure
 
 
 def execute_run(
-    config: RunConfig, place: Path, listener: Callable | None = None, expected: Mapping[str, Any] | None = None
+    config: RunConfig, place: Path, listener: Listener | None = None, expected: Mapping[str, Any] | None = None
 ) -> str | None:
     """One run; the reason in one line if it failed, which its record then also says."""
     from cl_toolkit.runs.run import execute

@@ -72,11 +72,12 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     train, total, trained = config.train, *counted
     codec = codec_of(config, stream)
     steps = tokens = 0
-    for task in stream.tasks:
+    for stage in stream.stages:
+        task = stage.task
         per_epoch = -(-len(task.train) // train.global_batch_size)
         here = max(1, round(per_epoch * train.num_train_epochs))
         if train.max_steps > 0:
-            here = train.max_steps * stream.tasks_at_once
+            here = train.max_steps * stage.tasks_at_once
         length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
         share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)
         copies = getattr(config.objective.settings, "num_generations", 1)

@@ -38,7 +38,7 @@ def main() -> None:
     while True:
         job = jobs.get()
         config = build_run(job["config"], job["where"], method=job["method"], order=job["order"])
-        error = execute_run(config, Path(job["place"]), lambda row: send({"event": row}), job["identity"])
+        error = execute_run(config, Path(job["place"]), lambda event: send({"event": event.plain()}), job["identity"])
         send({"done": True, "error": error})
 
 

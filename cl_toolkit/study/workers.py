@@ -142,7 +142,7 @@ def run_all(
                 worker.job = None
             elif "event" in message:
                 row = message["event"]
-                update(job.name, row.get("fraction", -1), row["event"])
+                update(job.name, row["fraction"], row["event"])
                 continue
             else:
                 worker.job = None

@@ -5,12 +5,11 @@ import itertools
 import pytest
 import torch
 from families import FAMILIES
-from pieces import ask
+from pieces import Evaluator, ask, score_of
 
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
-from cl_toolkit.measure.evaluate import Evaluator, score_of
 from cl_toolkit.models import tiny
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.sections import Prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from cl_toolkit.config.typed import typed
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
+from cl_toolkit.measure.answers import Answers
+from cl_toolkit.measure.exam import Exam, Scored
 from cl_toolkit.models import tiny
 from cl_toolkit.models.arrays import MLP, ArrayCodec
 from cl_toolkit.models.sections import Prompt
@@ -20,7 +23,7 @@ from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategy import Compose
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.types import Example, Message
+from cl_toolkit.types import Example, Message, Task, spread
 
 
 def tiny_model(seed: int = 0, hidden_size: int = 16):
@@ -102,3 +105,29 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def configured(cls: type, **settings: Any) -> Any:
     """Settings of a strategy or an objective as they are read from a config: types and ranges are checked."""
     return typed(cls.Config, settings, cls.__name__, "test")
+
+
+class Evaluator:
+    """Scores tasks on one split by the one pass that answers. choices: what answers are chosen from instead of their own."""
+
+    choices: tuple[str, ...] | None = None
+
+    def __init__(self, codec, *, split: str = "test", batch_size: int, max_new_tokens: int, processes=None):
+        self.split, self.max_new_tokens = split, max_new_tokens
+        self.answers = Answers(codec, batch_size, processes)
+
+    def exam(self, task: Task, limit: int | None = None) -> Exam:
+        """The task as it is scored."""
+        return Exam(task, tuple(spread(getattr(task, self.split), limit)), self.max_new_tokens)
+
+    def __call__(self, model, tasks: Sequence[Task], limit: int | None = None) -> dict[str, list[Scored]]:
+        """Per task the scored examples."""
+        exams = [self.exam(task, limit) for task in sorted(tasks, key=lambda task: task.name)]
+        replies = iter(self.answers(model, [request for exam in exams for request in exam.ask(self.choices)]))
+        found = {exam.name: exam.read([next(replies) for _ in exam.examples]) for exam in exams}
+        return {task.name: found[task.name] for task in tasks}
+
+
+def score_of(task: Task, scored: Sequence[Scored]) -> float:
+    """What a task's scores come to."""
+    return Exam(task, (), 1).value(scored)

@@ -32,7 +32,7 @@ def record(method="sequential", seed=0, kept=0.2, learned=0.9, tasks=TASKS, **ch
         "chance": [[0.1] * size] * (size + 1),
         "provenance": {"commit": "abc", "versions": {"torch": "2"}, "hardware": {"cores": 2}, "data_hash": "d"},
         "scorers": ["exact_match"] * size, "units": ["accuracy"] * size, "higher_is_better": [True] * size,
-        "examples_scored": [200] * size, "curves": curves, "losses": [],
+        "examples_scored": [200] * size, "probes": {"curves": curves}, "losses": [],
         "matrix": matrix, "cost": cost(10.0, 100),
     }  # fmt: skip
     whole = copy.deepcopy(whole | changes)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cl_toolkit.check.runs import RFT, TINY, Trajectory, tiny_config
 from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -29,13 +30,12 @@ class Stop(Exception):
 
 def stop_after_a_task(run: Run) -> None:
     """Execute a run until its first task is saved, and no further."""
-    save = run.save
 
-    def save_then_stop(k: int) -> None:
-        save(k)
-        raise Stop
+    def stop(event: Event) -> None:
+        if isinstance(event, Saved):
+            raise Stop
 
-    run.save = save_then_stop
+    run.events.listeners.append(stop)
     try:
         run.execute()
     except Stop:

@@ -4,13 +4,12 @@ import random
 
 import pytest
 import torch
-from pieces import array_view, ask, byte_codec, contrastive, points, task_view, tiny_model
+from pieces import Evaluator, array_view, ask, byte_codec, contrastive, points, task_view, tiny_model
 from tiny import Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.digits import Digits
 from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
-from cl_toolkit.measure.evaluate import Evaluator
 from cl_toolkit.models.adapters import begin_task, end_task, layers
 from cl_toolkit.models.arrays import MLP, SmallCNN
 from cl_toolkit.models.sections import Adapter
@@ -184,8 +183,8 @@ def test_class_incremental_with_a_language_model(tmp_path):
     from cl_toolkit.study.cells import load_run
 
     prepared = Run(load_run(plain), tmp_path / "out", None)
-    assert prepared.choices_after(1) == ("red", "blue")
-    assert prepared.choices_after(2) == ("red", "blue", "big", "small")
+    assert prepared.stream.allowed(1) == ("red", "blue")
+    assert prepared.stream.allowed(2) == ("red", "blue", "big", "small")
     record = prepared.execute()
     assert record["matrix"][1][1] == "not_evaluated"
     assert record["matrix"][2][0] in (0.0, 0.5, 1.0)
@@ -378,7 +377,7 @@ def test_anchors_are_contrasted_scored_and_never_learned(tmp_path):
     assert supcon.run.model.classes == ["0", "1", "2", "3"]
     assert supcon.run.strategy.parts[1].past == [["0", "1"], ["2", "3"]]
     plain = run(tmp_path / "b", strategies={"replay": {}}, stream=stream, train={"max_steps": 60})
-    assert plain.run.choices_after(1) == ("4", "5", "0", "1")
+    assert plain.run.stream.allowed(1) == ("4", "5", "0", "1")
     assert max(row[0] for row in plain.record["anchor_matrix"]) > 0
 
 

@@ -33,7 +33,7 @@ def record(tmp_path_factory):
 
 
 def points(record, scored):
-    return [row for row in record["curves"] if row["scored"] == scored]
+    return [row for row in record["probes"]["curves"] if row["scored"] == scored]
 
 
 def test_lags_are_steps_since_the_tasks_own_end(record):
@@ -47,7 +47,7 @@ def test_lags_are_steps_since_the_tasks_own_end(record):
 
 
 def test_examples_seen_and_subset(record):
-    for row in record["curves"]:
+    for row in record["probes"]["curves"]:
         assert row["examples_seen"] == 4 * row["step"]
         assert row["n"] == 4
         assert 0 <= row["value"] <= 1
@@ -67,7 +67,7 @@ def test_the_last_point_agrees_with_the_matrix(tmp_path):
 def test_curves_of_views(view, scored, tmp_path):
     curve = {"schedule": "linear", "every": 4, "examples": 2}
     record = trajectory(tmp_path, stream={"view": view}, evaluate={"forgetting_curve": curve}).record
-    assert len(record["curves"]) == scored
+    assert len(record["probes"]["curves"]) == scored
 
 
 def test_curves_are_not_a_cost_of_the_method(tmp_path):

@@ -58,6 +58,6 @@ def test_three_tasks_run_through_to_a_report(tmp_path):
         losses = [row["terms"]["sft"] for row in record["losses"]]
         assert len(losses) == 12
         assert losses[3] < losses[0]
-        assert len(record["curves"]) == 3 + 4 + 2
+        assert len(record["probes"]["curves"]) == 3 + 4 + 2
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "singular_to_plural" in page

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pieces import ask, byte_codec, equal, tiny_model, weights_of
+from pieces import Evaluator, ask, byte_codec, equal, score_of, tiny_model, weights_of
 
 from cl_toolkit.engine.access import evaluating
 from cl_toolkit.engine.processes import Processes
-from cl_toolkit.measure.evaluate import Evaluator, chance_of, score_of
+from cl_toolkit.measure.exam import chance_of
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.replies import choice_scores

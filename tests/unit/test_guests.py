@@ -140,28 +140,26 @@ def test_ids_alike_in_two_tasks_would_take_the_wrong_scorer(tmp_path):
 
 def test_a_curve_is_of_the_same_examples_at_every_lag(tmp_path):
     """Of twelve test examples eight are scored, and three of these are the curve's."""
-    asked = []
-
-    def watch(run):
-        def scored(task, step, seen, found, learned=run.curves.learned):
-            asked.append([s.example.id for s in found])
-            learned(task, step, seen, found)
-
-        run.curves.learned = scored
-        return run
-
     changes = {
         "stream": {"tasks": ["max", "last"], "test_size": 12},
         "train": {"max_steps": 2},
         "evaluate": {"limit": 8, "forgetting_curve": {"schedule": "log_spaced", "examples": 3}},
     }
-    run = watch(Run(tiny_run_config(**changes), tmp_path / "run", None))
-    task = run.stream.scored[0]
+    run = Run(tiny_run_config(**changes), tmp_path / "run", None)
+    curves, asked = run.probes["curves"], []
+    plain = curves.ask
+
+    def ask(moment):
+        requests = plain(moment)
+        asked.append([r.example.id for r in requests])
+        return requests
+
+    curves.ask = ask
     run.execute()
-    subset = [e.id for e in run.curves._subset(task).test]
-    assert len(asked[0]) == 8
-    assert len(subset) == 3
-    assert set(subset) <= set(asked[0])
-    assert subset == list(spread(asked[0], 3))
-    assert {row["n"] for row in run.curves.rows} == {3}
-    assert trajectory(tmp_path / "again", **changes).record["curves"] == run.record["curves"]
+    whole = [e.id for e in run.exams["max"].examples]
+    of_max = [ids for ids in asked if ids[0].startswith("max")]
+    assert (len(whole), len(of_max)) == (8, 3)  # its own end, and one and two steps later
+    assert all(ids == list(spread(whole, 3)) for ids in of_max)
+    points = run.record["probes"]["curves"]
+    assert {row["n"] for row in points} == {3}
+    assert trajectory(tmp_path / "again", **changes).record["probes"]["curves"] == points

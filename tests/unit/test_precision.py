@@ -3,14 +3,13 @@ all that is trained."""
 
 import pytest
 import torch
-from pieces import ask, byte_codec, task_view, train_settings
+from pieces import Evaluator, ask, byte_codec, task_view, train_settings
 from tiny import TINY, tiny_config, trajectory
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from cl_toolkit import UserError
 from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.engine.torch_engine import TorchEngine, trainable
-from cl_toolkit.measure.evaluate import Evaluator
 from cl_toolkit.models import adapters
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.replies import choice_scores
@@ -112,7 +111,7 @@ def test_a_curve_begins_at_the_cell_of_the_matrix(tmp_path, bf16, life):
     )
     record = found.record
     assert record["scoring_dtype"] == ("bfloat16" if bf16 else "float32")
-    points = [row for row in record["curves"] if row["scored"] == record["tasks"][0]]
+    points = [row for row in record["probes"]["curves"] if row["scored"] == record["tasks"][0]]
     assert {row["lag"] for row in points} >= {0, 2, 4}
     # nothing is learned, so that every point is the cell
     assert {row["value"] for row in points} == {record["matrix"][1][0]}

@@ -263,7 +263,7 @@ def test_everything_from_a_record_is_escaped(tmp_path):
     runs = [record(), replay() | {"method": evil, "name": "<i>"}, failed(evil, "<script>alert(1)</script>")]
     runs[1]["tasks"] = runs[0]["tasks"] = ["<u>", "a&b", "$_"]
     runs[0]["order"] = runs[1]["order"] = '"><img>'
-    runs[0]["curves"] = runs[1]["curves"] = []
+    runs[0]["probes"] = runs[1]["probes"] = {}
     runs.append(record(seed=1))
     text = build(runs, tmp_path).read_text()
     assert "&lt;b&gt;x&lt;/b&gt;" in text

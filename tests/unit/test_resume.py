@@ -5,7 +5,7 @@ from files import rows, write_case, write_rows
 from tiny import stop_after_a_task
 
 from cl_toolkit import UserError
-from cl_toolkit.runs import identity, run
+from cl_toolkit.runs import identity, record
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -63,7 +63,7 @@ def test_of_another_config_it_is_refused(stopped, tmp_path):
 def test_from_another_model_it_is_refused(stopped, tmp_path, monkeypatch):
     """By what the model is called, and by the weights that it then has."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "fingerprint", lambda model: "others")
+        patch.setattr(record, "fingerprint", lambda model: "others")
         with pytest.raises(UserError, match=r"task-1: started from another model"):
             start(tmp_path, stopped).execute()
     plain = identity.model_identity

@@ -6,6 +6,7 @@ import pytest
 from tiny import RFT, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
+from cl_toolkit.measure.exam import Exam
 from cl_toolkit.measure.metrics import NOT_EVALUATED
 from cl_toolkit.runs.run import execute
 
@@ -106,10 +107,11 @@ def test_a_folder_with_another_config_is_refused_and_the_same_one_is_returned(tm
 
 def test_a_rehearsed_example_is_scored_by_the_scorer_of_its_own_task(tmp_path):
     run = trajectory(tmp_path, strategies={"replay": {}}, objective=RFT).run
-    first, second = run.stream.scored
+    first, second = run.stream.tasks
     wrong = type(first)(name=second.name, train=second.train, test=second.test, scorer="numeric")
     run.stream = type(run.stream).of("two scorers", [first, wrong])
-    score = run.view(wrong, 1).score
+    run.exams[wrong.name] = Exam.of(wrong, run.config.evaluate)
+    score = run.view(wrong, 1, run.objective).score
     assert score(first.train[0], "a") == 0.0  # an odd byte, by the first task's scorer
     assert score(first.train[0], "b") == 1.0
     assert score(wrong.train[0], "b") == 0.0

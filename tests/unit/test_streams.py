@@ -183,26 +183,54 @@ def ids(task):
 
 def test_joint_trains_once_on_the_union_and_fills_the_last_row():
     joint = views.joint(STREAM)
-    assert [ids(t) for t in joint.tasks] == [[f"{n}{i}" for n in "abc" for i in range(4)]]
-    assert (joint.row_of, joint.scored, joint.anchors) == ((3,), STREAM.scored, STREAM.anchors)
+    (stage,) = joint.stages
+    assert ids(stage.task) == [f"{n}{i}" for n in "abc" for i in range(4)]
+    assert (stage.row, stage.scored, stage.past, stage.learned) == (3, (0, 1, 2), (), None)
+    assert (stage.made_of, stage.tasks_at_once) == (("a", "b", "c"), 3)
+    assert (joint.tasks, joint.anchors) == (STREAM.tasks, STREAM.anchors)
 
 
 def test_cumulative_grows():
     cumulative = views.cumulative(STREAM)
-    assert [len(t.train) for t in cumulative.tasks] == [4, 8, 12]
-    assert ids(cumulative.tasks[1]) == ids(TASKS[0]) + ids(TASKS[1])
-    assert [len(t.train) for t in cumulative.scored] == [4, 4, 4]
-    assert cumulative.row_of == (1, 2, 3)
+    assert [len(s.task.train) for s in cumulative.stages] == [4, 8, 12]
+    assert ids(cumulative.stages[1].task) == ids(TASKS[0]) + ids(TASKS[1])
+    assert [len(t.train) for t in cumulative.tasks] == [4, 4, 4]
+    assert [s.row for s in cumulative.stages] == [1, 2, 3]
+    assert [s.past for s in cumulative.stages] == [(), (0,), (0, 1)]
 
 
 def test_independent_starts_anew_and_start_never_trains():
-    assert views.independent(STREAM).regime.restarts
-    assert views.start(STREAM).tasks == ()
-    assert views.start(STREAM).scored == STREAM.scored
+    independent = views.independent(STREAM)
+    assert [(s.fresh, s.scored, s.past, s.learned) for s in independent.stages] == [
+        (True, (i,), (), None) for i in range(3)
+    ]
+    assert [independent.position(k) for k in range(3)] == [0, 0, 0]
+    assert [STREAM.position(k) for k in range(3)] == [0, 1, 2]
+    assert views.start(STREAM).stages == ()
+    assert views.start(STREAM).tasks == STREAM.tasks
+
+
+def test_what_a_row_asks_for_and_allows():
+    assert [STREAM.scored(row, True) for row in range(4)] == [(), (0,), (0, 1), (0, 1, 2)]
+    assert STREAM.scored(0, False) == STREAM.scored(2, False) == (0, 1, 2)
+    assert views.start(STREAM).scored(0, True) == (0, 1, 2)  # what is never trained has seen nothing and is asked all
+    assert views.independent(STREAM).scored(2, True) == (1,)
+    named = [replace(t, train=tuple(replace(e, choices=(t.name, "x")) for e in t.train)) for t in TASKS]
+    classes = Stream.of("s", named, class_incremental=True)
+    assert [classes.allowed(row) for row in (1, 2)] == [("a", "x"), ("a", "x", "b")]
+    assert classes.allowed(0) == classes.classes == ("a", "x", "b", "c")
+    assert classes.scored(1, False) == (0,)
+    assert STREAM.allowed(1) is None
+
+
+def test_tasks_with_different_objectives_are_not_learned_at_once():
+    tasks = [TASKS[0], replace(TASKS[1], objective={"name": "other"})]
+    with pytest.raises(UserError, match="a and b have different objectives"):
+        views.joint(Stream.of("s", tasks))
 
 
 def test_order_and_limit():
-    assert [t.name for t in views.order(STREAM, ["c", "a", "b"]).scored] == ["c", "a", "b"]
+    assert [t.name for t in views.order(STREAM, ["c", "a", "b"]).tasks] == ["c", "a", "b"]
     for names, message in (("ab", "expected each of a, b, c once"), ("abd", "unknown task 'd'"), ("abb", "once")):
         with pytest.raises(UserError, match=f"stream.order: .*{message}"):
             views.order(STREAM, list(names))
@@ -230,7 +258,7 @@ def test_a_limit_takes_of_the_whole_and_of_every_class():
 def test_a_view_of_a_config_is_that_view(view):
     stream = build_stream(tiny_run_config(stream={"view": view, "order": ["last", "max"]}))
     assert stream.regime.name == view
-    assert [t.name for t in stream.scored] == ["last", "max"]
+    assert [t.name for t in stream.tasks] == ["last", "max"]
 
 
 def test_the_hash_of_the_data_changes_with_the_data():

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from cl_toolkit.measure.evaluate import Evaluator, Scored, score_of
-from cl_toolkit.types import spread
-
-if TYPE_CHECKING:
-    from cl_toolkit.engine.session import Session
-    from cl_toolkit.measure.sections import Curve
-    from cl_toolkit.types import Task
+from cl_toolkit.measure.probe import Moment, Probe
+from cl_toolkit.models.requests import Reply, Request
+from cl_toolkit.ranges import at_least
 
 
 def is_due(lag: int, schedule: str, every: int) -> bool:
@@ -28,56 +25,64 @@ def is_due(lag: int, schedule: str, every: int) -> bool:
     return lag in (1, 2, 3, 5, 8, 12)
 
 
-class ForgettingCurves:
+class ForgettingCurves(Probe):
     """Scores each past task on a fixed subset when its time has come. A task's curve starts at its own end, lag 0.
 
-    limit: of the examples that the matrix is scored on (`evaluate.limit`); the subset is spread over these.
-
-    rows: dicts of step (of the whole run), trained, scored, lag, examples_seen, value, n.
+    Rows: step (of the whole run), trained, scored, lag, examples_seen, value, n.
     """
 
-    def __init__(self, settings: Curve, evaluator: Evaluator, limit: int | None = None):
-        self.settings, self.evaluator, self.limit = settings, evaluator, limit
-        self.rows: list[dict[str, Any]] = []
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """schedule: when a point is taken (`is_due`). every: of the linear one, in optimizer steps. examples: of each task, of
+        those that the matrix is scored on."""
+
+        schedule: Literal["log_spaced", "linear", "off"]
+        every: Annotated[int, at_least(1)]
+        examples: Annotated[int, at_least(1)]
+
+    def __init__(self, config: Config):
+        super().__init__(config)
         self.ends: dict[str, int] = {}
 
-    def learned(self, task: Task, step: int, examples_seen: int, scored: list[Scored]) -> None:
-        """A task's own end, from its scores of the matrix (the subset is spread over them)."""
-        if self.settings.schedule == "off":
-            return
-        self.ends[task.name] = step
-        self._add(task.name, task, step, examples_seen, list(spread(scored, self.settings.examples)))
+    def due(self, moment: Moment) -> bool:
+        return bool(self._tasks(moment))
 
-    def watch(self, session: Session, trained: str, past: list[Task], step: int, examples_seen: int) -> None:
-        """Called after every optimizer step; `step` counts over the whole run."""
-        settings = self.settings
-        due = [
-            t
-            for t in past
-            if t.name in self.ends and is_due(step - self.ends[t.name], settings.schedule, settings.every)
-        ]
-        if not due:
-            return
-        forwards = session.forwards
-        found = self.evaluator(session.model, [self._subset(t) for t in due])
-        for task in due:
-            self._add(trained, task, step, examples_seen, found[task.name])
-        session.forwards = forwards  # watching is not a cost of the method
+    def _tasks(self, moment: Moment) -> list[str]:
+        """The tasks of which a point is taken."""
+        config = self.config
+        if config.schedule == "off":
+            return []
+        if moment.kind == "task_end":
+            return [] if moment.learned is None else [moment.learned]
+        ends = {name: self.ends[name] for name in moment.past if name in self.ends}
+        return sorted(name for name, end in ends.items() if is_due(moment.step - end, config.schedule, config.every))
 
-    def _subset(self, task: Task) -> Task:
-        """The task with the examples of its curve alone, the same ones as at lag 0."""
-        scored = self.evaluator.examples(task, self.limit)
-        return replace(task, **{self.evaluator.split: spread(scored, self.settings.examples)})
+    def ask(self, moment: Moment) -> list[Request]:
+        exams = (moment.exams[name].part(self.config.examples) for name in self._tasks(moment))
+        return [request for exam in exams for request in exam.ask(moment.allowed)]
 
-    def _add(self, trained: str, task: Task, step: int, examples_seen: int, scored: list[Scored]) -> None:
-        self.rows.append(
-            {
-                "step": step,
-                "trained": trained,
-                "scored": task.name,
-                "lag": step - self.ends[task.name],
-                "examples_seen": examples_seen,
-                "value": score_of(task, scored),
-                "n": len(scored),
+    def read(self, moment: Moment, replies: Sequence[Reply]) -> Iterator[dict[str, Any]]:
+        if moment.kind == "task_end":
+            self.ends[moment.learned] = moment.step
+        found, start = {}, 0
+        for name in self._tasks(moment):
+            exam = moment.exams[name].part(self.config.examples)
+            found[name] = exam.value(exam.read(replies[start : start + len(exam.examples)])), len(exam.examples)
+            start += len(exam.examples)
+        for name in sorted(found, key=list(moment.exams).index):
+            value, n = found[name]
+            yield {
+                "step": moment.step,
+                "trained": moment.task,
+                "scored": name,
+                "lag": moment.step - self.ends[name],
+                "examples_seen": moment.examples_seen,
+                "value": value,
+                "n": n,
             }
-        )
+
+    def state(self) -> dict[str, Any]:
+        return {"ends": self.ends}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.ends = dict(state["ends"])

@@ -1,0 +1,97 @@
+"""An exam: the examples that a task is scored on, what is asked about them, and the scores that the replies come to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from cl_toolkit.measure.scorers import Scorer, as_scorer, score
+from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request
+from cl_toolkit.registry import SCORERS
+from cl_toolkit.types import Example, Task, spread
+
+if TYPE_CHECKING:
+    from cl_toolkit.measure.sections import Evaluate
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One example, answered and scored. chance: the score of pure guessing, 1 / number of allowed answers where the answer
+    was chosen, None where it is not known. cut: a generated answer that did not end within `max_new_tokens`. weight: what the
+    scorer's aggregate weighs the score by."""
+
+    task: str
+    example: Example
+    answer: str
+    score: float
+    chance: float | None = 0.0
+    cut: bool = False
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The examples of one task, asked about as its scorer wants. max_new_tokens: of a generated answer."""
+
+    task: Task
+    examples: tuple[Example, ...]
+    max_new_tokens: int
+
+    @staticmethod
+    def of(task: Task, section: Evaluate) -> Exam:
+        """As the config's section `evaluate` says: of one split all, or so many, spread over it."""
+        return Exam(task, tuple(spread(getattr(task, section.split), section.limit)), section.max_new_tokens)
+
+    def part(self, size: int) -> Exam:
+        """At most so many of its examples, spread over them."""
+        return replace(self, examples=tuple(spread(self.examples, size)))
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer behind the task's name of it."""
+        return as_scorer(SCORERS.get(self.task.scorer, f"task {self.name}: scorer"))
+
+    def ask(self, allowed: tuple[str, ...] | None = None) -> list[Request]:
+        """A request per example. allowed: what every answer is chosen from instead of its own choices."""
+        scorer = self.scorer
+        ways = {
+            "answer": lambda e: Answer(e, self.max_new_tokens),
+            "choices": lambda e: Choice(e, e.choices if allowed is None else allowed, scorer.per_byte),
+            "likelihood": Logprobs,
+        }
+        return [ways[scorer.reads](example) for example in self.examples]
+
+    def read(self, replies: Sequence[Reply]) -> list[Scored]:
+        """The replies, scored, in the order of the examples."""
+        scorer, found = self.scorer, []
+        for example, reply in zip(self.examples, replies, strict=True):
+            likelihood = scorer.reads == "likelihood"
+            said = sum(reply.logprobs) if likelihood else reply.text
+            value = score(self.name, self.task.scorer, scorer, example, said)
+            if likelihood:
+                found.append(Scored(self.name, example, "", value, chance=None, weight=len(reply.logprobs)))
+            else:
+                found.append(Scored(self.name, example, reply.text, value, reply.chance, reply.cut))
+        return found
+
+    def value(self, scored: Sequence[Scored]) -> float:
+        """What the scores come to."""
+        return self.scorer.aggregate([s.score for s in scored], [s.weight for s in scored])
+
+    def majority(self) -> float:
+        """The share of the most frequent target: what always saying the same would reach by exact match."""
+        return max(Counter(e.target for e in self.examples).values()) / len(self.examples)
+
+
+def chance_of(scored: Sequence[Scored]) -> float | None:
+    """The score of pure guessing among the allowed answers, mean over a task's examples; 0 for free answers, None where it is
+    not known."""
+    levels = [s.chance for s in scored]
+    return None if None in levels else fmean(levels)
