@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cl_toolkit.errors import UserError
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
     from cl_toolkit.engine.session import Step
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Batches, Outputs
+
+
+LIFE_CYCLES = (None, "continue", "merge", "stack")
+"""What becomes of an adapter between tasks (`model.adapter.between_tasks`); None: there is no adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +35,11 @@ class Tags:
         that with one there are none to look at.
     extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
     extra_memory: what is kept beside the model, in words; "" for nothing.
-    between_tasks: the adapter life cycle that it needs, if any.
-    life_cycles: the adapter life cycles at which it works; without an adapter it works. None: all of them.
-    objectives: names of the objectives with which it works. None: all of them.
+    life_cycles: the adapter life cycles at which it works, None standing for no adapter; the first is the one it is
+        checked with.
+    needs: what the objective must give for it, of `Objective.gives`.
+    owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`.
     inputs: what its examples may be: `text`, `arrays`.
-    excludes: name of another strategy -> why the two cannot be used together.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -48,11 +51,10 @@ class Tags:
     needs_trained: bool = False
     extra_passes: str = ""
     extra_memory: str = ""
-    between_tasks: str | None = None
-    life_cycles: tuple[str, ...] | None = None
-    objectives: tuple[str, ...] | None = None
+    life_cycles: tuple[str | None, ...] = LIFE_CYCLES
+    needs: frozenset[str] = frozenset()
+    owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ("text", "arrays")
-    excludes: Mapping[str, str] = field(default_factory=dict)
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)
@@ -182,43 +184,11 @@ class Composed(Strategy):
 
 
 def Compose(*parts: Strategy) -> Strategy:
-    """One strategy from any number: none is sequential training, one is itself. Refuses impossible pairs by name."""
+    """One strategy from any number: none is sequential training, one is itself."""
     names = [part.name for part in parts]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise UserError(f"strategies: {', '.join(sorted(doubled))} is there twice; give each its own name")
-    for a, b in combinations(parts, 2):
-        refuse_pair(type(a), a.name, type(b), b.name)
     return parts[0] if len(parts) == 1 else Composed(parts)
-
-
-def refuse_pair(a: type[Strategy], a_name: str, b: type[Strategy], b_name: str) -> None:
-    """Raise UserError when one of two strategies says that it cannot work with the other."""
-    for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
-        for excluded, why in one.tags.excludes.items():
-            if excluded in {other_name, *(c.__name__.lower() for c in other.__mro__), registered_name(other)}:
-                raise UserError(f"strategies: {one_name} and {other_name} cannot be used together: {why}")
-    if a.tags.between_tasks and b.tags.between_tasks and a.tags.between_tasks != b.tags.between_tasks:
-        raise UserError(
-            f"strategies: {a_name} needs model.adapter.between_tasks: {a.tags.between_tasks}, "
-            f"{b_name} needs {b.tags.between_tasks}"
-        )
-    if None not in (a.tags.objectives, b.tags.objectives) and not {*a.tags.objectives} & {*b.tags.objectives}:
-        raise UserError(
-            f"strategies: {a_name} and {b_name} cannot be used together: {a_name} works with objective "
-            f"{' or '.join(a.tags.objectives)}, {b_name} with {' or '.join(b.tags.objectives)}"
-        )
-    for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
-        needed, allowed = one.tags.between_tasks, other.tags.life_cycles
-        if needed and allowed is not None and needed not in allowed:
-            raise UserError(
-                f"strategies: {one_name} and {other_name} cannot be used together: {one_name} needs "
-                f"model.adapter.between_tasks: {needed}, at which {other_name} does not work"
-            )
-
-
-def registered_name(cls: type) -> str:
-    """The registry's name of a class, or an empty string for a guest."""
-    return getattr(cls, "registry_name", "")
 
 
 def merge_terms(*groups: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -58,8 +58,8 @@ class DER(Strategy):
         extra_passes="rehearsed examples in each batch",
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),  # stored logits belong to the tokens of a fixed answer
-        excludes={"derpp": "derpp is der with a second term"},
+        needs=frozenset({"logits", "true_targets"}),  # stored logits belong to the tokens of a fixed answer
+        owns=frozenset({"stored_logits"}),
     )
 
     def __init__(self, config: Config | None = None):
@@ -172,8 +172,8 @@ class DERpp(DER):
         extra_passes="rehearsed examples in each batch, two sets",
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),
-        excludes={"der": "derpp is der with a second term"},
+        needs=DER.tags.needs,
+        owns=DER.tags.owns,
     )
 
     def weights(self):

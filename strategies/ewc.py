@@ -81,8 +81,8 @@ class EWC(Strategy):
         needs_trained=True,
         extra_passes="a backward per example of `fisher_examples` at a task's end",
         extra_memory="two copies of the trained weights per past task; online: two in all",
-        life_cycles=("continue",),
-        objectives=("sft", "rft"),  # the Fisher needs a distribution over answers, which supcon does not have
+        life_cycles=(None, "continue"),
+        needs=frozenset({"logits"}),  # the Fisher is that of a distribution
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
 

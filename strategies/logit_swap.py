@@ -51,8 +51,8 @@ class LogitSwap(Strategy):
         off={"weight": 0.0},
         extra_passes="a forward without gradient per step",
         extra_memory="a copy of the trained weights; with an adapter none",
-        life_cycles=("continue", "stack"),
-        objectives=("sft",),  # the swap puts the true token on top; a rollout's tokens are not true
+        life_cycles=(None, "continue", "stack"),
+        needs=frozenset({"logits", "true_targets"}),  # the swap puts the true token on top
         exceptions={1: "the start model teaches from the first task on"},
     )
 

@@ -50,7 +50,7 @@ class PrototypeDistill(Strategy):
         off={"weight": 0.0},
         extra_passes="a forward without gradient per step",
         extra_memory="a copy of the trained weights",
-        objectives=("supcon",),
+        needs=frozenset({"features", "prototypes"}),
     )
 
     def __init__(self, config: Config | None = None):

@@ -53,7 +53,7 @@ class Replay(Strategy):
         extra_passes="rehearsed examples in each batch",
         extra_memory="stored examples",
         needs_examples=True,
-        excludes={"power_law": "both rehearse from a store of their own; power_law is replay with another schedule"},
+        owns=frozenset({"rehearsal"}),
     )
 
     def __init__(self, config: Config | None = None):
@@ -156,7 +156,7 @@ class PowerLaw(Replay):
         extra_passes="rehearsed examples in each batch",
         extra_memory="stored examples",
         needs_examples=True,
-        excludes={"replay": "both rehearse from a store of their own; power_law is replay with another schedule"},
+        owns=frozenset({"rehearsal"}),
     )
 
     def weights(self, ages):

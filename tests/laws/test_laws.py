@@ -13,7 +13,7 @@ from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs.checkpoint import to_plain
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
-from cl_toolkit.strategy import Composed
+from cl_toolkit.strategy import LIFE_CYCLES, Composed
 from cl_toolkit.study.cells import load_run
 
 NAMES = list(STRATEGIES)
@@ -24,21 +24,20 @@ def tags_of(name):
     return STRATEGIES.get(name, "test").tags
 
 
-def works_with_rft(name):
-    allowed = tags_of(name).objectives
-    return allowed is None or "rft" in allowed
+def works_with(objective, *names):
+    """Whether an objective gives what strategies need."""
+    return all(tags_of(name).needs <= OBJECTIVES.get(objective, "test").gives for name in names)
 
 
 def objective_of(*names):
-    """sft, or the one that all of them work with."""
-    allowed = [set(tags_of(n).objectives) for n in names if tags_of(n).objectives]
-    common = set.intersection(*allowed) if allowed else {"sft"}
-    return {"name": "sft" if "sft" in common or not common else common.pop()}
+    """The first that they all work with, if there is any."""
+    return {"name": next((o for o in OBJECTIVES if works_with(o, *names)), "sft")}
 
 
 def needed_adapter(*names):
-    needed = [tags_of(name).between_tasks for name in names if tags_of(name).between_tasks]
-    return {"r": 2, "between_tasks": needed[0]} if needed else None
+    """None, or the first adapter with which they all work, if there is any."""
+    cycles = [c for c in LIFE_CYCLES if all(c in tags_of(name).life_cycles for name in names)]
+    return {"r": 2, "between_tasks": cycles[0]} if cycles and cycles[0] else None
 
 
 def model_of(adapter):
@@ -69,7 +68,7 @@ def test_an_exception_is_needed(name, number):
     subject.close()
 
 
-@pytest.fixture(scope="module", params=[name for name in NAMES if works_with_rft(name)])
+@pytest.fixture(scope="module", params=[name for name in NAMES if works_with("rft", name)])
 def rewarded(request):
     found = find_subject(request.param)
     found.objective = RFT
@@ -104,18 +103,26 @@ def test_the_tags_say_what_it_costs(name, tmp_path):
     assert beside == (bool(tags.extra_memory) and not tags.needs_examples)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not works_with_rft(name)])
+@pytest.mark.parametrize("name", [name for name in NAMES if not works_with("rft", name)])
 def test_an_objective_that_cannot_work_is_refused(name):
-    use = " or ".join(tags_of(name).objectives)
-    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with objective rft; use {use}"):
+    use = " or ".join(o for o in OBJECTIVES if works_with(o, name))
+    lacking = " and ".join(sorted(tags_of(name).needs - OBJECTIVES.get("rft", "test").gives))
+    needs = rf"strategies\.{name}: needs {lacking}, which objective rft does not give; use {use}$"
+    with pytest.raises(UserError, match=needs):
         tiny_run_config(strategies={name: {}}, objective=RFT)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if tags_of(name).life_cycles])
-def test_a_life_cycle_that_cannot_work_is_refused(name):
-    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with model.adapter.between_tasks: merge"):
-        tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[2]))
-    assert tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[1]))
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: str(adapter and adapter["between_tasks"]))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_life_cycle_that_cannot_work_is_refused(name, adapter):
+    config = {"strategies": {name: {}}, "model": model_of(adapter), "objective": objective_of(name)}
+    cycle = adapter and adapter["between_tasks"]
+    if cycle in tags_of(name).life_cycles:
+        assert tiny_run_config(**config)
+        return
+    needs = rf"strategies\.{name}: needs model\.adapter\.between_tasks: .*; got {cycle or 'no adapter'}$"
+    with pytest.raises(UserError, match=needs):
+        tiny_run_config(**config)
 
 
 class Stop(Exception):
@@ -220,15 +227,11 @@ def test_law_8_a_name_taken_twice_is_refused():
 
 def refusal(a, b):
     """Why two strategies cannot work together, as their tags say; None where they can."""
-    for one, other in ((a, b), (b, a)):
-        needed, theirs = tags_of(one).between_tasks, tags_of(other)
-        if one in theirs.excludes or (needed and theirs.life_cycles and needed not in theirs.life_cycles):
-            return "cannot be used together"
-        if needed and theirs.between_tasks and needed != theirs.between_tasks:
-            return f"needs model.adapter.between_tasks: {needed}"
-    if None not in (tags_of(a).objectives, tags_of(b).objectives):
-        return None if {*tags_of(a).objectives} & {*tags_of(b).objectives} else "cannot be used together"
-    return None
+    if both := tags_of(a).owns & tags_of(b).owns:
+        return f"cannot be used together: only one of them can own {next(iter(both))}"
+    if not set(tags_of(a).life_cycles) & set(tags_of(b).life_cycles):
+        return "cannot be used together: one needs model.adapter.between_tasks: "
+    return None if any(works_with(o, a, b) for o in OBJECTIVES) else "no objective gives all that "
 
 
 @pytest.mark.parametrize(("a", "b"), list(combinations(NAMES, 2)))
