@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cl_toolkit.strategy import Cost
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -49,6 +51,10 @@ class Objective:
     def __init__(self, config: Any = None):
         self.config = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
+
+    def cost(self) -> Cost:
+        """What a step costs beyond a forward and a backward over its rows, which are `copies` of each example."""
+        return Cost()
 
     @property
     def answer_limit(self) -> tuple[str, int] | None:

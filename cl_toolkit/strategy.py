@@ -7,7 +7,7 @@ backward, step or zero_grad.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cl_toolkit.errors import UserError
@@ -25,6 +25,36 @@ LIFE_CYCLES = (None, "continue", "merge", "stack")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a step costs beyond plain training on its new examples, in passes over as many rows as it has new ones.
+
+    forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
+    calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
+    one, when a task is over.
+    """
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    rows: float = 0.0
+    calls: int = 0
+    after_task: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})
+
+    def __str__(self) -> str:
+        """In words; "" for nothing."""
+        passes = [
+            f"{n:g} {w}{'s' * (n != 1)}" for n, w in ((self.forwards, "forward"), (self.backwards, "backward")) if n
+        ]
+        told = [f"{' and '.join(passes)} per step"] if passes else []
+        told += [f"{self.rows:g} rehearsed row{'s' * (self.rows != 1)} per new row"] if self.rows else []
+        told += [f"{self.calls} sampled tokens per step"] if self.calls else []
+        told += [f"{self.after_task} examples forward and backward per task"] if self.after_task else []
+        return ", ".join(told)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tags:
     """What is known about a strategy before it runs; `list`, `plan` and the contract tests read it.
 
@@ -33,7 +63,7 @@ class Tags:
     needs_examples: keeps training examples of past tasks.
     needs_trained: at a task's end it looks at the weights that were trained in it. Anchors come before the first adapter, so
         that with one there are none to look at.
-    extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
+    cost: what a step costs with default settings and 32 new examples; `Strategy.cost` says it for others.
     extra_memory: what is kept beside the model, in words; "" for nothing.
     life_cycles: the adapter life cycles at which it works, None standing for no adapter; the first is the one it is
         checked with.
@@ -49,7 +79,7 @@ class Tags:
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
     needs_trained: bool = False
-    extra_passes: str = ""
+    cost: Cost = Cost()
     extra_memory: str = ""
     life_cycles: tuple[str | None, ...] = LIFE_CYCLES
     needs: frozenset[str] = frozenset()
@@ -115,6 +145,11 @@ class Strategy:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
         return model
 
+    def cost(self, batch_size: int) -> Cost:
+        """What a step of `batch_size` new examples costs with these settings; nothing where they switch the strategy off."""
+        off = self.tags.off
+        return Cost() if off and all(getattr(self.config, k) == v for k, v in off.items()) else self.tags.cost
+
     def state(self) -> dict[str, Any]:
         """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts."""
         return {}
@@ -174,6 +209,9 @@ class Composed(Strategy):
         for part in self.parts:
             model = part.after_task(model, task)
         return model
+
+    def cost(self, batch_size):
+        return sum((part.cost(batch_size) for part in self.parts), Cost())
 
     def state(self):
         return {part.name: part.state() for part in self.parts}

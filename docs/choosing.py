@@ -86,7 +86,7 @@ def cost_table() -> str:
                 "yes" if tags.needs_examples else "no",
                 adapter,
                 " ".join(sorted(tags.needs)) or "nothing",
-                tags.extra_passes or "none",
+                str(tags.cost) or "none",
                 tags.extra_memory or "none",
                 " ".join(map(str, tags.zero_stages)),
             ]
@@ -96,7 +96,7 @@ def cost_table() -> str:
         "stores examples",
         "adapter",
         "needs of the objective",
-        "extra passes",
+        "extra cost",
         "extra memory",
         "ZeRO",
     ]

@@ -51,7 +51,7 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
     tags = getattr(thing, "tags", None)
     if tags is not None:
         row |= {"paper": tags.paper, "needs_examples": tags.needs_examples, "zero_stages": list(tags.zero_stages)}
-        row |= {"extra_passes": tags.extra_passes, "extra_memory": tags.extra_memory}
+        row |= {"cost": dataclasses.asdict(tags.cost), "costs": str(tags.cost), "extra_memory": tags.extra_memory}
         row |= {"life_cycles": tags.life_cycles, "inputs": tags.inputs}
         row |= {"needs": sorted(tags.needs), "owns": sorted(tags.owns)}
     elif getattr(thing, "paper", None):

@@ -9,11 +9,12 @@ from cl_toolkit import Compose, Strategy, UserError
 from cl_toolkit.check import LAWS
 from cl_toolkit.check.laws import Broken, judge
 from cl_toolkit.check.runs import find_subject
+from cl_toolkit.engine.session import Session
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs.checkpoint import to_plain
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
-from cl_toolkit.strategy import LIFE_CYCLES, Composed
+from cl_toolkit.strategy import LIFE_CYCLES, Composed, Cost
 from cl_toolkit.study.cells import load_run
 
 NAMES = list(STRATEGIES)
@@ -90,17 +91,54 @@ def test_switched_on_it_does_something(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_tags_say_what_it_costs(name, tmp_path):
-    tags, common = tags_of(name), {"model": model_of(needed_adapter(name)), "objective": objective_of(name)}
-    plain = trajectory(tmp_path / "a", **common).record["cost"]
-    cost = trajectory(tmp_path / "b", strategies={name: {}}, **common).record["cost"]
-    extra = cost["extra_forwards"] + cost["extra_backwards"] - plain["extra_forwards"] - plain["extra_backwards"]
-    rehearsed = cost["examples"] > plain["examples"] or name in ("der", "derpp")  # whose rows count nowhere
-    assert (extra > 0) == ("per step" in tags.extra_passes)
-    assert rehearsed == ("rehearsed" in tags.extra_passes)
-    assert (cost["stored_examples"] > 0) == ("stored examples" in tags.extra_memory) == tags.needs_examples
-    beside = cost["extra_parameters"] > (0 if name == "o_lora" else plain["extra_parameters"])
-    assert beside == (bool(tags.extra_memory) and not tags.needs_examples)
+def test_the_tags_say_what_it_costs(name, tmp_path, monkeypatch):
+    tags, adapter = tags_of(name), needed_adapter(name)
+    # an adapter that goes on is nobody's: what a stack keeps beside it is for the strategy that needs a stack
+    bare = model_of({**adapter, "between_tasks": "continue"} if adapter else None)
+    plain = trajectory(tmp_path / "a", model=bare, objective=objective_of(name)).record["cost"]
+    run = Run(
+        tiny_run_config(model=model_of(adapter), objective=objective_of(name), strategies={name: {}}),
+        tmp_path / "b",
+        None,
+    )
+    rows, after = passing(run, monkeypatch)
+    cost = run.execute()["cost"]
+    assert (cost["extra_forwards"] > plain["extra_forwards"]) == (tags.cost.forwards > 0)
+    assert (cost["extra_backwards"] > plain["extra_backwards"]) == (tags.cost.backwards > 0)
+    assert (max(rows) > run.config.train.global_batch_size) == (tags.cost.rows > 0)
+    assert bool(after) == (tags.cost.after_task > 0)
+    assert (cost["stored_examples"] > 0) == tags.needs_examples
+    assert (cost["extra_parameters"] > plain["extra_parameters"]) == (
+        bool(tags.extra_memory) and not tags.needs_examples
+    )
+
+
+def passing(run, monkeypatch):
+    """(rows of each batch, forwards in `after_task`): lists that fill while the run goes on."""
+    rows, after = [], []
+    share, after_task = Session.share, run.strategy.after_task
+
+    def sharing(self, examples):
+        rows.append(len(examples))
+        return share(self, examples)
+
+    def listening(model, task):
+        hook = model.register_forward_pre_hook(lambda *_: after.append(task.name))
+        try:
+            return after_task(model, task)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(Session, "share", sharing)
+    run.strategy.after_task = listening
+    return rows, after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_costs_is_said_once_and_follows_the_settings(name):
+    cls = STRATEGIES.get(name, "test")
+    assert cls().cost(32) == cls.tags.cost
+    assert cls(cls.Config(**cls.tags.off)).cost(32) == Cost()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not works_with("rft", name)])
