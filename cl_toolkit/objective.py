@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cl_toolkit.strategy import Cost
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -19,10 +21,12 @@ class Objective:
     `updates`: optimizer steps taken per encoded batch (above 1 only for objectives that reuse rollouts).
     `extra_parameters`: numbers kept beside the model, such as a reference's weights.
     `divisible`: whether a batch may be cut into micro-batches and processes.
-    `brings_head`: whether `equip` gives the model its outputs.
     `is_baseline`: plain runs with other objectives are compared with one that has this objective.
     `inputs`: what its examples may be: `text`, `arrays`.
     `needs`: what a model must give for it, of `Kind.gives`.
+    `gives`: what its forward offers to strategies: `logits` (the distribution of each target: `Outputs.logits` at
+    `part.labels`), `true_targets` (the targets are the data's, not the model's own), `features`, `prototypes`; and `classes`
+    where `equip` brings the outputs, which are classes then, whatever the kind of the model.
     `copies`: rows that one example makes in a batch (rollouts, views).
     `rollouts`: answers that this process has sampled so far.
     """
@@ -34,10 +38,10 @@ class Objective:
     paper: ClassVar[str] = "ours"
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     divisible: ClassVar[bool] = True
-    brings_head: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = False
     inputs: ClassVar[tuple[str, ...]] = ("text",)
     needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
+    gives: ClassVar[frozenset[str]] = frozenset()
     name: str = ""
     updates: int = 1
     copies: int = 1
@@ -47,6 +51,10 @@ class Objective:
     def __init__(self, config: Any = None):
         self.config = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
+
+    def cost(self) -> Cost:
+        """What a step costs beyond a forward and a backward over its rows, which are `copies` of each example."""
+        return Cost()
 
     @property
     def answer_limit(self) -> tuple[str, int] | None:

@@ -17,7 +17,7 @@ from cl_toolkit.sources import Source, digest_of, file_source, loaded_from, obje
 
 
 def canonical(name: str) -> str:
-    """`-` and `_` are equal everywhere."""
+    """The name with `_` for `-`: both spellings name the same thing."""
     return name.replace("-", "_")
 
 
@@ -100,10 +100,7 @@ class Registry:
         source = self._sources[key]
         if isinstance(source, EntryPoint):
             source = source.value
-        found = load_reference(source, where) if isinstance(source, str) else source
-        if isinstance(found, type):
-            found.registry_name = key
-        return found
+        return load_reference(source, where) if isinstance(source, str) else source
 
 
 def load_reference(reference: str, where: str) -> Any:

@@ -7,8 +7,7 @@ backward, step or zero_grad.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cl_toolkit.errors import UserError
@@ -21,6 +20,40 @@ if TYPE_CHECKING:
     from cl_toolkit.types import Batch, Batches, Outputs
 
 
+LIFE_CYCLES = (None, "continue", "merge", "stack")
+"""What becomes of an adapter between tasks (`model.adapter.between_tasks`); None: there is no adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a step costs beyond plain training on its new examples, in passes over as many rows as it has new ones.
+
+    forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
+    calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
+    one, when a task is over.
+    """
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    rows: float = 0.0
+    calls: int = 0
+    after_task: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})
+
+    def __str__(self) -> str:
+        """In words; "" for nothing."""
+        passes = [
+            f"{n:g} {w}{'s' * (n != 1)}" for n, w in ((self.forwards, "forward"), (self.backwards, "backward")) if n
+        ]
+        told = [f"{' and '.join(passes)} per step"] if passes else []
+        told += [f"{self.rows:g} rehearsed row{'s' * (self.rows != 1)} per new row"] if self.rows else []
+        told += [f"{self.calls} sampled tokens per step"] if self.calls else []
+        told += [f"{self.after_task} examples forward and backward per task"] if self.after_task else []
+        return ", ".join(told)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tags:
     """What is known about a strategy before it runs; `list`, `plan` and the contract tests read it.
@@ -30,13 +63,13 @@ class Tags:
     needs_examples: keeps training examples of past tasks.
     needs_trained: at a task's end it looks at the weights that were trained in it. Anchors come before the first adapter, so
         that with one there are none to look at.
-    extra_passes: forwards and backwards beyond sequential training, in words; "" for none.
+    cost: what a step costs with default settings and 32 new examples; `Strategy.cost` says it for others.
     extra_memory: what is kept beside the model, in words; "" for nothing.
-    between_tasks: the adapter life cycle that it needs, if any.
-    life_cycles: the adapter life cycles at which it works; without an adapter it works. None: all of them.
-    objectives: names of the objectives with which it works. None: all of them.
+    life_cycles: the adapter life cycles at which it works, None standing for no adapter; the first is the one it is
+        checked with.
+    needs: what the objective must give for it, of `Objective.gives`.
+    owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`.
     inputs: what its examples may be: `text`, `arrays`.
-    excludes: name of another strategy -> why the two cannot be used together.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -46,13 +79,12 @@ class Tags:
     off: Mapping[str, Any] = field(default_factory=dict)
     needs_examples: bool = False
     needs_trained: bool = False
-    extra_passes: str = ""
+    cost: Cost = Cost()
     extra_memory: str = ""
-    between_tasks: str | None = None
-    life_cycles: tuple[str, ...] | None = None
-    objectives: tuple[str, ...] | None = None
+    life_cycles: tuple[str | None, ...] = LIFE_CYCLES
+    needs: frozenset[str] = frozenset()
+    owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] = ("text", "arrays")
-    excludes: Mapping[str, str] = field(default_factory=dict)
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)
@@ -112,6 +144,11 @@ class Strategy:
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
         return model
+
+    def cost(self, batch_size: int) -> Cost:
+        """What a step of `batch_size` new examples costs with these settings; nothing where they switch the strategy off."""
+        off = self.tags.off
+        return Cost() if off and all(getattr(self.config, k) == v for k, v in off.items()) else self.tags.cost
 
     def state(self) -> dict[str, Any]:
         """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts."""
@@ -173,6 +210,9 @@ class Composed(Strategy):
             model = part.after_task(model, task)
         return model
 
+    def cost(self, batch_size):
+        return sum((part.cost(batch_size) for part in self.parts), Cost())
+
     def state(self):
         return {part.name: part.state() for part in self.parts}
 
@@ -182,43 +222,11 @@ class Composed(Strategy):
 
 
 def Compose(*parts: Strategy) -> Strategy:
-    """One strategy from any number: none is sequential training, one is itself. Refuses impossible pairs by name."""
+    """One strategy from any number: none is sequential training, one is itself."""
     names = [part.name for part in parts]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise UserError(f"strategies: {', '.join(sorted(doubled))} is there twice; give each its own name")
-    for a, b in combinations(parts, 2):
-        refuse_pair(type(a), a.name, type(b), b.name)
     return parts[0] if len(parts) == 1 else Composed(parts)
-
-
-def refuse_pair(a: type[Strategy], a_name: str, b: type[Strategy], b_name: str) -> None:
-    """Raise UserError when one of two strategies says that it cannot work with the other."""
-    for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
-        for excluded, why in one.tags.excludes.items():
-            if excluded in {other_name, *(c.__name__.lower() for c in other.__mro__), registered_name(other)}:
-                raise UserError(f"strategies: {one_name} and {other_name} cannot be used together: {why}")
-    if a.tags.between_tasks and b.tags.between_tasks and a.tags.between_tasks != b.tags.between_tasks:
-        raise UserError(
-            f"strategies: {a_name} needs model.adapter.between_tasks: {a.tags.between_tasks}, "
-            f"{b_name} needs {b.tags.between_tasks}"
-        )
-    if None not in (a.tags.objectives, b.tags.objectives) and not {*a.tags.objectives} & {*b.tags.objectives}:
-        raise UserError(
-            f"strategies: {a_name} and {b_name} cannot be used together: {a_name} works with objective "
-            f"{' or '.join(a.tags.objectives)}, {b_name} with {' or '.join(b.tags.objectives)}"
-        )
-    for one, one_name, other, other_name in ((a, a_name, b, b_name), (b, b_name, a, a_name)):
-        needed, allowed = one.tags.between_tasks, other.tags.life_cycles
-        if needed and allowed is not None and needed not in allowed:
-            raise UserError(
-                f"strategies: {one_name} and {other_name} cannot be used together: {one_name} needs "
-                f"model.adapter.between_tasks: {needed}, at which {other_name} does not work"
-            )
-
-
-def registered_name(cls: type) -> str:
-    """The registry's name of a class, or an empty string for a guest."""
-    return getattr(cls, "registry_name", "")
 
 
 def merge_terms(*groups: Mapping[str, Tensor]) -> dict[str, Tensor]:

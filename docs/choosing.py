@@ -18,6 +18,7 @@ from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.report.comparison import BWT, Comparison
 from cl_toolkit.report.estimate import ENOUGH, LEVEL, holm, paired
 from cl_toolkit.report.reading import number
+from cl_toolkit.strategy import LIFE_CYCLES
 
 PAGES = (Path(__file__).with_name("choosing.md"), Path(__file__).parents[1] / "REPRODUCIBILITY.md")
 MEASURED = Path(__file__).with_name("measured")
@@ -77,20 +78,28 @@ def cost_table() -> str:
     rows = []
     for name in STRATEGIES:
         tags = STRATEGIES.get(name, "choosing").tags
-        cycles = [tags.between_tasks] if tags.between_tasks else tags.life_cycles or ("any",)
-        adapter = f"needs `{tags.between_tasks}`" if tags.between_tasks else " or ".join(cycles) + ", or none"
+        cycles = ("any",) if tags.life_cycles == LIFE_CYCLES else [c for c in tags.life_cycles if c]
+        adapter = " or ".join(cycles) + (", or none" if None in tags.life_cycles else "")
         rows.append(
             [
                 f"`{name}`",
                 "yes" if tags.needs_examples else "no",
                 adapter,
-                " ".join(tags.objectives or ("any",)),
-                tags.extra_passes or "none",
+                " ".join(sorted(tags.needs)) or "nothing",
+                str(tags.cost) or "none",
                 tags.extra_memory or "none",
                 " ".join(map(str, tags.zero_stages)),
             ]
         )
-    header = ["strategy", "stores examples", "adapter", "objective", "extra passes", "extra memory", "ZeRO"]
+    header = [
+        "strategy",
+        "stores examples",
+        "adapter",
+        "needs of the objective",
+        "extra cost",
+        "extra memory",
+        "ZeRO",
+    ]
     return markdown(header, rows)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
 
@@ -42,7 +42,7 @@ class AGEM(Strategy):
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1812.00420",
         off={"memory_batch_size": 0},
-        extra_passes="a forward and a backward per step",
+        cost=Cost(forwards=1.0, backwards=1.0),
         extra_memory="stored examples, one more gradient",
         needs_examples=True,
         edits_gradient=True,
@@ -51,6 +51,10 @@ class AGEM(Strategy):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, self.config.policy)
+
+    def cost(self, batch_size):
+        share = self.config.memory_batch_size / batch_size
+        return Cost(forwards=share, backwards=share)
 
     def before_task(self, model, task):
         self.task = task

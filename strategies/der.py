@@ -15,7 +15,7 @@ from typing import Annotated
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import IGNORE, Batches, Example
 
 torch = LazyModule("torch")
@@ -55,11 +55,11 @@ class DER(Strategy):
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
         off={"alpha": 0.0},
-        extra_passes="rehearsed examples in each batch",
+        cost=Cost(rows=1.0),
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),  # stored logits belong to the tokens of a fixed answer
-        excludes={"derpp": "derpp is der with a second term"},
+        needs=frozenset({"logits", "true_targets"}),  # stored logits belong to the tokens of a fixed answer
+        owns=frozenset({"stored_logits"}),
     )
 
     def __init__(self, config: Config | None = None):
@@ -75,6 +75,10 @@ class DER(Strategy):
     @property
     def active(self) -> bool:
         return any(self.weights().values()) and self.config.buffer_size > 0 and self.config.memory_batch_size > 0
+
+    def cost(self, batch_size):
+        kinds = sum(weight > 0 for weight in self.weights().values())
+        return Cost(rows=kinds * self.config.memory_batch_size / batch_size)
 
     def before_task(self, model, task):
         self.task = task
@@ -169,11 +173,11 @@ class DERpp(DER):
     tags = Tags(
         paper="Buzzega et al. 2020, arXiv 2004.07211",
         off={"alpha": 0.0, "beta": 0.0},
-        extra_passes="rehearsed examples in each batch, two sets",
+        cost=Cost(rows=2.0),
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),
-        excludes={"der": "derpp is der with a second term"},
+        needs=DER.tags.needs,
+        owns=DER.tags.owns,
     )
 
     def weights(self):

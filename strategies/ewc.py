@@ -11,7 +11,7 @@ The Fisher information of a task, at the weights after it:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from cl_toolkit.engine.access import evaluating
@@ -19,7 +19,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import SHARE, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
 
@@ -79,10 +79,10 @@ class EWC(Strategy):
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         off={"weight": 0.0},
         needs_trained=True,
-        extra_passes="a backward per example of `fisher_examples` at a task's end",
+        cost=Cost(after_task=200),
         extra_memory="two copies of the trained weights per past task; online: two in all",
-        life_cycles=("continue",),
-        objectives=("sft", "rft"),  # the Fisher needs a distribution over answers, which supcon does not have
+        life_cycles=(None, "continue"),
+        needs=frozenset({"logits"}),  # the Fisher is that of a distribution
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
 
@@ -93,6 +93,9 @@ class EWC(Strategy):
     @property
     def extra_parameters(self) -> int:
         return sum(tensor.numel() for task in self.past for part in task.values() for tensor in part.values())
+
+    def cost(self, batch_size):
+        return replace(super().cost(batch_size), after_task=self.config.fisher_examples if self.config.weight else 0)
 
     def before_task(self, model, task):
         device = next(model.parameters()).device

@@ -15,7 +15,7 @@ from typing import Annotated
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
 
@@ -49,10 +49,10 @@ class LogitSwap(Strategy):
     tags = Tags(
         paper="Jiang et al. 2024 (Mix-CPT), arXiv 2407.10804",
         off={"weight": 0.0},
-        extra_passes="a forward without gradient per step",
+        cost=Cost(forwards=1.0),
         extra_memory="a copy of the trained weights; with an adapter none",
-        life_cycles=("continue", "stack"),
-        objectives=("sft",),  # the swap puts the true token on top; a rollout's tokens are not true
+        life_cycles=(None, "continue", "stack"),
+        needs=frozenset({"logits", "true_targets"}),  # the swap puts the true token on top
         exceptions={1: "the start model teaches from the first task on"},
     )
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
 
@@ -47,9 +47,9 @@ class LwF(Strategy):
     tags = Tags(
         paper="Li & Hoiem 2016, arXiv 1606.09282",
         off={"weight": 0.0},
-        extra_passes="a forward without gradient per step",
+        cost=Cost(forwards=1.0),
         extra_memory="a copy of the trained weights; with a fresh adapter none",
-        objectives=("sft", "rft"),  # supcon's logits are not a classifier's; prototype_distill keeps their relations
+        needs=frozenset({"logits"}),
     )
 
     def __init__(self, config: Config | None = None):

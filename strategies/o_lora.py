@@ -43,7 +43,7 @@ class OLoRA(Strategy):
         paper="Wang et al. 2023, arXiv 2310.14152",
         off={"weight": 0.0, "norm_weight": 0.0},
         extra_memory="an adapter per past task",
-        between_tasks="stack",
+        life_cycles=("stack",),
         exceptions={3: "a fresh A is random, so it overlaps with past ones from the first step on"},
     )
 

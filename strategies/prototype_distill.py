@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
 
@@ -48,9 +48,9 @@ class PrototypeDistill(Strategy):
     tags = Tags(
         paper="Asadi et al. 2023 (PRD), arXiv 2303.14771",
         off={"weight": 0.0},
-        extra_passes="a forward without gradient per step",
+        cost=Cost(forwards=1.0),
         extra_memory="a copy of the trained weights",
-        objectives=("supcon",),
+        needs=frozenset({"features", "prototypes"}),
     )
 
     def __init__(self, config: Config | None = None):

@@ -52,7 +52,7 @@ class RegLoRA(Strategy):
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"weight": 0.0},
         extra_memory="4 bytes per protected position",
-        between_tasks="merge",
+        life_cycles=("merge",),
     )
 
     def __init__(self, config: Config | None = None):

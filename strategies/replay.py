@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from cl_toolkit.data.store import ExampleStore, allocate
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
 torch = LazyModule("torch")
@@ -50,15 +50,18 @@ class Replay(Strategy):
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
         off={"replay_fraction": 0.0},
-        extra_passes="rehearsed examples in each batch",
+        cost=Cost(rows=1.0),
         extra_memory="stored examples",
         needs_examples=True,
-        excludes={"power_law": "both rehearse from a store of their own; power_law is replay with another schedule"},
+        owns=frozenset({"rehearsal"}),
     )
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, self.config.policy)
+
+    def cost(self, batch_size):
+        return Cost(rows=self.config.replay_fraction / (1 - self.config.replay_fraction))
 
     def batches(self, model, task, batches):
         groups = self.store.by_task()
@@ -153,11 +156,15 @@ class PowerLaw(Replay):
     tags = Tags(
         paper="Gandhi et al. 2024, arXiv 2401.10393",
         off={"replay_fraction": 0.0},
-        extra_passes="rehearsed examples in each batch",
+        cost=Cost(rows=1.0),
         extra_memory="stored examples",
         needs_examples=True,
-        excludes={"replay": "both rehearse from a store of their own; power_law is replay with another schedule"},
+        owns=frozenset({"rehearsal"}),
     )
+
+    def cost(self, batch_size):
+        # without a budget it grows with the number of past tasks; at the tenth task
+        return Cost(rows=sum(self.weights(range(1, 10)))) if self.config.unrestricted else super().cost(batch_size)
 
     def weights(self, ages):
         return age_weights(ages, self.config.schedule, self.config.exponent, self.config.offset)

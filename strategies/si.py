@@ -44,7 +44,7 @@ class SI(Strategy):
         paper="Zenke et al. 2017, arXiv 1703.04200",
         extra_memory="four copies of the trained weights",
         off={"weight": 0.0},
-        life_cycles=("continue",),
+        life_cycles=(None, "continue"),
     )
 
     def __init__(self, config: Config | None = None):

@@ -127,12 +127,13 @@ class Subject:
     @property
     def adapter(self) -> dict[str, Any] | None:
         """The adapter that the strategy needs."""
-        needed = self.cls.tags.between_tasks if self.is_strategy else None
+        needed = self.cls.tags.life_cycles[0] if self.is_strategy else None
         return {"r": 2, "lora_alpha": 4, "between_tasks": needed} if needed else None
 
     def __post_init__(self) -> None:
-        allowed = self.cls.tags.objectives if self.is_strategy else None
-        self.objective = self.objective or {"name": "sft" if allowed is None or "sft" in allowed else allowed[0]}
+        needs = self.cls.tags.needs if self.is_strategy else frozenset()
+        fitting = (name for name in OBJECTIVES if needs <= OBJECTIVES.get(name, "check").gives)
+        self.objective = self.objective or {"name": next(fitting, next(iter(OBJECTIVES)))}
 
     @property
     def divisible(self) -> bool:

@@ -197,7 +197,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
         for row in rows:
             paper = f"  [{row['paper']}]" if row.get("paper") not in (None, "ours", "standard") else ""
             needs = "  stores examples" if row.get("needs_examples") else ""
-            typer.echo(f"  {row['name']:18} {row['summary']}{paper}{needs}")
+            costs = f"  {row['costs']}" if row.get("costs") else ""
+            typer.echo(f"  {row['name']:18} {row['summary']}{paper}{needs}{costs}")
         typer.echo()
 
 

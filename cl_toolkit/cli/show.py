@@ -51,8 +51,9 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
     tags = getattr(thing, "tags", None)
     if tags is not None:
         row |= {"paper": tags.paper, "needs_examples": tags.needs_examples, "zero_stages": list(tags.zero_stages)}
-        row |= {"extra_passes": tags.extra_passes, "extra_memory": tags.extra_memory}
-        row |= {"between_tasks": tags.between_tasks, "objectives": tags.objectives, "inputs": tags.inputs}
+        row |= {"cost": dataclasses.asdict(tags.cost), "costs": str(tags.cost), "extra_memory": tags.extra_memory}
+        row |= {"life_cycles": tags.life_cycles, "inputs": tags.inputs}
+        row |= {"needs": sorted(tags.needs), "owns": sorted(tags.owns)}
     elif getattr(thing, "paper", None):
         row |= {"paper": thing.paper, "zero_stages": list(thing.zero_stages)}
     if hasattr(thing, "Config"):

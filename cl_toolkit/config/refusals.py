@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,12 @@ from cl_toolkit.data.streams import task_names
 from cl_toolkit.engine import choose
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models.kind import built_in
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, canonical
-from cl_toolkit.strategy import refuse_pair
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.strategy import LIFE_CYCLES, Tags
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.objective import Objective
 
 SCHEDULES = (
     "constant",
@@ -132,7 +135,7 @@ def check_inputs(config: RunConfig, where: str) -> None:
                 f"{where}: {name}: learns from {' and '.join(inputs)}; stream {config.stream.name} gives {kind}"
             )
     for lacking in sorted(objective.needs - model.gives):
-        givers = [name for name in OBJECTIVES if OBJECTIVES.get(name, "objective").needs <= model.gives]
+        givers = objectives_that(lambda other: other.needs <= model.gives)
         raise UserError(
             f"{where}: objective.name: {config.objective.name} needs a model that gives {lacking}, model {model.name} gives "
             f"{' and '.join(sorted(model.gives))}; with it use objective {' or '.join(givers)}"
@@ -149,34 +152,64 @@ def check_inputs(config: RunConfig, where: str) -> None:
 
 
 def check_strategies(config: RunConfig, where: str) -> None:
-    classes = [(strategy_class(c), c.name) for c in config.strategies]
-    for (a, a_name), (b, b_name) in combinations(classes, 2):
-        try:
-            refuse_pair(a, a_name, b, b_name)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+    """Each must work with the adapter and the objective, and any two of them together."""
+    tags = {c.name: strategy_class(c).tags for c in config.strategies}
+    for (a, its), (b, others) in combinations(tags.items(), 2):
+        if why := conflict(its, others):
+            raise UserError(f"{where}: strategies: {a} and {b} cannot be used together: {why}")
     adapter = config.model.adapter
-    for cls, name in classes:
-        needed = cls.tags.between_tasks
-        if needed and (adapter is None or adapter.between_tasks != needed):
-            raise UserError(f"{where}: strategies.{name}: needs model.adapter.between_tasks: {needed}")
-        if cls.tags.needs_trained and adapter is not None and config.stream.anchors:
+    life_cycle = adapter.between_tasks if adapter is not None else None
+    for name, its in tags.items():
+        if life_cycle not in its.life_cycles:
+            got = life_cycle or "no adapter"
+            raise UserError(f"{where}: strategies.{name}: needs {adapters_said(its.life_cycles)}; got {got}")
+        if its.needs_trained and adapter is not None and config.stream.anchors:
             raise UserError(
                 f"{where}: stream.anchors: strategies.{name} looks at trained weights, and an anchor comes before the "
                 "adapter is there; leave out the anchors or the adapter"
             )
-        allowed = cls.tags.life_cycles
-        if allowed is not None and adapter is not None and adapter.between_tasks not in allowed:
-            raise UserError(
-                f"{where}: strategies.{name}: does not work with model.adapter.between_tasks: {adapter.between_tasks}; "
-                f"use {' or '.join(allowed)}, or train all weights"
-            )
-        objectives = cls.tags.objectives
-        if objectives is not None and canonical(config.objective.name) not in objectives:
-            raise UserError(
-                f"{where}: strategies.{name}: does not work with objective {config.objective.name}; "
-                f"use {' or '.join(objectives)}"
-            )
+    check_needs({name: its.needs for name, its in tags.items()}, config.objective.name, where)
+
+
+def conflict(one: Tags, other: Tags) -> str:
+    """Why two strategies cannot work in one run; "" where they can."""
+    if both := one.owns & other.owns:
+        return f"only one of them can own {' and '.join(sorted(both))}"
+    if not set(one.life_cycles) & set(other.life_cycles):
+        return f"one needs {adapters_said(one.life_cycles)}, the other {adapters_said(other.life_cycles)}"
+    return ""
+
+
+def adapters_said(life_cycles: Sequence[str | None]) -> str:
+    """`model.adapter.between_tasks: continue, or no adapter`."""
+    named = " or ".join(name for name in LIFE_CYCLES if name in life_cycles and name is not None)
+    return f"model.adapter.between_tasks: {named}" + (", or no adapter" if None in life_cycles else "")
+
+
+def objectives_that(fit: Callable[[type[Objective]], bool]) -> list[str]:
+    """The names of those objectives; a plug-in that cannot be loaded is none of them."""
+    found = []
+    for name in OBJECTIVES:
+        with suppress(UserError):
+            if fit(OBJECTIVES.get(name, "objective.name")):
+                found.append(name)
+    return found
+
+
+def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str) -> None:
+    """The objective must give what the strategies need. needs: of each, by its name."""
+    given = OBJECTIVES.get(objective, f"{where}: objective.name").gives
+    for name, its in needs.items():
+        if its <= given:
+            continue
+        everything = frozenset().union(*needs.values())
+        givers = objectives_that(lambda other, everything=everything: everything <= other.gives)
+        needy = f"{' and '.join(needs)} need{'s' if len(needs) == 1 else ''}"
+        hint = f"use {' or '.join(givers)}" if givers else f"no objective gives all that {needy}"
+        raise UserError(
+            f"{where}: strategies.{name}: needs {' and '.join(sorted(its - given))}, which objective {objective} does not "
+            f"give; {hint}"
+        )
 
 
 def strategy_class(component) -> type:

@@ -63,7 +63,7 @@ def build_stream(config: RunConfig) -> Stream:
             raise UserError(
                 f"{place}: task {task.name}: has no {split} examples to be scored on (evaluate.split: {split})"
             )
-    config.kind.check_stream(stream, OBJECTIVES.get(config.objective.name, "objective.name").brings_head)
+    config.kind.check_stream(stream, "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives)
     return views.VIEWS[section.view](stream) if section.view else stream
 
 

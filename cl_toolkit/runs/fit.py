@@ -48,4 +48,4 @@ def check_choices(stream: Stream, config: RunConfig) -> None:
 def codec_of(config: RunConfig, stream: Stream) -> Codec:
     """How the examples of a run become tensors, and its model's outputs answers."""
     codec = config.kind.codec(config.prompt, stream.classes)
-    return codec.by_class() if OBJECTIVES.get(config.objective.name, "objective.name").brings_head else codec
+    return codec.by_class() if "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives else codec

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
-from cl_toolkit.registry import OBJECTIVES
+from cl_toolkit.registry import OBJECTIVES, made
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
 from cl_toolkit.types import Stream, spread
@@ -17,6 +17,8 @@ LOOKED_AT = 64
 """Of each task so many examples say how long a row is."""
 STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
+SAMPLED = 0.22
+"""What the call of a model for one sampled token takes of that overhead."""
 ADAM_BYTES = 16
 """Bytes per trained fp32 parameter: weight, gradient, two moments."""
 
@@ -67,11 +69,17 @@ def flops_per_second(device: Any) -> float:
 
 
 def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
-    """About what one run costs: 6 floating-point operations per parameter and trained token (8 with a reference or
-    rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
+    """About what one run costs: per parameter and token 2 floating-point operations of a forward and 4 of a backward, and an
+    overhead per step, of what the objective and the strategies say that they do."""
+    from cl_toolkit.runs.run import build_strategy
+
     train, total, trained = config.train, *counted
+    objective = made(
+        OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
+    )
+    cost = objective.cost() + build_strategy(config).cost(train.global_batch_size)
     codec = codec_of(config, stream)
-    steps = tokens = 0
+    steps, tokens, passed, calls = 0, 0, 0.0, 0.0
     for stage in stream.stages:
         task = stage.task
         per_epoch = -(-len(task.train) // train.global_batch_size)
@@ -79,10 +87,11 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         if train.max_steps > 0:
             here = train.max_steps * stage.tasks_at_once
         length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
-        share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)
-        copies = getattr(config.objective.settings, "num_generations", 1)
+        afterwards = min(cost.after_task, len(task.train))
+        new = here * train.global_batch_size * objective.copies * length
         steps += here
-        tokens += round(here * train.global_batch_size * copies / (1 - share) * length)
-    rollouts = hasattr(config.objective.settings, "num_generations")
-    seconds = tokens * total * (14 if rollouts else 6) / rate + steps * STEP_OVERHEAD * (8 if rollouts else 1)
+        tokens += round(new * (1 + cost.rows))
+        passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
+        calls += here * (1 + SAMPLED * cost.calls) + afterwards
+    seconds = passed * total / rate + calls * STEP_OVERHEAD
     return Forecast(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))

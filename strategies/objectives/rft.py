@@ -16,6 +16,7 @@ from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
+from cl_toolkit.strategy import Cost
 from cl_toolkit.types import IGNORE, Outputs
 
 torch = LazyModule("torch")
@@ -60,6 +61,7 @@ class RFT(Objective):
     """
 
     paper = "Lai et al. 2025, arXiv 2507.05386"
+    gives = frozenset({"logits"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -90,6 +92,10 @@ class RFT(Objective):
         super().__init__(config)
         self.updates, self.copies = self.config.num_iterations, self.config.num_generations
         self._reference = None
+
+    def cost(self):
+        # sampling reads a row once, token by token, which takes about as long as three forwards
+        return Cost(forwards=3.0 + (self.config.beta > 0), calls=self.config.max_completion_length)
 
     @property
     def answer_limit(self):

@@ -16,6 +16,7 @@ class SFT(Objective):
     paper = "standard"
     is_baseline = True
     inputs = ("text", "arrays")
+    gives = frozenset({"logits", "true_targets"})
 
     def encode(self, model, task, examples):
         return task.codec.batch(examples)

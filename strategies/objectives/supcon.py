@@ -49,7 +49,7 @@ class SupCon(Objective):
     paper = "Khosla et al. 2020, arXiv 2004.11362; prototypes: Asadi et al. 2023, arXiv 2303.14771"
     divisible = False
     needs = frozenset({"hidden"})
-    brings_head = True
+    gives = frozenset({"features", "prototypes", "classes"})  # its logits are no distribution that it learns
     inputs = ("text", "arrays")
 
     @dataclass(frozen=True, kw_only=True)

@@ -230,7 +230,7 @@ def make_strategy(named):
     cls = STRATEGIES.get(name, "worker")
     strategy = cls(cls.Config(**settings))
     strategy.name = name
-    return strategy, cls.tags.between_tasks
+    return strategy, cls.tags.life_cycles[0]
 
 
 def make_objective(setting):

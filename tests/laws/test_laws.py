@@ -9,11 +9,12 @@ from cl_toolkit import Compose, Strategy, UserError
 from cl_toolkit.check import LAWS
 from cl_toolkit.check.laws import Broken, judge
 from cl_toolkit.check.runs import find_subject
+from cl_toolkit.engine.session import Session
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs.checkpoint import to_plain
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
-from cl_toolkit.strategy import Composed
+from cl_toolkit.strategy import LIFE_CYCLES, Composed, Cost
 from cl_toolkit.study.cells import load_run
 
 NAMES = list(STRATEGIES)
@@ -24,21 +25,20 @@ def tags_of(name):
     return STRATEGIES.get(name, "test").tags
 
 
-def works_with_rft(name):
-    allowed = tags_of(name).objectives
-    return allowed is None or "rft" in allowed
+def works_with(objective, *names):
+    """Whether an objective gives what strategies need."""
+    return all(tags_of(name).needs <= OBJECTIVES.get(objective, "test").gives for name in names)
 
 
 def objective_of(*names):
-    """sft, or the one that all of them work with."""
-    allowed = [set(tags_of(n).objectives) for n in names if tags_of(n).objectives]
-    common = set.intersection(*allowed) if allowed else {"sft"}
-    return {"name": "sft" if "sft" in common or not common else common.pop()}
+    """The first that they all work with, if there is any."""
+    return {"name": next((o for o in OBJECTIVES if works_with(o, *names)), "sft")}
 
 
 def needed_adapter(*names):
-    needed = [tags_of(name).between_tasks for name in names if tags_of(name).between_tasks]
-    return {"r": 2, "between_tasks": needed[0]} if needed else None
+    """None, or the first adapter with which they all work, if there is any."""
+    cycles = [c for c in LIFE_CYCLES if all(c in tags_of(name).life_cycles for name in names)]
+    return {"r": 2, "between_tasks": cycles[0]} if cycles and cycles[0] else None
 
 
 def model_of(adapter):
@@ -69,7 +69,7 @@ def test_an_exception_is_needed(name, number):
     subject.close()
 
 
-@pytest.fixture(scope="module", params=[name for name in NAMES if works_with_rft(name)])
+@pytest.fixture(scope="module", params=[name for name in NAMES if works_with("rft", name)])
 def rewarded(request):
     found = find_subject(request.param)
     found.objective = RFT
@@ -91,31 +91,76 @@ def test_switched_on_it_does_something(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_tags_say_what_it_costs(name, tmp_path):
-    tags, common = tags_of(name), {"model": model_of(needed_adapter(name)), "objective": objective_of(name)}
-    plain = trajectory(tmp_path / "a", **common).record["cost"]
-    cost = trajectory(tmp_path / "b", strategies={name: {}}, **common).record["cost"]
-    extra = cost["extra_forwards"] + cost["extra_backwards"] - plain["extra_forwards"] - plain["extra_backwards"]
-    rehearsed = cost["examples"] > plain["examples"] or name in ("der", "derpp")  # whose rows count nowhere
-    assert (extra > 0) == ("per step" in tags.extra_passes)
-    assert rehearsed == ("rehearsed" in tags.extra_passes)
-    assert (cost["stored_examples"] > 0) == ("stored examples" in tags.extra_memory) == tags.needs_examples
-    beside = cost["extra_parameters"] > (0 if name == "o_lora" else plain["extra_parameters"])
-    assert beside == (bool(tags.extra_memory) and not tags.needs_examples)
+def test_the_tags_say_what_it_costs(name, tmp_path, monkeypatch):
+    tags, adapter = tags_of(name), needed_adapter(name)
+    # an adapter that goes on is nobody's: what a stack keeps beside it is for the strategy that needs a stack
+    bare = model_of({**adapter, "between_tasks": "continue"} if adapter else None)
+    plain = trajectory(tmp_path / "a", model=bare, objective=objective_of(name)).record["cost"]
+    run = Run(
+        tiny_run_config(model=model_of(adapter), objective=objective_of(name), strategies={name: {}}),
+        tmp_path / "b",
+        None,
+    )
+    rows, after = passing(run, monkeypatch)
+    cost = run.execute()["cost"]
+    assert (cost["extra_forwards"] > plain["extra_forwards"]) == (tags.cost.forwards > 0)
+    assert (cost["extra_backwards"] > plain["extra_backwards"]) == (tags.cost.backwards > 0)
+    assert (max(rows) > run.config.train.global_batch_size) == (tags.cost.rows > 0)
+    assert bool(after) == (tags.cost.after_task > 0)
+    assert (cost["stored_examples"] > 0) == tags.needs_examples
+    assert (cost["extra_parameters"] > plain["extra_parameters"]) == (
+        bool(tags.extra_memory) and not tags.needs_examples
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not works_with_rft(name)])
+def passing(run, monkeypatch):
+    """(rows of each batch, forwards in `after_task`): lists that fill while the run goes on."""
+    rows, after = [], []
+    share, after_task = Session.share, run.strategy.after_task
+
+    def sharing(self, examples):
+        rows.append(len(examples))
+        return share(self, examples)
+
+    def listening(model, task):
+        hook = model.register_forward_pre_hook(lambda *_: after.append(task.name))
+        try:
+            return after_task(model, task)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(Session, "share", sharing)
+    run.strategy.after_task = listening
+    return rows, after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_costs_is_said_once_and_follows_the_settings(name):
+    cls = STRATEGIES.get(name, "test")
+    assert cls().cost(32) == cls.tags.cost
+    assert cls(cls.Config(**cls.tags.off)).cost(32) == Cost()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not works_with("rft", name)])
 def test_an_objective_that_cannot_work_is_refused(name):
-    use = " or ".join(tags_of(name).objectives)
-    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with objective rft; use {use}"):
+    use = " or ".join(o for o in OBJECTIVES if works_with(o, name))
+    lacking = " and ".join(sorted(tags_of(name).needs - OBJECTIVES.get("rft", "test").gives))
+    needs = rf"strategies\.{name}: needs {lacking}, which objective rft does not give; use {use}$"
+    with pytest.raises(UserError, match=needs):
         tiny_run_config(strategies={name: {}}, objective=RFT)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if tags_of(name).life_cycles])
-def test_a_life_cycle_that_cannot_work_is_refused(name):
-    with pytest.raises(UserError, match=rf"strategies\.{name}: does not work with model.adapter.between_tasks: merge"):
-        tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[2]))
-    assert tiny_run_config(strategies={name: {}}, model=model_of(ADAPTERS[1]))
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: str(adapter and adapter["between_tasks"]))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_life_cycle_that_cannot_work_is_refused(name, adapter):
+    config = {"strategies": {name: {}}, "model": model_of(adapter), "objective": objective_of(name)}
+    cycle = adapter and adapter["between_tasks"]
+    if cycle in tags_of(name).life_cycles:
+        assert tiny_run_config(**config)
+        return
+    needs = rf"strategies\.{name}: needs model\.adapter\.between_tasks: .*; got {cycle or 'no adapter'}$"
+    with pytest.raises(UserError, match=needs):
+        tiny_run_config(**config)
 
 
 class Stop(Exception):
@@ -220,15 +265,11 @@ def test_law_8_a_name_taken_twice_is_refused():
 
 def refusal(a, b):
     """Why two strategies cannot work together, as their tags say; None where they can."""
-    for one, other in ((a, b), (b, a)):
-        needed, theirs = tags_of(one).between_tasks, tags_of(other)
-        if one in theirs.excludes or (needed and theirs.life_cycles and needed not in theirs.life_cycles):
-            return "cannot be used together"
-        if needed and theirs.between_tasks and needed != theirs.between_tasks:
-            return f"needs model.adapter.between_tasks: {needed}"
-    if None not in (tags_of(a).objectives, tags_of(b).objectives):
-        return None if {*tags_of(a).objectives} & {*tags_of(b).objectives} else "cannot be used together"
-    return None
+    if both := tags_of(a).owns & tags_of(b).owns:
+        return f"cannot be used together: only one of them can own {next(iter(both))}"
+    if not set(tags_of(a).life_cycles) & set(tags_of(b).life_cycles):
+        return "cannot be used together: one needs model.adapter.between_tasks: "
+    return None if any(works_with(o, a, b) for o in OBJECTIVES) else "no objective gives all that "
 
 
 @pytest.mark.parametrize(("a", "b"), list(combinations(NAMES, 2)))

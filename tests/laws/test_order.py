@@ -6,8 +6,8 @@ import pytest
 from tiny import tiny_config, trajectory
 
 from cl_toolkit import Compose, Strategy, UserError
-from cl_toolkit.registry import STRATEGIES
-from cl_toolkit.strategy import Tags
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES
+from cl_toolkit.strategy import LIFE_CYCLES, Tags
 from cl_toolkit.study.cells import load_run
 
 # three tasks: what the second leaves behind is felt in the third. SGD, since Adam would blow up a gradient that is 0 up to the
@@ -23,10 +23,10 @@ FELT = {"ewc": {"weight": 100.0}, "si": {"weight": 300.0}, "agem": {"memory_batc
 def settings_of(names):
     """A config with these strategies, in this order, and with what they need."""
     tags = [STRATEGIES.get(name, "test").tags for name in names]
-    adapter = next((t.between_tasks for t in tags if t.between_tasks), None)
+    adapter = next((c for c in LIFE_CYCLES if all(c in t.life_cycles for t in tags)), None)
     model = {**tiny_config()["model"], **({"adapter": {"r": 2, "between_tasks": adapter}} if adapter else {})}
-    allowed = set.intersection(*(set(t.objectives or ("sft", "supcon")) for t in tags)) or {"sft"}
-    objective = {"name": "sft" if "sft" in allowed else allowed.pop()}
+    fitting = (o for o in OBJECTIVES if all(t.needs <= OBJECTIVES.get(o, "test").gives for t in tags))
+    objective = {"name": next(fitting, "sft")}
     return {**SMALL, "model": model, "objective": objective, "strategies": {n: FELT.get(n, {}) for n in names}}
 
 

@@ -194,7 +194,7 @@ def test_class_incremental_with_a_language_model(tmp_path):
 
 
 ON_ARRAYS = [n for n in STRATEGIES if "arrays" in STRATEGIES.get(n, "test").tags.inputs]
-ON_NETS = [n for n in ON_ARRAYS if not STRATEGIES.get(n, "test").tags.between_tasks]
+ON_NETS = [n for n in ON_ARRAYS if None in STRATEGIES.get(n, "test").tags.life_cycles]
 
 
 @pytest.mark.parametrize("name", ON_NETS)
@@ -317,9 +317,18 @@ def test_a_text_encoder_from_a_folder(tmp_path):
         ({"objective": {"name": "rft"}}, "objective rft: learns from text; stream digits gives arrays"),
         ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from text"),
         ({"model": {**MLP8, "adapter": {"r": 2}}}, "model.adapter: is for language models and text encoders"),
-        ({"strategies": ["prototype_distill"]}, "strategies.prototype_distill: does not work with objective sft"),
-        ({"objective": SUPCON, "strategies": ["ewc"]}, "strategies.ewc: does not work with objective supcon"),
-        ({"objective": SUPCON, "strategies": ["lwf"]}, "strategies.lwf: does not work with objective supcon"),
+        (
+            {"strategies": ["prototype_distill"]},
+            "strategies.prototype_distill: needs features and prototypes, which objective sft does not give; use supcon",
+        ),
+        (
+            {"objective": SUPCON, "strategies": ["ewc"]},
+            "strategies.ewc: needs logits, which objective supcon does not give; use sft or rft",
+        ),
+        (
+            {"objective": SUPCON, "strategies": ["lwf"]},
+            "strategies.lwf: needs logits, which objective supcon does not give; use sft or rft",
+        ),
         ({"objective": SUPCON, "train": {"per_device_train_batch_size": 4}}, "looks at a whole step at once"),
         ({"stream": {**DIGITS, "scenario": "class", "view": "independent"}}, "stream.scenario: class"),
     ],

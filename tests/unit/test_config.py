@@ -260,7 +260,10 @@ REFUSALS = [
         "strategies: {replay: {replay_fraction: 1}}",
         "strategies.replay.replay_fraction: expected a number in [0, 1), got 1",
     ),
-    ("strategies: [replay, power_law]", "strategies: replay and power_law cannot be used together: both rehearse"),
+    (
+        "strategies: [replay, power_law]",
+        "strategies: replay and power_law cannot be used together: only one of them can own rehearsal",
+    ),
     ("model: {hidden_size: 17}", "model.hidden_size: expected a multiple of twice num_attention_heads (8), got 17"),
     (
         "model: {adapter: {r: 2, between_tasks: merged}}",

@@ -1,0 +1,81 @@
+"""What `plan` expects of a run follows from what its objective and strategies say that they cost."""
+
+import pytest
+from tiny import RFT, tiny_run_config
+
+from cl_toolkit import Compose
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.strategies.agem import AGEM
+from cl_toolkit.strategies.lwf import LwF
+from cl_toolkit.strategies.replay import PowerLaw, Replay
+from cl_toolkit.strategy import Cost
+from cl_toolkit.study.plan import STEP_OVERHEAD, forecast
+
+
+def expected(**changes):
+    """With a thousand parameters and a thousand operations a second, so that the overhead is small beside them."""
+    config = tiny_run_config(**changes)
+    return forecast(config, build_stream(config), (1000, 1000), 1000.0)
+
+
+PLAIN = expected()
+
+
+def operations(found):
+    """Seconds beyond the overhead of eight steps, in those of plain training."""
+    return (found.seconds - 8 * STEP_OVERHEAD) / (PLAIN.seconds - 8 * STEP_OVERHEAD)
+
+
+@pytest.mark.parametrize(
+    ("strategies", "rows", "passes"),
+    [
+        ({"replay": {"replay_fraction": 0.5}}, 2, 2),
+        ({"replay": {"replay_fraction": 0.75}}, 4, 4),
+        ({"replay": {"replay_fraction": 0.0}}, 1, 1),
+        ({"lwf": {}}, 1, 4 / 3),
+        ({"agem": {"memory_batch_size": 4}}, 1, 2),  # batches are of four
+        ({"agem": {"memory_batch_size": 8}}, 1, 3),
+        ({"der": {"memory_batch_size": 4}}, 2, 2),
+        ({"derpp": {"memory_batch_size": 4}}, 3, 3),
+        ({"derpp": {"memory_batch_size": 4, "beta": 0.0}}, 2, 2),
+        ({"replay": {}, "lwf": {}}, 2, 7 / 3),
+        ({"si": {}}, 1, 1),
+    ],
+)
+def test_passes_and_rows(strategies, rows, passes):
+    found = expected(strategies=strategies)
+    assert found.steps == PLAIN.steps == 8
+    assert found.tokens == pytest.approx(PLAIN.tokens * rows)
+    assert operations(found) == pytest.approx(passes)
+
+
+def test_a_fisher_is_taken_of_the_examples_that_there_are():
+    few, all_of_them = (expected(strategies={"ewc": {"fisher_examples": n}}) for n in (6, 200))  # of twelve
+    assert all_of_them.seconds - PLAIN.seconds == pytest.approx(2 * (few.seconds - PLAIN.seconds))
+    assert operations(few) == pytest.approx(1 + 6 / 16, abs=0.01)
+
+
+def test_rollouts():
+    found = expected(objective=RFT)
+    assert found.tokens == 3 * PLAIN.tokens
+    assert operations(found) == pytest.approx(3 * 14 / 6, rel=0.01)
+    assert expected(objective={**RFT, "beta": 0.0}).seconds < found.seconds
+
+
+def test_costs_add_up():
+    both = Compose(LwF(), Replay(Replay.Config(replay_fraction=0.75)))
+    assert both.cost(8) == Cost(forwards=1, rows=3)
+    assert Compose().cost(8) == Cost()
+    assert AGEM().cost(16) == Cost(forwards=2, backwards=2)
+    assert PowerLaw(PowerLaw.Config(unrestricted=True)).cost(8).rows == pytest.approx(1.62, abs=0.01)
+
+
+def test_costs_in_words():
+    assert str(Cost()) == ""
+    assert str(Cost(forwards=1)) == "1 forward per step"
+    assert str(Cost(forwards=2, backwards=0.5)) == "2 forwards and 0.5 backwards per step"
+    assert str(Cost(rows=1)) == "1 rehearsed row per new row"
+    assert (
+        str(Cost(rows=2, after_task=200)) == "2 rehearsed rows per new row, 200 examples forward and backward per task"
+    )
+    assert str(Cost(calls=32)) == "32 sampled tokens per step"
