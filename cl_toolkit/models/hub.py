@@ -15,7 +15,7 @@ from cl_toolkit.errors import UserError, short
 from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
-from cl_toolkit.models.targets import check_targets
+from cl_toolkit.models.targets import adapted, check_targets
 
 if TYPE_CHECKING:
     import torch
@@ -199,7 +199,7 @@ def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: 
     if rows := getattr(config.get_text_config(), "vocab_size", None):
         check_rows(kind.name, tokenizer, rows)
     if adapter is not None:
-        check_targets(kind.skeleton(), adapter)
+        check_targets(adapted(kind.skeleton()), adapter)
 
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
