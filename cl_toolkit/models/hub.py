@@ -83,8 +83,11 @@ class HubKind(Kind):
         except UserError:  # a folder need not have such a file
             ends = config.eos_token_id
         stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
-        return TextCodec(tokenizer, prompt, stops, positions, rows)
+        return TextCodec(tokenizer, prompt, stops, self.positions(config), getattr(config, "vocab_size", None))
+
+    def positions(self, config: PretrainedConfig) -> int | None:
+        """How many tokens the model has places for; None: any number. config: that of its text part."""
+        return getattr(config, "max_position_embeddings", None)
 
     def identity(self) -> dict[str, str]:
         """The content of its folder, or the commit of a hub's model."""
