@@ -107,6 +107,9 @@ class ArrayCodec:
     def __init__(self) -> None:
         self.truncated_ids: set[str] = set()
 
+    def class_of(self, example: Example) -> int | None:
+        return example.y
+
     def length(self, example: Example) -> int:
         """All arrays of a task are of one size."""
         return example.x.numel()
@@ -123,7 +126,7 @@ class ArrayCodec:
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Arrays and classes. Rows without a target have none."""
         batch = self.prompts(examples)
-        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
+        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples])
         return batch
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:

@@ -49,6 +49,9 @@ class Codec(Protocol):
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Rows with their targets. Rows without a target (`Example.source`) have none."""
 
+    def class_of(self, example: Example) -> int | None:
+        """The index of the output that stands for an example's target; None where answers are written."""
+
     def length(self, example: Example) -> int:
         """How much of a batch's width an example takes."""
 

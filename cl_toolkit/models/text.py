@@ -114,6 +114,9 @@ class TextCodec:
             )
         return prompt, answer
 
+    def class_of(self, example: Example) -> int | None:
+        return None
+
     def length(self, example: Example) -> int:
         """Tokens of the prompt."""
         return len(self.ids(example)[0])
