@@ -60,6 +60,7 @@ class RFT(Objective):
     """
 
     paper = "Lai et al. 2025, arXiv 2507.05386"
+    needs = frozenset({"logits", "generates"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
