@@ -31,6 +31,7 @@ KINDS = {
 HEADS = {
     "lm": "cl_toolkit.models.language:LanguageModel",
     "none": "cl_toolkit.models.language:Backbone",
+    "classes": "cl_toolkit.models.classifier:Classifier",
 }
 """Models from a folder or the hub: `model.head` -> kind."""
 
