@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 torch = LazyModule("torch")
 
-ENCODER = "an encoder's folder is for model.head: none, with objective supcon"
+ENCODER = "an encoder's folder is for model.head: classes, or for model.head: none with objective supcon"
 
 
 def check_kind(name: str, config: PretrainedConfig) -> None:
@@ -22,7 +22,7 @@ def check_kind(name: str, config: PretrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"model.name: {name}: is an encoder-decoder ({config.model_type}); expected a causal language model, or an "
-            "encoder with model.head: none"
+            "encoder with model.head: classes or none"
         )
 
 
