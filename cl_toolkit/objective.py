@@ -21,7 +21,7 @@ class Objective:
     `divisible`: whether a batch may be cut into micro-batches and processes.
     `brings_head`: whether `equip` gives the model its outputs.
     `is_baseline`: plain runs with other objectives are compared with one that has this objective.
-    `inputs`: what its examples may be: `text`, `arrays`.
+    `inputs`: what its examples may be, in the words of `Kind.inputs`.
     `needs`: what a model must give for it, of `Kind.gives`.
     `copies`: rows that one example makes in a batch (rollouts, views).
     `rollouts`: answers that this process has sampled so far.
@@ -36,7 +36,7 @@ class Objective:
     divisible: ClassVar[bool] = True
     brings_head: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = False
-    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
     name: str = ""
     updates: int = 1

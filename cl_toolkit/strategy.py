@@ -35,7 +35,7 @@ class Tags:
     between_tasks: the adapter life cycle that it needs, if any.
     life_cycles: the adapter life cycles at which it works; without an adapter it works. None: all of them.
     objectives: names of the objectives with which it works. None: all of them.
-    inputs: what its examples may be: `text`, `arrays`.
+    inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     excludes: name of another strategy -> why the two cannot be used together.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
@@ -51,7 +51,7 @@ class Tags:
     between_tasks: str | None = None
     life_cycles: tuple[str, ...] | None = None
     objectives: tuple[str, ...] | None = None
-    inputs: tuple[str, ...] = ("text", "arrays")
+    inputs: tuple[str, ...] | None = None
     excludes: Mapping[str, str] = field(default_factory=dict)
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)

@@ -83,7 +83,7 @@ class AnswerStyles(Strategy):
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"share": 0.0},
-        inputs=("text",),
+        inputs=("conversations",),
         objectives=("sft",),  # the task's scorer judges rollouts, and knows only the task's own style
         exceptions={1: "the first task's examples are rewritten too"},
     )

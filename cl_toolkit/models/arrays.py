@@ -27,7 +27,7 @@ else:
 class Net(Kind):
     """A small net for arrays, with weights drawn from `seed.init`."""
 
-    inputs: ClassVar[str] = "arrays"
+    inputs: ClassVar[tuple[str, ...]] = ("arrays",)
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes", "hidden"})
     adaptable: ClassVar[bool] = False
     num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10

@@ -74,11 +74,11 @@ class Codec(Protocol):
 class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
-    inputs: what its examples are made of; a stream says the same word. gives: of `logits` (next tokens), `generates`,
-    `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
+    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
     """
 
-    inputs: ClassVar[str] = "text"
+    inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
     name: str = ""

@@ -15,7 +15,7 @@ class SFT(Objective):
 
     paper = "standard"
     is_baseline = True
-    inputs = ("text", "arrays")
+    inputs = ("conversations", "arrays")
 
     def encode(self, model, task, examples):
         return task.codec.batch(examples)

@@ -50,7 +50,7 @@ class SupCon(Objective):
     divisible = False
     needs = frozenset({"hidden"})
     brings_head = True
-    inputs = ("text", "arrays")
+    inputs = ("conversations", "arrays")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
