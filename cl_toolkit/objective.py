@@ -22,7 +22,7 @@ class Objective:
     `extra_parameters`: numbers kept beside the model, such as a reference's weights.
     `divisible`: whether a batch may be cut into micro-batches and processes.
     `is_baseline`: plain runs with other objectives are compared with one that has this objective.
-    `inputs`: what its examples may be: `text`, `arrays`.
+    `inputs`: what its examples may be, in the words of `Kind.inputs`.
     `needs`: what a model must give for it, of `Kind.gives`.
     `gives`: what its forward offers to strategies: `logits` (the distribution of each target: `Outputs.logits` at
     `part.labels`), `true_targets` (the targets are the data's, not the model's own), `features`, `prototypes`; and `classes`
@@ -39,7 +39,7 @@ class Objective:
     zero_stages: ClassVar[tuple[int, ...]] = (0, 1, 2, 3)
     divisible: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
-    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
     gives: ClassVar[frozenset[str]] = frozenset()
     name: str = ""

@@ -69,7 +69,7 @@ class Tags:
         checked with.
     needs: what the objective must give for it, of `Objective.gives`.
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`.
-    inputs: what its examples may be: `text`, `arrays`.
+    inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -84,7 +84,7 @@ class Tags:
     life_cycles: tuple[str | None, ...] = LIFE_CYCLES
     needs: frozenset[str] = frozenset()
     owns: frozenset[str] = frozenset()
-    inputs: tuple[str, ...] = ("text", "arrays")
+    inputs: tuple[str, ...] | None = None
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)

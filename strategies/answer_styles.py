@@ -83,10 +83,9 @@ class AnswerStyles(Strategy):
     tags = Tags(
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"share": 0.0},
-        inputs=("text",),
-        needs=frozenset(
-            {"true_targets"}
-        ),  # rollouts are judged by the task's scorer, which knows only the task's own style
+        inputs=("conversations",),
+        # rollouts are judged by the task's scorer, which knows only the task's own style
+        needs=frozenset({"true_targets"}),
         exceptions={1: "the first task's examples are rewritten too"},
     )
 

@@ -14,9 +14,10 @@ from typing import Annotated
 
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
-from cl_toolkit.types import IGNORE, Batches, Example
+from cl_toolkit.types import Batches, Example
 
 torch = LazyModule("torch")
 
@@ -24,15 +25,6 @@ torch = LazyModule("torch")
 def squared_error(stored, logits):
     """sum over N positions and k stored entries of (z_stored - h)^2. Divide by N k for the paper's mean."""
     return ((stored - logits) ** 2).sum()
-
-
-def answer_logits(part, logits, row: int, length: int):
-    """(logits (n, V) that predict a row's last n tokens, these tokens (n,)); for an array its own logits and its class, n = 1.
-    Rows are padded on the right."""
-    if logits.dim() == 2:
-        return logits[row : row + 1].float(), torch.tensor([part.examples[row].y], device=logits.device)
-    end = int(part.inputs["attention_mask"][row].sum())
-    return logits[row, end - length - 1 : end - 1].float(), part.inputs["input_ids"][row, end - length : end]
 
 
 class DER(Strategy):
@@ -117,7 +109,7 @@ class DER(Strategy):
             if who != self.name or example.source != "aside":
                 continue
             stored = example.extra["logits"].to(out.logits.device)  # (n, k)
-            logits, tokens = answer_logits(part, out.logits, row, len(stored))
+            logits, tokens = self.predicting(out.logits, row, example)
             if kind == "der":
                 entries = example.extra["entries"].to(logits.device)
                 value = self.config.alpha * squared_error(stored, logits.gather(1, entries)) / self._counts["logits"]
@@ -129,14 +121,19 @@ class DER(Strategy):
         # a part without memory rows must have the same terms as the other processes' parts
         return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
 
+    def predicting(self, logits, row: int, example: Example):
+        """(logits (n, V) that predict an example's targets, these targets (n,)), of its row in a batch, which has no labels."""
+        labels = self.task.codec.batch([replace(example, source="task")]).labels.to(logits.device)
+        own = logits[row : row + 1]
+        return target_logits(own[:, : labels.shape[1]] if labels.dim() == 2 else own, labels)  # padding is on the right
+
     def _names(self) -> list[str]:
         names = {"der": (self._counts["logits"], self.name), "ce": (self._counts["tokens"], f"{self.name}_ce")}
         return [name for count, name in names.values() if count]
 
     def _offer(self, part, logits, row: int) -> None:
         """Remember a new example with its logits until the step's end."""
-        length = int((part.labels[row] != IGNORE).sum())
-        own, _ = answer_logits(part, logits.detach(), row, length)
+        own, _ = target_logits(logits[row : row + 1].detach(), part.labels[row : row + 1])
         top = own.topk(min(self.config.top_k, own.shape[-1]))
         extra = {"logits": top.values.cpu(), "entries": top.indices.cpu()}
         example = part.examples[row]

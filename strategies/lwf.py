@@ -31,8 +31,8 @@ def distillation(teacher, student, temperature: float):
 class LwF(Strategy):
     """Distillation from the model before the task, averaged over the target tokens of the step's new examples.
 
-    A language model's classes are its vocabulary, the same in every task, so all outputs count. For a classifier of arrays
-    only those of past classes do. Examples rehearsed by other strategies do not count. The teacher costs a forward without
+    A language model's classes are its vocabulary, the same in every task, so all outputs count. For a classifier only those of
+    past classes do. Examples rehearsed by other strategies do not count. The teacher costs a forward without
     gradient, but no second model: a fresh adapter is switched off; otherwise a copy of the trained weights is swapped in.
     Under `rft` the tokens are those of the rollouts.
     """
@@ -55,7 +55,7 @@ class LwF(Strategy):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past = 0  # tasks learned so far: there is nothing to keep before the first
-        self.classes: list[int] = []  # for arrays: those of past tasks
+        self.classes: list[int] = []  # of a classifier: those of past tasks
         self._teacher = None
 
     @property
@@ -82,7 +82,7 @@ class LwF(Strategy):
 
     def after_task(self, model, task):
         self.past += 1
-        self.classes = sorted({*self.classes, *(e.y for e in task.examples if e.y is not None)})
+        self.classes = sorted({*self.classes, *map(task.codec.class_of, task.examples)} - {None})
         return model
 
     def state(self):

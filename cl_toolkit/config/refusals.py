@@ -117,12 +117,12 @@ def check_scorers(scorer: Any, names: list[str], where: str) -> None:
 def check_inputs(config: RunConfig, where: str) -> None:
     """Stream, model, objective and strategies must be made for the same kind of examples."""
     stream, model = STREAMS.get(config.stream.name, f"{where}: stream.name"), config.kind
-    kind = getattr(stream, "inputs", "text")
-    if model.inputs != kind:
-        fitting = [name for name, other in built_in().items() if other.inputs == kind]
+    kind = getattr(stream, "inputs", "conversations")
+    if kind not in model.inputs:
+        fitting = [name for name, other in built_in().items() if kind in other.inputs]
         raise UserError(
-            f"{where}: stream.name: {config.stream.name} gives {kind}, model {model.name} takes {model.inputs}; use "
-            f"{' or '.join(fitting)}, or another stream"
+            f"{where}: stream.name: {config.stream.name} gives {kind}, model {model.name} takes "
+            f"{' and '.join(model.inputs)}; use {', or '.join(filter(None, [' or '.join(fitting), 'another stream']))}"
         )
     if not model.adaptable and config.model.adapter is not None:
         raise UserError(f"{where}: model.adapter: is for language models and text encoders; {model.name} has none")
@@ -130,7 +130,7 @@ def check_inputs(config: RunConfig, where: str) -> None:
     users = [(f"objective {config.objective.name}", objective.inputs)]
     users += [(f"strategies.{c.name}", strategy_class(c).tags.inputs) for c in config.strategies]
     for name, inputs in users:
-        if kind not in inputs:
+        if inputs is not None and kind not in inputs:
             raise UserError(
                 f"{where}: {name}: learns from {' and '.join(inputs)}; stream {config.stream.name} gives {kind}"
             )

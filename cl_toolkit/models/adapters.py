@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError, short
-from cl_toolkit.models.encoder import Encoder
-from cl_toolkit.models.targets import check_targets, stores_transposed
+from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
-    if isinstance(model, Encoder):
-        model.backbone = begin_task(model.backbone, adapter, index, seed)
+    if name := adapted_part(model):
+        setattr(model, name, begin_task(getattr(model, name), adapter, index, seed))
         return model
     name = f"task{index}"
     with torch.random.fork_rng(devices=[]), _told():
@@ -87,8 +86,8 @@ def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
     with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
         return model
-    if isinstance(model, Encoder):
-        model.backbone = end_task(model.backbone, adapter)
+    if name := adapted_part(model):
+        setattr(model, name, end_task(getattr(model, name), adapter))
         return model
     own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
     own_weights = dict(model.named_parameters(recurse=False))
@@ -159,8 +158,8 @@ def loaded(model: nn.Module) -> dict[str, int]:
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
     module = unwrapped(model)
-    beside = isinstance(module, Encoder)
-    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (beside and not n.startswith("backbone."))}
+    name = adapted_part(module)
+    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (name and not n.startswith(f"{name}."))}
 
 
 @contextmanager
@@ -170,7 +169,7 @@ def disabled(model: nn.Module):
     module = unwrapped(model)
     before = {p: p.requires_grad for p in module.parameters()}
     try:
-        with (module.backbone if isinstance(module, Encoder) else module).disable_adapter():
+        with adapted(module).disable_adapter():
             yield model
     finally:
         for parameter, flag in before.items():

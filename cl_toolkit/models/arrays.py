@@ -27,7 +27,7 @@ else:
 class Net(Kind):
     """A small net for arrays, with weights drawn from `seed.init`."""
 
-    inputs: ClassVar[str] = "arrays"
+    inputs: ClassVar[tuple[str, ...]] = ("arrays",)
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes", "hidden"})
     adaptable: ClassVar[bool] = False
     num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10
@@ -107,6 +107,9 @@ class ArrayCodec:
     def __init__(self) -> None:
         self.truncated_ids: set[str] = set()
 
+    def class_of(self, example: Example) -> int | None:
+        return example.y
+
     def length(self, example: Example) -> int:
         """All arrays of a task are of one size."""
         return example.x.numel()
@@ -123,7 +126,7 @@ class ArrayCodec:
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Arrays and classes. Rows without a target have none."""
         batch = self.prompts(examples)
-        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else e.y for e in examples])
+        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples])
         return batch
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:

@@ -69,6 +69,8 @@ class Encoder(nn.Module):
     """Features of a language model or text encoder (its last hidden state, averaged over the tokens) or of a small net, and
     the heads on them. Prediction is by the nearest prototype in angle."""
 
+    adapted_part = "backbone"
+
     def __init__(self, backbone: nn.Module, projection_size: int, hidden_size: int, seed: int):
         super().__init__()
         self.backbone = backbone

@@ -15,7 +15,7 @@ from cl_toolkit.errors import UserError, short
 from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
-from cl_toolkit.models.targets import check_targets
+from cl_toolkit.models.targets import adapted, check_targets
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +83,11 @@ class HubKind(Kind):
         except UserError:  # a folder need not have such a file
             ends = config.eos_token_id
         stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        positions, rows = getattr(config, "max_position_embeddings", None), getattr(config, "vocab_size", None)
-        return TextCodec(tokenizer, prompt, stops, positions, rows)
+        return TextCodec(tokenizer, prompt, stops, self.positions(config), getattr(config, "vocab_size", None))
+
+    def positions(self, config: PretrainedConfig) -> int | None:
+        """How many tokens the model has places for; None: any number. config: that of its text part."""
+        return getattr(config, "max_position_embeddings", None)
 
     def identity(self) -> dict[str, str]:
         """The content of its folder, or the commit of a hub's model."""
@@ -199,7 +202,7 @@ def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: 
     if rows := getattr(config.get_text_config(), "vocab_size", None):
         check_rows(kind.name, tokenizer, rows)
     if adapter is not None:
-        check_targets(kind.skeleton(), adapter)
+        check_targets(adapted(kind.skeleton()), adapter)
 
 
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")

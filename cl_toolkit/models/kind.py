@@ -31,6 +31,7 @@ KINDS = {
 HEADS = {
     "lm": "cl_toolkit.models.language:LanguageModel",
     "none": "cl_toolkit.models.language:Backbone",
+    "classes": "cl_toolkit.models.classifier:Classifier",
 }
 """Models from a folder or the hub: `model.head` -> kind."""
 
@@ -48,6 +49,9 @@ class Codec(Protocol):
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Rows with their targets. Rows without a target (`Example.source`) have none."""
+
+    def class_of(self, example: Example) -> int | None:
+        """The index of the output that stands for an example's target; None where answers are written."""
 
     def length(self, example: Example) -> int:
         """How much of a batch's width an example takes."""
@@ -70,11 +74,11 @@ class Codec(Protocol):
 class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
-    inputs: what its examples are made of; a stream says the same word. gives: of `logits` (next tokens), `generates`,
-    `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
+    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
     """
 
-    inputs: ClassVar[str] = "text"
+    inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
     name: str = ""

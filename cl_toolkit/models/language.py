@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cl_toolkit.models.hub import HubKind
-from cl_toolkit.models.soundness import check_causal, check_complete
+from cl_toolkit.models.soundness import beside_features, check_causal, check_complete, places
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,15 @@ class Backbone(HubKind):
     def finish_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         end_by_separator(tokenizer)
 
+    def positions(self, config: PretrainedConfig) -> int | None:
+        return places(self.skeleton(), super().positions(config))
+
     def check_weights(self, model: nn.Module, report: Mapping[str, Collection[Any]], rows: int) -> None:
-        check_complete(self.name, model, report, features_only=True)
+        unused = beside_features(model, report["missing_keys"])
+        check_complete(self.name, model, report, features_only=True, drawn=unused)
+        for name, weight in model.named_parameters():
+            if name in unused:  # they would be drawn anew at each loading
+                weight.data.zero_()
 
 
 def end_by_separator(tokenizer: PreTrainedTokenizerBase) -> None:

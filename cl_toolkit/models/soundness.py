@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 torch = LazyModule("torch")
 
-ENCODER = "an encoder's folder is for model.head: none, with objective supcon"
+ENCODER = "an encoder's folder is for model.head: classes, or for model.head: none with objective supcon"
 
 
 def check_kind(name: str, config: PretrainedConfig) -> None:
@@ -22,7 +22,7 @@ def check_kind(name: str, config: PretrainedConfig) -> None:
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
             f"model.name: {name}: is an encoder-decoder ({config.model_type}); expected a causal language model, or an "
-            "encoder with model.head: none"
+            "encoder with model.head: classes or none"
         )
 
 
@@ -87,23 +87,26 @@ def check_causal(name: str, model: nn.Module, tokens: int) -> None:
 
 
 def check_complete(
-    name: str, model: nn.Module, report: Mapping[str, Collection[Any]], features_only: bool = False
+    name: str,
+    model: nn.Module,
+    report: Mapping[str, Collection[Any]],
+    features_only: bool = False,
+    drawn: Collection[str] = (),
 ) -> None:
     """Every tensor of the model came from the folder, and every tensor of the folder has its place.
 
-    features_only: the heads of the folder are left behind on purpose; and what the features do not depend on (a pooler)
-    may be missing: it is set to 0, for it would be drawn anew at each loading.
+    features_only: the heads of the folder are left behind on purpose. drawn: weights that need not be in the folder, or may
+    have another shape there.
     """
-    missing, surplus = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    if report["mismatched_keys"]:
-        key, there, here = min(report["mismatched_keys"])
+    missing, surplus = sorted({*report["missing_keys"]} - {*drawn}), sorted(report["unexpected_keys"])
+    if mismatched := sorted(entry for entry in report["mismatched_keys"] if entry[0] not in drawn):
+        key, there, here = mismatched[0]
         raise UserError(
             f"model.name: {name}: {key} has the shape {tuple(there)} in the folder and {tuple(here)} by config.json"
-            + (f" (and {len(report['mismatched_keys']) - 1} more)" if len(report["mismatched_keys"]) > 1 else "")
+            + (f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else "")
         )
     if features_only:
-        missing = [key for key in missing if key not in zeroed(model, missing)]
-        own = {child for child, _ in model.named_children()}
+        own = {child for child, _ in model.base_model.named_children()}
         surplus = [k for k in surplus if k.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in own]
     for keys, what in (
         (missing, "lacks the weights {}, which config.json asks for"),
@@ -114,9 +117,9 @@ def check_complete(
             raise UserError(f"model.name: {name}: {what.format(listed(keys))}{end}")
 
 
-def zeroed(model: nn.Module, missing: Collection[str]) -> set[str]:
-    """Those of the missing weights that the features do not depend on, set to 0."""
-    weights = {key: weight for key, weight in model.named_parameters() if key in missing}
+def beside_features(model: nn.Module, names: Collection[str]) -> set[str]:
+    """Those of the weights that the last hidden state does not depend on: a pooler, a head."""
+    weights = {key: weight for key, weight in model.named_parameters() if key in names}
     if not weights:
         return set()
     ids = torch.zeros(1, 2, dtype=torch.long)
@@ -125,8 +128,14 @@ def zeroed(model: nn.Module, missing: Collection[str]) -> set[str]:
         grads = torch.autograd.grad(
             out.hidden_states[-1].float().sum(), list(weights.values()), allow_unused=True, materialize_grads=False
         )
-    unused = {key for key, grad in zip(weights, grads, strict=True) if grad is None}
-    with torch.no_grad():
-        for key in unused:
-            weights[key].zero_()
-    return unused
+    return {key for key, grad in zip(weights, grads, strict=True) if grad is None}
+
+
+def places(model: nn.Module, positions: int | None) -> int | None:
+    """How many tokens an encoder has places for, of as many positions as its config names: RoBERTa's kind counts from the
+    index of the padding on, so that the first rows of its table stand for no token."""
+    for name, module in model.named_modules():
+        offset = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        if positions is not None and offset is not None:
+            return positions - offset - 1
+    return positions

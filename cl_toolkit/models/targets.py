@@ -17,6 +17,17 @@ nn_ = LazyModule("torch.nn")
 KEY = "model.adapter.target_modules"
 
 
+def adapted_part(model: nn.Module) -> str:
+    """The name of the child that adapters are put on, as the model says it (`adapted_part`): the heads beside that child are
+    trained whole. "" where the model is adapted as it is."""
+    return getattr(model, "adapted_part", "")
+
+
+def adapted(model: nn.Module) -> nn.Module:
+    """The module that adapters are put on."""
+    return getattr(model, adapted_part(model)) if adapted_part(model) else model
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether an adapter's update of a layer is one matrix B A."""
     from transformers.pytorch_utils import Conv1D

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import Prompt
 
 
+def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
+    """The id that rows are padded with: the tokenizer's own, or its end mark where it has none or none that the model knows
+    (`rows` of its embedding)."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
+
+
 class TextCodec:
     """A tokenizer and the one way in which a conversation is written.
 
@@ -47,9 +54,7 @@ class TextCodec:
         rows: int | None = None,
     ):
         self.tokenizer, self.prompt, self.positions = tokenizer, prompt, positions
-        self.eos = tokenizer.eos_token_id
-        pad = tokenizer.pad_token_id
-        self.pad = self.eos if pad is None or (rows is not None and pad >= rows) else pad
+        self.eos, self.pad = tokenizer.eos_token_id, padding(tokenizer, rows)
         self.bos = tokenizer.bos_token_id
         self.guard = Guard(tokenizer)
         self.templated = prompt.chat_template == "auto" and bool(tokenizer.chat_template)
@@ -108,6 +113,9 @@ class TextCodec:
                 f"{self.positions} positions; lower prompt.max_prompt_length"
             )
         return prompt, answer
+
+    def class_of(self, example: Example) -> int | None:
+        return None
 
     def length(self, example: Example) -> int:
         """Tokens of the prompt."""

@@ -62,6 +62,7 @@ class RFT(Objective):
 
     paper = "Lai et al. 2025, arXiv 2507.05386"
     gives = frozenset({"logits"})
+    needs = frozenset({"logits", "generates"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -15,7 +15,7 @@ class SFT(Objective):
 
     paper = "standard"
     is_baseline = True
-    inputs = ("text", "arrays")
+    inputs = ("conversations", "arrays")
     gives = frozenset({"logits", "true_targets"})
 
     def encode(self, model, task, examples):

@@ -50,7 +50,7 @@ class SupCon(Objective):
     divisible = False
     needs = frozenset({"hidden"})
     gives = frozenset({"features", "prototypes", "classes"})  # its logits are no distribution that it learns
-    inputs = ("text", "arrays")
+    inputs = ("conversations", "arrays")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

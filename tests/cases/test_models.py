@@ -22,10 +22,12 @@ from transformers import (
 )
 
 from cl_toolkit import UserError
+from cl_toolkit.config.layers import base_layer
+from cl_toolkit.config.typed import typed
 from cl_toolkit.models import adapters
 from cl_toolkit.models.hub import load_hub
 from cl_toolkit.models.language import Backbone, LanguageModel
-from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.sections import Adapter, Prompt
 from cl_toolkit.models.tiny import byte_tokenizer
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -246,6 +248,17 @@ def test_an_encoders_tokenizer_without_an_end_mark(tmp_path):
     assert load_hub(hub(tmp_path, head="none"))[1].eos_token_id == 257
     save(tmp_path / "llama", llama(), tokenizer)
     assert "no end-of-sequence token, which a language model needs" in refusal(tmp_path / "llama")
+
+
+def test_an_encoder_has_places_for_what_its_table_holds_behind_the_padding(tmp_path):
+    prompt = typed(Prompt, base_layer()["prompt"], "prompt", "test")
+    save(tmp_path / "bert", BertForMaskedLM(BertConfig(vocab_size=259, max_position_embeddings=66, **SHAPE)))
+    save(tmp_path / "roberta", RobertaForMaskedLM(RobertaConfig(vocab_size=259, max_position_embeddings=66, **SHAPE)))
+    for name, places in (("bert", 66), ("roberta", 64)):
+        kind = hub(tmp_path / name, head="none")
+        assert kind.codec(prompt).positions == places
+        model, ids = load_hub(kind)[0], torch.full((1, places), 97)
+        assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape[1] == places
 
 
 # tokens and positions ------------------------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ class Codec:
     def ended(self, ids):
         return ids[-1:] == [self.eos]
 
+    def class_of(self, example):
+        return None
+
     def prompts(self, examples):
         return self.batch(examples, [[]] * len(examples))
 

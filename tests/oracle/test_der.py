@@ -6,7 +6,8 @@ from pieces import ask, configured, task_view, tiny_model, train
 
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.errors import UserError
-from cl_toolkit.strategies.der import DER, DERpp, answer_logits, squared_error
+from cl_toolkit.models.logits import target_logits
+from cl_toolkit.strategies.der import DER, DERpp, squared_error
 from cl_toolkit.types import Batch, Outputs
 
 OLD = [ask("ab", "c"), ask("d", "efg")]
@@ -18,12 +19,15 @@ def test_the_worked_example():
     assert 0.3 * squared_error(stored, output).item() / stored.numel() == pytest.approx(0.75)  # 0.3 * 2.5
 
 
-def test_the_answers_logits_are_the_last_ones_before_the_padding():
-    inputs = {"input_ids": torch.tensor([[5, 6, 7, 8, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 1, 0]])}
-    part = Batch(inputs=inputs, labels=inputs["input_ids"], examples=())
-    logits, tokens = answer_logits(part, torch.arange(10.0).view(1, 5, 2), 0, 2)
-    assert tokens.tolist() == [7, 8]
-    assert logits.tolist() == [[2, 3], [4, 5]]
+@pytest.mark.parametrize("beside", ["", "a longer question"])
+def test_the_logits_of_a_stored_example_are_those_that_predict_its_answer(beside):
+    strategy, example = DER(DER.Config()), ask("ab", "c")
+    strategy.before_task(None, task_view([example]))
+    ids = strategy.task.codec.batch([example, ask(beside, "d")]).inputs["input_ids"]
+    numbered = torch.arange(ids.shape[1]).view(1, -1, 1).expand(2, -1, 3).float()
+    logits, tokens = strategy.predicting(numbered, 0, example)
+    assert tokens.tolist() == [ord("c"), 257]  # the answer and its end mark
+    assert logits[:, 0].tolist() == [3, 4]  # of <s>ab\n c</s> those at the new line and at the c
 
 
 def learned(cls, steps=4, record=None, **settings):
@@ -39,8 +43,8 @@ def test_logits_are_those_of_the_moment_of_storing():
     class Recording(DER):
         def loss(self, model, part, out):
             for row, example in enumerate(part.examples):
-                length = len(example.target) + 1  # and its end mark
-                moments.append((example.id, answer_logits(part, out.logits.detach(), row, length)[0]))
+                own = target_logits(out.logits.detach()[row : row + 1], part.labels[row : row + 1])[0]
+                moments.append((example.id, own))
             return super().loss(model, part, out)
 
     _, strategy = learned(Recording, top_k=3)
@@ -73,7 +77,7 @@ def test_the_terms_on_the_batch_are_what_a_forward_of_their_own_gives(cls):
         errors, entropies = [], []
         for e in rows:
             alone = view.encode([ask(e.question, e.target)])
-            logits, tokens = answer_logits(alone, model(**alone.inputs).logits, 0, len(e.target) + 1)
+            logits, tokens = target_logits(model(**alone.inputs).logits, alone.labels)
             if e.extra["rehearsed"][1] == "der":
                 errors.append((logits.gather(1, e.extra["entries"]) - e.extra["logits"]) ** 2)
             else:

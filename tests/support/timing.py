@@ -31,6 +31,9 @@ def examples_of(rows: torch.Tensor) -> list[Example]:
 class Rows:
     """Stands for a codec: examples that are rows of tokens already, PROMPT of prompt and the rest of answer."""
 
+    def class_of(self, example):
+        return None
+
     def batch(self, examples):
         ids = torch.tensor([e.x for e in examples])
         labels = ids.clone()

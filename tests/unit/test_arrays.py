@@ -193,7 +193,7 @@ def test_class_incremental_with_a_language_model(tmp_path):
 # strategies on arrays
 
 
-ON_ARRAYS = [n for n in STRATEGIES if "arrays" in STRATEGIES.get(n, "test").tags.inputs]
+ON_ARRAYS = [n for n in STRATEGIES if "arrays" in (STRATEGIES.get(n, "test").tags.inputs or ("arrays",))]
 ON_NETS = [n for n in ON_ARRAYS if None in STRATEGIES.get(n, "test").tags.life_cycles]
 
 
@@ -308,14 +308,14 @@ def test_a_text_encoder_from_a_folder(tmp_path):
     [
         (
             {"model": {"name": "tiny-lm"}},
-            "stream.name: digits gives arrays, model tiny-lm takes text; use mlp or small-cnn, or another",
+            "stream.name: digits gives arrays, model tiny-lm takes conversations; use mlp or small-cnn, or another",
         ),
         (
             {"stream": {"name": "skills"}},
-            "stream.name: skills gives text, model mlp takes arrays; use tiny-lm, or another stream",
+            "stream.name: skills gives conversations, model mlp takes arrays; use tiny-lm, or another stream",
         ),
-        ({"objective": {"name": "rft"}}, "objective rft: learns from text; stream digits gives arrays"),
-        ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from text"),
+        ({"objective": {"name": "rft"}}, "objective rft: learns from conversations; stream digits gives arrays"),
+        ({"strategies": ["answer_styles"]}, "strategies.answer_styles: learns from conversations"),
         ({"model": {**MLP8, "adapter": {"r": 2}}}, "model.adapter: is for language models and text encoders"),
         (
             {"strategies": ["prototype_distill"]},
