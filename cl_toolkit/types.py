@@ -63,7 +63,7 @@ class Example:
 class Task:
     """A task of a stream: three splits, a scorer, and how it is learned.
 
-    objective: the objective and its settings as a config says them, `{"name": "lm"}`; None: the run's own.
+    objective: a component (name and settings) of a config; None: the run's own.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Task:
     valid: tuple[Example, ...] = ()
     test: tuple[Example, ...] = ()
     scorer: str = "exact_match"
-    objective: Mapping[str, Any] | None = None
+    objective: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,8 @@ class Stage:
 
     def plain(self) -> dict[str, Any]:
         """What a stream that grows must have in common with the one that it was, as JSON data."""
-        return {"task": self.task.name, "row": self.row, "made_of": list(self.made_of), "fresh": self.fresh}
+        return {"task": self.task.name, "row": self.row, "made_of": list(self.made_of), "fresh": self.fresh,
+                "objective": self.task.objective.name if self.task.objective else None}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

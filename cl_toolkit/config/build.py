@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cl_toolkit.config import refusals
@@ -99,10 +100,8 @@ def build_run(
     kind = kind_of(plain["model"], where)
 
     evaluate = typed(Evaluate, plain["evaluate"], "evaluate", where)
-    name = plain["objective"].get("name")
-    objective_config = config_of(OBJECTIVES.get(name, f"{where}: objective.name"), f"{where}: objective.name")
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
-    objective = Component(name=name, settings=typed(objective_config, settings, "objective", where))
+    objective = component(OBJECTIVES, plain["objective"].get("name"), settings, "objective", where)
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
@@ -128,4 +127,22 @@ def build_run(
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
     refusals.check(run, where)
+    run = replace(run, then=tuple(part_of(run, part, f"stream.then[{i}]", where) for i, part in enumerate(stream.then)))
+    refusals.check_parts(run, where)
     return run
+
+
+def part_of(run: RunConfig, given: Mapping[str, Any], section: str, where: str) -> RunConfig:
+    """The run with a stream of `stream.then`, and its objective, in place of its own."""
+    rest = {k: v for k, v in given.items() if k not in ("name", "tasks", "objective")}
+    stream = component(STREAMS, given.get("name"), rest, section, where)
+    objective, tasks = run.objective, given.get("tasks")
+    if "objective" in given:
+        asked = given["objective"] if isinstance(given["objective"], Mapping) else {"name": given["objective"]}
+        settings = {k: v for k, v in asked.items() if k != "name"}
+        objective = component(OBJECTIVES, asked.get("name"), settings, f"{section}.objective", where)
+    own = {"name": stream.name, "tasks": tasks, "order": None, "anchors": [], "then": []}
+    section_ = typed(StreamSection, {**split_section(StreamSection, run.plain["stream"])[0], **own}, section, where)
+    part = replace(run, stream=section_, stream_settings=stream.settings, objective=objective)
+    refusals.check(part, f"{where}: {section}")
+    return part

@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.data.streams import task_names
+from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models.kind import built_in
@@ -81,12 +81,6 @@ def check_stream(config: RunConfig, where: str) -> None:
                 raise UserError(f"{where}: stream.{key}: unknown task {quoted(name)}{did_you_mean(name, names)}")
         if len(set(wanted)) < len(wanted):
             raise UserError(f"{where}: stream.{key}: a task is named twice: {listed(wanted)}")
-    tasks = section.tasks or tuple(names)
-    for name in section.order or ():
-        if name not in tasks:
-            raise UserError(f"{where}: stream.order: unknown task {quoted(name)}{did_you_mean(name, tasks)}")
-    if section.order is not None and sorted(section.order) != sorted(tasks):
-        raise UserError(f"{where}: stream.order: expected each of {listed(tasks)} once, got {listed(section.order)}")
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
     if both := set(section.anchors) & set(section.tasks or names):
@@ -103,6 +97,32 @@ def check_stream(config: RunConfig, where: str) -> None:
             f"{where}: stream.view: {section.view}: takes no strategies, since nothing is kept from task to task; "
             f"got {', '.join(s.name for s in config.strategies)}"
         )
+
+
+def check_parts(config: RunConfig, where: str) -> None:
+    """What the streams of `stream.then` must have in common with the first."""
+    order, tasks = config.stream.order, [name for part in (config, *config.then) for name in chosen_tasks(part, where)]
+    for name in tasks:
+        if tasks.count(name) > 1:
+            raise UserError(
+                f"{where}: stream.then: two of the streams have a task {quoted(name)}; a task's name is its own"
+            )
+    for name in order or ():
+        if name not in tasks:
+            raise UserError(f"{where}: stream.order: unknown task {quoted(name)}{did_you_mean(name, tasks)}")
+    if order is not None and sorted(order) != sorted(tasks):
+        raise UserError(f"{where}: stream.order: expected each of {listed(tasks)} once, got {listed(order)}")
+    for part in config.then:
+        if part.objective != config.objective and "classes" in (objective_of(config).gives | objective_of(part).gives):
+            raise UserError(
+                f"{where}: stream.then: objectives {config.objective.name} and {part.objective.name} cannot follow each other: "
+                "one of them gives the model another head"
+            )
+
+
+def objective_of(config: RunConfig) -> type[Objective]:
+    """The class of a config's objective."""
+    return OBJECTIVES.get(config.objective.name, "objective.name")
 
 
 def check_scorers(scorer: Any, names: list[str], where: str) -> None:

@@ -40,7 +40,8 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that one run depends on. kind: the start model. plain: the same as resolved plain data, for the record."""
+    """All that one run depends on. kind: the start model. then: the same run with
+    a stream and an objective of `stream.then` in place of its own. plain: the same as resolved plain data, for the record."""
 
     name: str
     method: str
@@ -59,6 +60,7 @@ class RunConfig:
     checkpoint: Checkpoint
     seed: Seeds
     plain: dict[str, Any]
+    then: tuple[RunConfig, ...] = ()
 
     @property
     def regime(self) -> Regime:

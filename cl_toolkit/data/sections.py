@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cl_toolkit.ranges import at_least
 
@@ -17,6 +17,8 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSection:
+    """then: streams whose tasks come after, each `{name, tasks, objective, ...its own settings}`; `data.streams` joins them."""
+
     name: str
     tasks: tuple[str, ...] | None
     order: tuple[str, ...] | None
@@ -24,3 +26,4 @@ class StreamSection:
     scenario: Literal["task", "class"]
     anchors: tuple[str, ...]
     limit: Limit
+    then: tuple[dict[str, Any], ...]

@@ -37,17 +37,20 @@ def task_names(config: RunConfig, where: str) -> list[str]:
     return list(names)
 
 
+def chosen_tasks(config: RunConfig, where: str) -> list[str]:
+    """The names of the tasks of a config's own stream."""
+    return list(config.stream.tasks or task_names(config, where))
+
+
 def build_stream(config: RunConfig) -> Stream:
     """The stream of a run, checked: every task has training examples and examples to be scored on."""
     section = config.stream
-    names = section.tasks or task_names(config, "the config")
-    builder = made(STREAMS.get(section.name, "stream.name"), config.stream_settings, "stream.name")
-    stream = Stream.of(
-        section.name,
-        read_tasks(builder, names, config.prompt, section.name),
-        read_tasks(builder, section.anchors, config.prompt, section.name),
-        section.scenario == "class",
-    )
+    tasks = read_tasks(config, chosen_tasks(config, "the config"))
+    for part in config.then:
+        more = read_tasks(part, chosen_tasks(part, "the config"))
+        tasks += [replace(task, objective=part.objective) for task in more]
+    anchors = read_tasks(config, section.anchors)
+    stream = Stream.of(section.name, tasks, anchors, section.scenario == "class")
     check_ids(stream)
     stream = views.limit(stream, section.limit.train, section.limit.valid, section.limit.test)
     if section.order:
@@ -67,11 +70,12 @@ def build_stream(config: RunConfig) -> Stream:
     return views.VIEWS[section.view](stream) if section.view else stream
 
 
-def read_tasks(builder: Any, names: Sequence[str], prompt: Any, stream: str) -> list[Task]:
-    """What a stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
-    place = f"stream.name: {stream}"
+def read_tasks(config: RunConfig, names: Sequence[str]) -> list[Task]:
+    """What the stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
+    builder = made(STREAMS.get(config.stream.name, "stream.name"), config.stream_settings, "stream.name")
+    place = f"stream.name: {config.stream.name}"
     with guest(place, f"{type(builder).__name__}.tasks"):
-        tasks = builder.tasks(list(names), prompt)
+        tasks = builder.tasks(list(names), config.prompt)
     place = f"{place}: {type(builder).__name__}.tasks"
     if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, Task) for task in tasks):
         raise UserError(f"{place}: expected a list of Task, got {quoted(tasks)}")

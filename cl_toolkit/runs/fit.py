@@ -18,10 +18,10 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
     check_choices(stream, config)
-    objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
 
     def limits(task: Task) -> dict[str, int]:
-        found = {}
+        component, found = task.objective or config.objective, {}
+        objective = OBJECTIVES.get(component.name, "objective.name")(component.settings)
         if objective.answer_limit is not None and task.train:
             found[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]
         if as_scorer(SCORERS.get(task.scorer, "scorer")).reads == "answer":

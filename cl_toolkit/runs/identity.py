@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data.streams import task_hash
 from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS
 from cl_toolkit.runs.record import PLACE
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.sources import Source, file_source, object_source
@@ -56,6 +56,11 @@ def components(config: RunConfig, stream: Stream) -> dict[str, Source]:
         "stream": STREAMS.source(config.stream.name),
         "objective": OBJECTIVES.source(config.objective.name),
     }
+    for i, part in enumerate(config.then):
+        found[f"stream.then[{i}]"] = STREAMS.source(part.stream.name)
+        found[f"stream.then[{i}].objective"] = OBJECTIVES.source(part.objective.name)
+    for component in config.probes:
+        found[f"evaluate.probes.{component.name}"] = PROBES.source(component.name)
     for component in config.strategies:
         own = isinstance(component.settings, Strategy)
         source = object_source(type(component.settings)) if own else STRATEGIES.source(component.name)

@@ -116,6 +116,7 @@ class Run:
         self.engine.processes.barrier()
         self.events = events.Events(*([events.Log(folder / "events.jsonl"), listener] if self.writes else []))
         self.objective = build_objective(config.objective)
+        self.others = [(part.objective, build_objective(part.objective)) for part in config.then]
         self.strategy = build_strategy(config)
         self.codec = codec_of(config, self.stream)
         self.notes = check_fit(self.codec, self.stream, config)
@@ -133,6 +134,10 @@ class Run:
         """Go on with this record."""
         self.record = record
         self.meter = Meter(record["cost"], self.engine.device)
+
+    def objective_of(self, task: Task) -> Objective:
+        """How a task is learned."""
+        return next((made for component, made in self.others if component == task.objective), self.objective)
 
     def load_model(self) -> nn.Module:
         """The start model, on the device."""
@@ -184,7 +189,8 @@ class Run:
         self.model.to(self.engine.device)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
-        objective, rollouts = self.objective, self.objective.rollouts
+        objective = self.objective_of(task)
+        rollouts = objective.rollouts
 
         def watch(session: Session) -> None:
             cost["steps"] += 1

@@ -100,7 +100,8 @@ def drop_checkpoints(study: StudyConfig, folder: Path, found: Found) -> None:
 def refuse_objects(study: StudyConfig) -> None:
     """What only this process knows cannot be run by another."""
     for config in study.runs:
-        named = [(STREAMS, config.stream.name), (OBJECTIVES, config.objective.name)]
+        named = [(r, n) for part in (config, *config.then) for r, n in ((STREAMS, part.stream.name),
+                 (OBJECTIVES, part.objective.name))]  # fmt: skip
         named += [(STRATEGIES, c.name) for c in config.strategies if not isinstance(c.settings, Strategy)]
         for registry, name in named:
             if registry.is_registered(name):
