@@ -197,6 +197,14 @@ STREAMS = Registry(
     },
 )
 PROBES = Registry("probe", "cl_toolkit.probes", {"drift": "cl_toolkit.measure.probes.drift:Drift"})
+TRACKERS = Registry(
+    "tracker",
+    "cl_toolkit.trackers",
+    {
+        "tensorboard": "cl_toolkit.runs.trackers.tensorboard:TensorBoard",
+        "trackio": "cl_toolkit.runs.trackers.trackio:Trackio",
+    },
+)
 SCORERS = Registry(
     "scorer",
     "cl_toolkit.scorers",

@@ -13,7 +13,7 @@ from typing import Any
 
 from cl_toolkit.config.layers import shipped_configs
 from cl_toolkit.errors import UserError, did_you_mean, guest
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS, Registry
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
@@ -26,6 +26,8 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             ("objectives", OBJECTIVES),
             ("streams", STREAMS),
             ("scorers", SCORERS),
+            ("probes", PROBES),
+            ("trackers", TRACKERS),
         )
     }
     found["configs"] = [

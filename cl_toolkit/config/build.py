@@ -18,7 +18,7 @@ from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind, built_in, kind_class
 from cl_toolkit.models.sections import ModelSection, Prompt
-from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, Registry
+from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, TRACKERS, Registry
 from cl_toolkit.strategy import Strategy
 
 
@@ -45,12 +45,22 @@ def config_of(cls: Any, where: str) -> type:
     return found
 
 
-def component(registry: Registry, name: str, settings: Any, section: str, where: str) -> Component:
-    """What the registry knows by that name, with its settings."""
+def component(registry: Registry, name: str, settings: Any, section: str, where: str, key: str = "") -> Component:
+    """What the registry knows by that name, with its settings. key: where the name stands, if not in the section's own."""
     if not isinstance(settings, dict | None):
         raise UserError(f"{where}: {section}: expected settings, got {quoted(settings)}")
-    config = config_of(registry.get(name, f"{where}: {section}"), f"{where}: {section}")
+    place = f"{where}: {key or section}"
+    config = config_of(registry.get(name, place), place)
     return Component(name=name, settings=typed(config, settings or {}, section, where))
+
+
+def components(registry: Registry, named: Any, section: str, where: str) -> tuple[Component, ...]:
+    """What a section names, `name: settings`; a list of names is accepted as shorthand."""
+    if isinstance(named, (list, tuple)):
+        named = dict.fromkeys(named)
+    if not isinstance(named, dict):
+        raise UserError(f"{where}: {section}: expected name: settings, got {quoted(named)}")
+    return tuple(component(registry, name, s, f"{section}.{name}", where) for name, s in named.items())
 
 
 def strategies_of(named: Mapping[str, Any], instances: Mapping[str, Strategy], where: str) -> tuple[Component, ...]:
@@ -101,7 +111,7 @@ def build_run(
 
     evaluate = typed(Evaluate, plain["evaluate"], "evaluate", where)
     settings = {k: v for k, v in plain["objective"].items() if k != "name"}
-    objective = component(OBJECTIVES, plain["objective"].get("name"), settings, "objective", where)
+    objective = component(OBJECTIVES, plain["objective"].get("name"), settings, "objective", where, "objective.name")
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
@@ -119,9 +129,8 @@ def build_run(
         train=typed(Train, plain["train"], "train", where),
         engine=typed(EngineSection, plain["engine"], "engine", where),
         evaluate=evaluate,
-        probes=tuple(
-            component(PROBES, name, s, f"evaluate.probes.{name}", where) for name, s in evaluate.probes.items()
-        ),
+        probes=components(PROBES, evaluate.probes, "evaluate.probes", where),
+        trackers=components(TRACKERS, plain["trackers"], "trackers", where),
         checkpoint=typed(Checkpoint, plain["checkpoint"], "checkpoint", where),
         seed=typed(Seeds, seed, "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},

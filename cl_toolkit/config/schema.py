@@ -58,6 +58,7 @@ class RunConfig:
     evaluate: Evaluate
     probes: tuple[Component, ...]
     checkpoint: Checkpoint
+    trackers: tuple[Component, ...]
     seed: Seeds
     plain: dict[str, Any]
     then: tuple[RunConfig, ...] = ()

@@ -127,9 +127,10 @@ class Saved(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """The run is over."""
+    """The run is over. step: of the whole run."""
 
     name = "finished"
+    step: int
     metrics: Mapping[str, float | None]
     cost: Mapping[str, Any]
     fraction: float = 1.0

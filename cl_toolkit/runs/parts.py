@@ -9,8 +9,9 @@ from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.measure.probe import Probe
 from cl_toolkit.measure.probes.curves import ForgettingCurves
 from cl_toolkit.objective import Objective
-from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, made
+from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, TRACKERS, made
 from cl_toolkit.runs.guests import OBJECTIVE, STRATEGY, watched
+from cl_toolkit.runs.tracker import Tracker
 from cl_toolkit.strategy import Compose, Composed, Strategy
 
 CURVES = "curves"
@@ -50,6 +51,11 @@ def build_probes(config: RunConfig) -> dict[str, Probe]:
         place = f"evaluate.probes.{component.name}"
         probes[component.name] = made(PROBES.get(component.name, place), component.settings, place)
     return probes
+
+
+def build_trackers(config: RunConfig) -> list[Tracker]:
+    """Those who hand the run's numbers on."""
+    return [made(TRACKERS.get(c.name, f"trackers.{c.name}"), c.settings, f"trackers.{c.name}") for c in config.trackers]
 
 
 def find_stores(strategy: Strategy) -> Iterator[ExampleStore]:

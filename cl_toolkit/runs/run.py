@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, find_stores
+from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
 from cl_toolkit.runs.record import (
     add_losses,
     add_row,
@@ -36,9 +36,11 @@ from cl_toolkit.runs.record import (
     answer_lines,
     fresh_record,
     now,
+    run_folder,
     stored_record,
     write_answers,
 )
+from cl_toolkit.runs.tracker import Place
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.seeds import seed_from
 from cl_toolkit.task_view import TaskView
@@ -114,7 +116,9 @@ class Run:
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
         self.engine.processes.barrier()
-        self.events = events.Events(*([events.Log(folder / "events.jsonl"), listener] if self.writes else []))
+        self.trackers = build_trackers(config) if self.writes else []
+        log = events.Log(folder / "events.jsonl")
+        self.events = events.Events(*([log, listener, *self.trackers] if self.writes else []))
         self.objective = build_objective(config.objective)
         self.others = [(part.objective, build_objective(part.objective)) for part in config.then]
         self.strategy = build_strategy(config)
@@ -150,7 +154,17 @@ class Run:
     # the sequence -------------------------------------------------------------------------------------------------
 
     def execute(self) -> dict[str, Any]:
-        """All stages that are not done yet."""
+        """All stages that are not done yet. Trackers are open meanwhile."""
+        config = self.config
+        place = Place(self.folder, config.name, f"{config.method}/{run_folder(self.record)}", config.plain)
+        with ExitStack() as stack:
+            for tracker in self.trackers:
+                tracker.open(place)
+                stack.callback(tracker.close)
+            return self.stages()
+
+    def stages(self) -> dict[str, Any]:
+        """The sequence: the start model's row, then stage after stage."""
         self.events(events.Started(method=self.config.method, seed=self.config.plain["seed"], config=self.config.plain))
         for note in self.notes:
             self.events(events.Note(text=note))
@@ -348,5 +362,5 @@ class Run:
         record["status"] = "finished"
         if self.writes:
             checkpoint.write_checked(self.folder / "record.json", record)
-        self.events(events.Finished(metrics=record["metrics"], cost=cost))
+        self.events(events.Finished(metrics=record["metrics"], cost=cost, step=cost["steps"]))
         return record

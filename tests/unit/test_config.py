@@ -55,7 +55,7 @@ def test_base_yaml_has_every_field_of_the_core_and_nothing_else():
     base = base_layer()
     sections = {f.name: f.type for f in dataclasses.fields(RunConfig)}
     own = {*COMPARISON_KEYS, "strategies", "seed", "name"}
-    others = {"method", "order", "plain", "stream_settings", "kind", "probes"}  # of a run, not of a config
+    others = {"method", "order", "plain", "stream_settings", "kind", "probes", "then"}  # of a run, not of a config
     assert set(base) == (set(sections) - others) | own
     classes = {"stream": "StreamSection", "prompt": "Prompt", "model": "ModelSection", "train": "Train",
                "engine": "EngineSection", "evaluate": "Evaluate", "checkpoint": "Checkpoint"}  # fmt: skip

@@ -20,7 +20,7 @@ from cl_toolkit.config.layers import config_dir
 from cl_toolkit.config.schema import Seeds
 from cl_toolkit.models.kind import HEADS, built_in, kind_class
 from cl_toolkit.models.sections import Adapter
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS
 
 SURFACE = Path(__file__).with_name("surface.txt")
 FREE = ("methods",)
@@ -66,7 +66,7 @@ def surface() -> list[str]:
     kinds = built_in() | {f"({head})": kind_class({"name": "a folder", "head": head}, "test") for head in HEADS}
     for name, kind in kinds.items():
         found += [f"model {key}" for key in fields(kind, name)]
-    for registry in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS):
+    for registry in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS, PROBES, TRACKERS):
         for name in registry:
             if registry.source(name) is None:  # built in, neither another package's nor another test's
                 settings = getattr(registry.get(name, "test"), "Config", None)

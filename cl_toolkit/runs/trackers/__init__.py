@@ -1,0 +1,1 @@
+"""Trackers: listeners that hand a run's numbers to other programs."""
