@@ -95,7 +95,8 @@ class Strategy:
 
     Settings are a keyword-only frozen dataclass `Config` inside the class; `self.config` holds them. The constructor
     stores and does nothing else. `name` is the key under which the strategy stands in the config. `extra_parameters`:
-    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere).
+    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere). `kept`:
+    the names of the attributes that must survive a stop between tasks.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Strategy:
         """Settings with their defaults. A plain strategy has none."""
 
     tags: ClassVar[Tags] = Tags()
+    kept: ClassVar[tuple[str, ...]] = ()
     name: str = ""
     extra_parameters: int = 0
 
@@ -151,11 +153,19 @@ class Strategy:
         return Cost() if off and all(getattr(self.config, k) == v for k, v in off.items()) else self.tags.cost
 
     def state(self) -> dict[str, Any]:
-        """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts."""
-        return {}
+        """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts. By default what is `kept`; a
+        store or a teacher gives its own state."""
+        values = {name: getattr(self, name) for name in self.kept}
+        return {name: value.state() if hasattr(value, "state") else value for name, value in values.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
+        for name in self.kept:
+            value = getattr(self, name)
+            if hasattr(value, "load_state"):
+                value.load_state(state[name])
+            else:
+                setattr(self, name, state[name])
 
 
 def overrides(strategy: Strategy, hook: str) -> bool:

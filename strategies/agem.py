@@ -47,6 +47,7 @@ class AGEM(Strategy):
         needs_examples=True,
         edits_gradient=True,
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -78,9 +79,3 @@ class AGEM(Strategy):
         if self.config.memory_batch_size and self.config.buffer_size != 0:
             self.store.add(task.index, task.examples, task.generator(self.name))
         return model
-
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])

@@ -61,6 +61,7 @@ class DER(Strategy):
         needs=frozenset({"logits", "true_targets"}),  # stored logits belong to the tokens of a fixed answer
         owns=frozenset({"stored_logits"}),
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -150,35 +151,17 @@ class DER(Strategy):
         self.store.add(self.task.index, [example for _, example in offered], self.task.generator(f"{self.name}-store"))
         self._offered = []
 
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])
-
 
 class DERpp(DER):
     """DER and the plain loss on a second batch of memory. At beta = 0 it draws what DER draws."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(DER.Config):
         """beta: weight of the plain loss on the second batch, averaged over its answer tokens. The rest as for der."""
 
-        alpha: Annotated[float, at_least(0)] = 0.5
         beta: Annotated[float, at_least(0)] = 0.5
-        memory_batch_size: Annotated[int, at_least(1)] = 32
-        buffer_size: Annotated[int, at_least(1)] = 500
-        top_k: Annotated[int, at_least(1)] = 32
 
-    tags = Tags(
-        paper="Buzzega et al. 2020, arXiv 2004.07211",
-        off={"alpha": 0.0, "beta": 0.0},
-        cost=Cost(rows=2.0),
-        extra_memory="stored examples with `top_k` logits per token",
-        needs_examples=True,
-        needs=DER.tags.needs,
-        owns=DER.tags.owns,
-    )
+    tags = replace(DER.tags, off={"alpha": 0.0, "beta": 0.0}, cost=Cost(rows=2.0))
 
     def weights(self):
         return {"der": self.config.alpha, "ce": self.config.beta}

@@ -14,19 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from cl_toolkit.engine.access import evaluating
-from cl_toolkit.errors import UserError
+from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.anchor import quadratic
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 torch = LazyModule("torch")
-
-
-def quadratic(weights, fisher, anchor):
-    """sum_i F_i (theta_i - theta*_i)^2 over weights by name."""
-    return sum((fisher[name] * (weights[name] - anchor[name]) ** 2).sum() for name in anchor)
 
 
 def squared_gradients(parameters, logits, labels, kind: str, generator) -> Iterator[tuple[float, list]]:
@@ -85,6 +80,7 @@ class EWC(Strategy):
         needs=frozenset({"logits"}),  # the Fisher is that of a distribution
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
+    kept = ("past",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -98,18 +94,14 @@ class EWC(Strategy):
         return replace(super().cost(batch_size), after_task=self.config.fisher_examples if self.config.weight else 0)
 
     def before_task(self, model, task):
-        device = next(model.parameters()).device
-        self.past = [{k: {n: t.to(device) for n, t in v.items()} for k, v in past.items()} for past in self.past]
+        self.past = beside(model, self.past)
         return model
 
     def penalty(self, weights):
         factor = self.config.gamma if self.config.mode == "online" else 1.0
         if not self.past or not factor:
             return {}
-        for past in self.past:
-            if missing := next((name for name in past["anchor"] if name not in weights), None):
-                raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
-        terms = [quadratic(weights, past["fisher"], past["anchor"]) for past in self.past]
+        terms = [quadratic(weights, past["fisher"], past["anchor"], self.name) for past in self.past]
         return {self.name: self.config.weight / 2 * factor * sum(terms)}
 
     def after_task(self, model, task):
@@ -152,9 +144,3 @@ class EWC(Strategy):
         for weight, squares in found:
             for sum_, square in zip(total, squares, strict=True):
                 sum_ += weight * square
-
-    def state(self):
-        return {"past": self.past}
-
-    def load_state(self, state):
-        self.past = state["past"]

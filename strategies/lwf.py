@@ -12,6 +12,7 @@ from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -51,28 +52,28 @@ class LwF(Strategy):
         extra_memory="a copy of the trained weights; with a fresh adapter none",
         needs=frozenset({"logits"}),
     )
+    kept = ("past", "classes")
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past = 0  # tasks learned so far: there is nothing to keep before the first
         self.classes: list[int] = []  # for arrays: those of past tasks
-        self._teacher = None
+        self.teacher = Teacher()
 
     @property
     def extra_parameters(self) -> int:
-        return self._teacher.parameters if self._teacher else 0
+        return self.teacher.parameters
 
     def before_task(self, model, task):
-        from cl_toolkit.models.teacher import Reference
-
-        self._teacher = Reference(model) if self.past and self.config.weight else None
+        if self.past and self.config.weight:
+            self.teacher.take(model)
         return model
 
     def loss(self, model, part, out):
-        if self._teacher is None:
+        if not self.teacher:
             return {}
         new = part.source("task")
-        with self._teacher.restored(model):  # only its logits at targets are kept
+        with self.teacher(model):  # only its logits at targets are kept
             teacher, _ = target_logits(model(**part.inputs).logits, part.labels, new)
         student, _ = target_logits(out.logits, part.labels, new)
         if self.classes:
@@ -84,9 +85,3 @@ class LwF(Strategy):
         self.past += 1
         self.classes = sorted({*self.classes, *(e.y for e in task.examples if e.y is not None)})
         return model
-
-    def state(self):
-        return {"past": self.past, "classes": self.classes}
-
-    def load_state(self, state):
-        self.past, self.classes = state["past"], state["classes"]

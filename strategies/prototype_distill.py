@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -52,26 +53,26 @@ class PrototypeDistill(Strategy):
         extra_memory="a copy of the trained weights",
         needs=frozenset({"features", "prototypes"}),
     )
+    kept = ("past",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past: list[list[str]] = []  # labels of each past set of classes
-        self._teacher = None
+        self.teacher = Teacher()
 
     @property
     def extra_parameters(self) -> int:
-        return self._teacher.parameters if self._teacher else 0
+        return self.teacher.parameters
 
     def before_task(self, model, task):
-        from cl_toolkit.models.teacher import Reference
-
-        self._teacher = Reference(model) if self.past and self.config.weight else None
+        if self.past and self.config.weight:
+            self.teacher.take(model)
         return model
 
     def loss(self, model, part, out):
-        if self._teacher is None:
+        if not self.teacher:
             return {}
-        with self._teacher.restored(model):
+        with self.teacher(model):
             teacher = model(**part.inputs)
         before, now = teacher.logits, out.logits
         if self.config.relation_axis == "samples":
@@ -91,9 +92,3 @@ class PrototypeDistill(Strategy):
         if known and known not in self.past:  # tasks with the same classes have one relation
             self.past.append(known)
         return model
-
-    def state(self):
-        return {"past": self.past}
-
-    def load_state(self, state):
-        self.past = state["past"]

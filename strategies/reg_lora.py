@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
@@ -54,6 +55,7 @@ class RegLoRA(Strategy):
         extra_memory="4 bytes per protected position",
         life_cycles=("merge",),
     )
+    kept = ("positions",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -67,8 +69,7 @@ class RegLoRA(Strategy):
         from cl_toolkit.models.adapters import pair_names
 
         self.names = pair_names(model)  # layer -> names of A and B
-        device = next(model.parameters()).device
-        self.positions = {name: positions.to(device) for name, positions in self.positions.items()}
+        self.positions = beside(model, self.positions)
         return model
 
     def penalty(self, weights):
@@ -91,9 +92,3 @@ class RegLoRA(Strategy):
             if both.numel():  # the mean over no positions would not be a number
                 self.positions[layer] = both if self.config.duplicates else torch.unique(both)
         return model
-
-    def state(self):
-        return {"positions": self.positions}
-
-    def load_state(self, state):
-        self.positions = state["positions"]

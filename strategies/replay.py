@@ -55,6 +55,7 @@ class Replay(Strategy):
         needs_examples=True,
         owns=frozenset({"rehearsal"}),
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -119,12 +120,6 @@ class Replay(Strategy):
     def stores(self) -> bool:
         return self.config.replay_fraction > 0 and self.config.buffer_size != 0
 
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])
-
 
 class PowerLaw(Replay):
     """Rehearse a task less the longer ago it was learned. Age counts from the task's own turn; rehearsing does not reset
@@ -135,13 +130,10 @@ class PowerLaw(Replay):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Replay.Config):
         """schedule: weight by age d: (c+d)^-a | exp(-d/a) | equal. exponent: a (5.6 for the power law; the authors'
         exponential has 1). offset: c. unrestricted: no budget. The rest as for replay."""
 
-        replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
-        buffer_size: Annotated[int, at_least(0)] | None = None
-        policy: Literal["reservoir", "ring", "quota"] = "reservoir"
         schedule: Literal["power_law", "exponential", "uniform"] = "power_law"
         exponent: Annotated[float, at_least(0)] = 5.6
         offset: Annotated[float, above(0)] = 10.0
@@ -153,14 +145,7 @@ class PowerLaw(Replay):
                     f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"
                 )
 
-    tags = Tags(
-        paper="Gandhi et al. 2024, arXiv 2401.10393",
-        off={"replay_fraction": 0.0},
-        cost=Cost(rows=1.0),
-        extra_memory="stored examples",
-        needs_examples=True,
-        owns=frozenset({"rehearsal"}),
-    )
+    tags = replace(Replay.tags, paper="Gandhi et al. 2024, arXiv 2401.10393")
 
     def cost(self, batch_size):
         # without a budget it grows with the number of past tasks; at the tenth task

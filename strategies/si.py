@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from cl_toolkit.errors import UserError
+from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.anchor import quadratic
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
@@ -46,6 +47,7 @@ class SI(Strategy):
         off={"weight": 0.0},
         life_cycles=(None, "continue"),
     )
+    kept = ("omega", "anchor")
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -60,19 +62,14 @@ class SI(Strategy):
         return sum(value.numel() for kept in (self.omega, self.anchor) for value in kept.values())
 
     def before_task(self, model, task):
-        device = next(model.parameters()).device
-        self.omega = {name: value.to(device) for name, value in self.omega.items()}
-        self.anchor = {name: value.to(device) for name, value in self.anchor.items()}
+        self.omega, self.anchor = beside(model, [self.omega, self.anchor])
         self._first, self._last, self._path = {}, {}, {}
         return model
 
     def penalty(self, weights):
         if not self.omega:
             return {}
-        if missing := next((name for name in self.omega if name not in weights), None):
-            raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
-        terms = [(value * (weights[name] - self.anchor[name]) ** 2).sum() for name, value in self.omega.items()]
-        return {self.name: self.config.weight * sum(terms)}
+        return {self.name: self.config.weight * quadratic(weights, self.omega, self.anchor, self.name)}
 
     def before_step(self, model, step):
         if not self.config.weight:
@@ -99,9 +96,3 @@ class SI(Strategy):
         self.anchor = now
         self._first, self._last, self._path = {}, {}, {}
         return model
-
-    def state(self):
-        return {"omega": self.omega, "anchor": self.anchor}
-
-    def load_state(self, state):
-        self.omega, self.anchor = state["omega"], state["anchor"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.lazy import LazyModule
 
@@ -51,6 +51,18 @@ def evaluating(model: nn.Module):
     kind = next(model.parameters()).device.type
     with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model):
         yield model
+
+
+def beside(model: nn.Module, kept: Any) -> Any:
+    """Kept tensors, in dicts and lists, on the model's device: those of a run that goes on come from the disk."""
+    device = next(model.parameters()).device
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(inner) for key, inner in value.items()}
+        return [moved(inner) for inner in value] if isinstance(value, list) else value.to(device)
+
+    return moved(kept)
 
 
 @contextmanager

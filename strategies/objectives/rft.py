@@ -14,6 +14,7 @@ from cl_toolkit.engine.access import eval_mode, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost
@@ -91,7 +92,7 @@ class RFT(Objective):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.updates, self.copies = self.config.num_iterations, self.config.num_generations
-        self._reference = None
+        self.reference = Teacher()
 
     def cost(self):
         # sampling reads a row once, token by token, which takes about as long as three forwards
@@ -101,11 +102,13 @@ class RFT(Objective):
     def answer_limit(self):
         return "max_completion_length", self.config.max_completion_length
 
-    def start(self, model, task):
-        from cl_toolkit.models.teacher import Reference
+    @property
+    def extra_parameters(self) -> int:
+        return self.reference.parameters
 
-        self._reference = Reference(model) if self.config.beta > 0 else None
-        self.extra_parameters = self._reference.parameters if self._reference else 0
+    def start(self, model, task):
+        if self.config.beta > 0:
+            self.reference.take(model)
         if self.config.instance_filter == "none":
             return task
         accuracy, _ = self.score(task, task.examples, self.sample(model, task, task.examples, label="filter"))
@@ -186,9 +189,9 @@ class RFT(Objective):
 
     def _reference_logp(self, model, part):
         """log p of the part's tokens by the model at the task's start, (B, T-1); None without a reference."""
-        if self._reference is None:
+        if not self.reference:
             return None
-        with torch.no_grad(), self._reference.restored(model):
+        with self.reference(model):
             return token_logprobs(model(**part.inputs).logits, part.labels, self.config.temperature)
 
     def _old_logp(self, part, logp):

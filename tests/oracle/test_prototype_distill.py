@@ -119,7 +119,7 @@ def test_the_loss_reads_past_columns_of_new_rows_and_divides_by_the_features_len
             return before
 
     strategy = PrototypeDistill(PrototypeDistill.Config(weight=3.0, relation_axis=axis))
-    strategy.past, strategy._teacher = [["a", "b"]], SimpleNamespace(restored=lambda model: nullcontext())
+    strategy.past, strategy.teacher = [["a", "b"]], nullcontext
     part = SimpleNamespace(inputs={}, source=lambda name: torch.tensor([True, True, False]))
     value = strategy.loss(Model(), part, now)["prototypedistill"]
     square = torch.tensor([[10.0, 0.0], [0.0, 10.0]]) / wanted

@@ -8,10 +8,11 @@ import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.models import adapters, teacher
+from cl_toolkit.models import adapters
 from cl_toolkit.models.generate import UniformSampling
 from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
 from cl_toolkit.types import IGNORE
 
@@ -263,15 +264,17 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
 
 def test_both_kinds_of_reference_give_the_same_kl():
     model = adapters.begin_task(tiny_model(), Adapter(r=2), 0, seed=0)
-    off, copy = teacher.Reference(model), teacher.Reference(model)
-    copy._copy = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    off, copy = Teacher(), Teacher()
+    off.take(model)
+    copied = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    copy.load_state({"taken": True, "without_adapter": False, "copy": copied})
     with torch.no_grad():
         for parameter in adapters.weights(model).values():
             parameter.add_(0.1)
     batch = byte_codec().batch(QUESTIONS)
     found = []
     for reference in (off, copy):
-        with reference.restored(model):
+        with reference(model):
             found.append(token_logprobs(model(**batch.inputs).logits, batch.labels))
     assert off.parameters == 0
     assert torch.allclose(*found, atol=1e-5)
