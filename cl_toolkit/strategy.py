@@ -147,6 +147,10 @@ class Strategy:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
         return model
 
+    def uses(self, hook: str) -> bool:
+        """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
+        return getattr(type(self), hook) is not getattr(Strategy, hook)
+
     def cost(self, batch_size: int) -> Cost:
         """What a step of `batch_size` new examples costs with these settings; nothing where they switch the strategy off."""
         off = self.tags.off
@@ -168,15 +172,8 @@ class Strategy:
                 setattr(self, name, state[name])
 
 
-def overrides(strategy: Strategy, hook: str) -> bool:
-    """Whether a strategy does anything in that hook (so that a hook nobody uses costs nothing)."""
-    if isinstance(strategy, Composed):
-        return any(overrides(part, hook) for part in strategy.parts)
-    return getattr(type(strategy), hook) is not getattr(Strategy, hook)
-
-
 class Composed(Strategy):
-    """Several strategies as one. Use `Compose`, which keeps `Compose(a) is a`.
+    """Several strategies as one. Use `compose`, which keeps `compose(a) is a`.
 
     Their order does not matter: loss terms are summed by name, and gradients are read by all before any of them edits one.
     """
@@ -220,6 +217,9 @@ class Composed(Strategy):
             model = part.after_task(model, task)
         return model
 
+    def uses(self, hook: str) -> bool:
+        return any(part.uses(hook) for part in self.parts)
+
     def cost(self, batch_size):
         return sum((part.cost(batch_size) for part in self.parts), Cost())
 
@@ -231,7 +231,7 @@ class Composed(Strategy):
             part.load_state(state[part.name])
 
 
-def Compose(*parts: Strategy) -> Strategy:
+def compose(*parts: Strategy) -> Strategy:
     """One strategy from any number: none is sequential training, one is itself."""
     names = [part.name for part in parts]
     if doubled := {name for name in names if names.count(name) > 1}:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.adapters import frozen_pairs, pair_names
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
 
@@ -48,8 +49,6 @@ class OLoRA(Strategy):
     )
 
     def before_task(self, model, task):
-        from cl_toolkit.models.adapters import frozen_pairs, pair_names
-
         self.names = pair_names(model)  # layer -> names of A and B
         self.past = {
             layer: torch.cat([a.detach().clone() for a, _ in pairs])  # (R, d_in)

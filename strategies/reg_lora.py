@@ -14,6 +14,7 @@ from typing import Annotated
 
 from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.adapters import pair_names, pairs
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
 
@@ -66,8 +67,6 @@ class RegLoRA(Strategy):
         return sum(positions.numel() for positions in self.positions.values())
 
     def before_task(self, model, task):
-        from cl_toolkit.models.adapters import pair_names
-
         self.names = pair_names(model)  # layer -> names of A and B
         self.positions = beside(model, self.positions)
         return model
@@ -81,8 +80,6 @@ class RegLoRA(Strategy):
         return {self.name: self.config.weight * sum(means) / len(self.names)} if means else {}
 
     def after_task(self, model, task):
-        from cl_toolkit.models.adapters import pairs
-
         if not self.config.weight:
             return model
         for layer, a, b, _ in pairs(model):

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from cl_toolkit.data.store import ExampleStore, allocate
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import above, at_least
+from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
@@ -99,8 +100,6 @@ class Replay(Strategy):
     def draw(self, task, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int) -> list[Example]:
         """The examples rehearsed in one epoch, in random order. It depends on the epoch alone, so that any batch can be
         read by its index."""
-        from cl_toolkit.seeds import generator_from
-
         generator = generator_from(task.seeds["memory"], self.name, "draw", task.index, epoch)
         drawn = []
         for index, group in groups.items():

@@ -18,7 +18,6 @@ from cl_toolkit.models import adapters
 from cl_toolkit.runs import run as runner
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.runs.record import comparable
-from cl_toolkit.strategy import Strategy, overrides
 from cl_toolkit.types import Stream, Task
 
 
@@ -135,7 +134,7 @@ def drawn(trajectory: Trajectory) -> list[float]:
 def boundary(subject: Subject) -> str:
     needs_strategy(subject)
     run = subject.prepare()
-    if not overrides(run.strategy, "penalty"):
+    if not run.strategy.uses("penalty"):
         raise NotApplicable("it has no penalty on weights")
     Trajectory(run)
     run.model = adapters.begin_task(run.model, run.config.model.adapter, len(run.stream.tasks), 0)
@@ -337,7 +336,7 @@ def ownership(subject: Subject) -> str:
         return hook
 
     for name in ("batches", "loss", "penalty", "before_step"):
-        if getattr(type(run.strategy), name) is not getattr(Strategy, name):
+        if run.strategy.uses(name):
             setattr(run.strategy, name, watched(name, getattr(run.strategy, name)))
 
     def noted(what: str, original: Callable) -> Callable:

@@ -11,17 +11,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError, short
-from cl_toolkit.models.encoder import Encoder
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.targets import check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
     from cl_toolkit.models.sections import Adapter
+else:
+    torch = LazyModule("torch")
+
+FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
+"""Life cycle -> what becomes of a task's adapter when the task is over."""
+
+
+def adapted_part(model: nn.Module) -> str:
+    """The name of the part of a model that adapters go into, which a model with heads beside it says; "": all of it."""
+    return getattr(model, "adapted", "")
 
 
 def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
@@ -29,8 +39,8 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
-    if isinstance(model, Encoder):
-        model.backbone = begin_task(model.backbone, adapter, index, seed)
+    if part := adapted_part(model):
+        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed))
         return model
     name = f"task{index}"
     with torch.random.fork_rng(devices=[]), _told():
@@ -87,8 +97,8 @@ def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
     with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
         return model
-    if isinstance(model, Encoder):
-        model.backbone = end_task(model.backbone, adapter)
+    if part := adapted_part(model):
+        setattr(model, part, end_task(getattr(model, part), adapter))
         return model
     own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
     own_weights = dict(model.named_parameters(recurse=False))
@@ -159,8 +169,8 @@ def loaded(model: nn.Module) -> dict[str, int]:
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
     module = unwrapped(model)
-    beside = isinstance(module, Encoder)
-    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (beside and not n.startswith("backbone."))}
+    part = adapted_part(module)
+    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (part and not n.startswith(f"{part}."))}
 
 
 @contextmanager
@@ -170,7 +180,7 @@ def disabled(model: nn.Module):
     module = unwrapped(model)
     before = {p: p.requires_grad for p in module.parameters()}
     try:
-        with (module.backbone if isinstance(module, Encoder) else module).disable_adapter():
+        with module.get_submodule(adapted_part(module)).disable_adapter():
             yield model
     finally:
         for parameter, flag in before.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,9 @@ class Prototypes(nn.Module):
 class Encoder(nn.Module):
     """Features of a language model or text encoder (its last hidden state, averaged over the tokens) or of a small net, and
     the heads on them. Prediction is by the nearest prototype in angle."""
+
+    adapted: ClassVar[str] = "backbone"
+    """The part that adapters go into."""
 
     def __init__(self, backbone: nn.Module, projection_size: int, hidden_size: int, seed: int):
         super().__init__()

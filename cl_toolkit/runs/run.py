@@ -35,11 +35,10 @@ from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.record import head, now, provenance, stored_record, write_answers
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.seeds import seed_from
-from cl_toolkit.strategy import Compose, Composed, Strategy
+from cl_toolkit.strategy import Composed, Strategy, compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import Example, Stream, Task
 
-AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 PROBED, LOOKED_AT = 4, 64
 """Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
 
@@ -95,7 +94,7 @@ def build_strategy(config: RunConfig) -> Strategy:
         if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
             watched(part, STRATEGY, f"strategies.{component.name}")
         parts.append(part)
-    return Compose(*parts)
+    return compose(*parts)
 
 
 class Run:
@@ -226,8 +225,7 @@ class Run:
         loaded = adapters.loaded(self.model)
         counted: dict[str, int] = {}
         past = [] if self.stream.regime.undefined else list(self.stream.scored[: self.stream.row_of[k] - 1])
-        start_step, rollouts = cost["steps"], self.objective.rollouts
-        total = len(self.stream.tasks)
+        start_step, rollouts, total = cost["steps"], self.objective.rollouts, len(self.stream.tasks)
 
         def watch(session) -> None:
             cost["steps"] += 1
@@ -260,7 +258,7 @@ class Run:
                 "loaded": loaded,
                 "trained": list(loaded)[-1] if adapter else "all weights",
                 "frozen": list(loaded)[:-1],
-                "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
+                "afterwards": adapters.FATES[adapter.between_tasks] if adapter else "kept",
                 "merge_error": merge_error,
                 **counted,
                 "steps": cost["steps"] - start_step,

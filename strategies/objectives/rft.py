@@ -17,6 +17,7 @@ from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
+from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import IGNORE, Outputs
 
@@ -106,7 +107,7 @@ class RFT(Objective):
     def extra_parameters(self) -> int:
         return self.reference.parameters
 
-    def start(self, model, task):
+    def before_task(self, model, task):
         if self.config.beta > 0:
             self.reference.take(model)
         if self.config.instance_filter == "none":
@@ -120,8 +121,6 @@ class RFT(Objective):
     def sample(self, model, task, examples, label: str = "rollout") -> list[list[list[int]]]:
         """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
         example and sample number alone, not on the other rows or on the number of processes."""
-        from cl_toolkit.seeds import generator_from
-
         config, step = self.config, task.rollouts
         task.rollouts += 1
         n, length = config.num_generations, config.max_completion_length

@@ -72,7 +72,7 @@ class SupCon(Objective):
             raise UserError(f"objective.augment: {self.config.augment} is for images; set it to none")
         return Encoder(model, self.config.projection_size, self.config.hidden_size, seed)
 
-    def start(self, model, task):
+    def before_task(self, model, task):
         labels = sorted({e.target for e in task.examples})
         like = next(model.projection.parameters())
         model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)

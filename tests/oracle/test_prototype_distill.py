@@ -64,7 +64,7 @@ def test_it_is_what_a_second_model_as_teacher_gives(axis):
     train(model, view, strategy, lambda session: seen.append(session.losses), **settings)
 
     view = array_view(SECOND, supcon, index=1, max_steps=4)
-    supcon.start(twin, view)
+    supcon.before_task(twin, view)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
     for step, examples in enumerate(view.batches()):
         batch = view.encode(examples, twin)

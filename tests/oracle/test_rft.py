@@ -91,12 +91,12 @@ def test_the_filters_on_scores_between_right_and_wrong():
 def test_the_filter_drops_examples_before_the_task():
     objective, model = rft(instance_filter="zero_variance"), tiny_model()
     task = view(objective, score=lambda e, a: 1.0 if e.id == "c" else even(e, a))
-    kept = objective.start(model, task)
+    kept = objective.before_task(model, task)
     assert 0 < len(kept.examples) < len(task.examples)
     assert "c" not in {e.id for e in kept.examples}
     nothing = rft(instance_filter="incompetent")
     hopeless = view(nothing, score=lambda e, a: 0.0)
-    assert nothing.start(model, hopeless).examples == hopeless.examples
+    assert nothing.before_task(model, hopeless).examples == hopeless.examples
 
 
 # updates ----------------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         objective = rft(beta=1.0, num_iterations=1)
         task = view(objective, index=index)
-        objective.start(model, task)
+        objective.before_task(model, task)
         fresh = life == "merge" or (life is not None and index == 0)
         assert objective.extra_parameters == (0 if fresh else size)
         before = weights_of(model)
@@ -302,7 +302,7 @@ def test_under_dropout_the_ratio_is_1_and_the_kl_0_at_unchanged_weights():
     model.train()
     objective = rft(beta=1.0, num_iterations=2)
     task = view(objective)
-    objective.start(model, task)
+    objective.before_task(model, task)
     batch = task.encode(task.examples, model)
     batch.extra["advantages"].zero_()
     for _ in range(2):  # the reference is asked anew, the old log-probabilities are those of the first time
