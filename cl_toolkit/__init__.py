@@ -4,9 +4,10 @@ from cl_toolkit.api import Study, compare, load, register, run
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import Scorer
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags, compose
+from cl_toolkit.strategy import Cost, Strategy, Tags, compose
 
 __all__ = [
+    "Cost",
     "Scorer",
     "Strategy",
     "Study",

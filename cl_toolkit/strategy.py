@@ -187,32 +187,32 @@ class Composed(Strategy):
     def extra_parameters(self) -> int:
         return sum(part.extra_parameters for part in self.parts)
 
-    def build(self, model, index):
+    def build(self, model: nn.Module, index: int) -> nn.Module:
         for part in self.parts:
             model = part.build(model, index)
         return model
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         for part in self.parts:
             model = part.before_task(model, task)
         return model
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         for part in self.parts:
             batches = part.batches(model, task, batches)
         return batches
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         return merge_terms(*(strategy.loss(model, part, out) for strategy in self.parts))
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return merge_terms(*(strategy.penalty(weights) for strategy in self.parts))
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         for part in sorted(self.parts, key=lambda part: (part.tags.edits_gradient, part.name)):
             part.before_step(model, step)
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         for part in self.parts:
             model = part.after_task(model, task)
         return model
@@ -220,13 +220,13 @@ class Composed(Strategy):
     def uses(self, hook: str) -> bool:
         return any(part.uses(hook) for part in self.parts)
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         return sum((part.cost(batch_size) for part in self.parts), Cost())
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {part.name: part.state() for part in self.parts}
 
-    def load_state(self, state):
+    def load_state(self, state: dict[str, Any]) -> None:
         for part in self.parts:
             part.load_state(state[part.name])
 

@@ -10,7 +10,7 @@ logits of that moment.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
@@ -18,15 +18,22 @@ from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import IGNORE, Batches, Example
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.engine.session import Step
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
+
 torch = LazyModule("torch")
 
 
-def squared_error(stored, logits):
+def squared_error(stored: Tensor, logits: Tensor) -> Tensor:
     """sum over N positions and k stored entries of (z_stored - h)^2. Divide by N k for the paper's mean."""
     return ((stored - logits) ** 2).sum()
 
 
-def answer_logits(part, logits, row: int, length: int):
+def answer_logits(part: Batch, logits: Tensor, row: int, length: int) -> tuple[Tensor, Tensor]:
     """(logits (n, V) that predict a row's last n tokens, these tokens (n,)); for an array its own logits and its class, n = 1.
     Rows are padded on the right."""
     if logits.dim() == 2:
@@ -77,15 +84,15 @@ class DER(Strategy):
     def active(self) -> bool:
         return any(self.weights().values()) and self.config.buffer_size > 0 and self.config.memory_batch_size > 0
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         kinds = sum(weight > 0 for weight in self.weights().values())
         return Cost(rows=kinds * self.config.memory_batch_size / batch_size)
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.task = task
         return model
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         past = any(index != task.index for index, _ in self.store.items)
         if not self.active or not past:
             return batches
@@ -107,7 +114,7 @@ class DER(Strategy):
 
         return Batches(len(batches), get)
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.active:
             return {}
         terms = {}
@@ -134,7 +141,7 @@ class DER(Strategy):
         names = {"der": (self._counts["logits"], self.name), "ce": (self._counts["tokens"], f"{self.name}_ce")}
         return [name for count, name in names.values() if count]
 
-    def _offer(self, part, logits, row: int) -> None:
+    def _offer(self, part: Batch, logits: Tensor, row: int) -> None:
         """Remember a new example with its logits until the step's end."""
         length = int((part.labels[row] != IGNORE).sum())
         own, _ = answer_logits(part, logits.detach(), row, length)
@@ -143,7 +150,7 @@ class DER(Strategy):
         example = part.examples[row]
         self._offered.append((example.id, replace(example, extra={**example.extra, **extra})))
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.active:
             return
         # in the order of the ids, so that the store does not depend on the number of processes
@@ -163,5 +170,5 @@ class DERpp(DER):
 
     tags = replace(DER.tags, off={"alpha": 0.0, "beta": 0.0}, cost=Cost(rows=2.0))
 
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"der": self.config.alpha, "ce": self.config.beta}

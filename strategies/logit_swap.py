@@ -10,7 +10,7 @@ could not be: the choices here are an open re-implementation's (alpha = 0.3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
@@ -18,10 +18,16 @@ from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
+
 torch = LazyModule("torch")
 
 
-def swap(logits, labels):
+def swap(logits: Tensor, labels: Tensor) -> Tensor:
     """z': logits (N, V) with the entries of the largest and of the label (N,) exchanged. The largest afterwards is the
     label; the multiset of entries, and so the entropy, stays. A tie with the label counts as the label."""
     best, top = logits.max(-1, keepdim=True)
@@ -66,12 +72,12 @@ class LogitSwap(Strategy):
     def extra_parameters(self) -> int:
         return self.teacher.parameters
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.teacher and self.config.weight:
             self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.teacher:
             return {}
         temperature = self.config.temperature

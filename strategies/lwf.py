@@ -8,7 +8,7 @@ as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
@@ -16,10 +16,16 @@ from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
+
 torch = LazyModule("torch")
 
 
-def distillation(teacher, student, temperature: float):
+def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """sum over N positions of KL( softmax(teacher / T) || softmax(student / T) ). teacher, student (N, V)."""
     return torch.nn.functional.kl_div(
         torch.log_softmax(student / temperature, -1),
@@ -64,12 +70,12 @@ class LwF(Strategy):
     def extra_parameters(self) -> int:
         return self.teacher.parameters
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if self.past and self.config.weight:
             self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.teacher:
             return {}
         new = part.source("task")
@@ -81,7 +87,7 @@ class LwF(Strategy):
         count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
         return {self.name: self.config.weight * distillation(teacher, student, self.config.temperature) / count}
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.past += 1
         self.classes = sorted({*self.classes, *(e.y for e in task.examples if e.y is not None)})
         return model

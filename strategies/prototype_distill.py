@@ -11,7 +11,7 @@ gradient reaches the encoder and the past prototypes; that is how these go on mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.lazy import LazyModule
@@ -19,10 +19,16 @@ from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
+
 torch = LazyModule("torch")
 
 
-def relation(before, now, axis: str, kappa: float = 1.0):
+def relation(before: Tensor, now: Tensor, axis: str, kappa: float = 1.0) -> Tensor:
     """Mean KL of the softmax of scores (N, C), along the classes of each sample or the samples of each class."""
     dim = 1 if axis == "classes" else 0
     kl = torch.nn.functional.kl_div(
@@ -64,12 +70,12 @@ class PrototypeDistill(Strategy):
     def extra_parameters(self) -> int:
         return self.teacher.parameters
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if self.past and self.config.weight:
             self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.teacher:
             return {}
         with self.teacher(model):
@@ -86,7 +92,7 @@ class PrototypeDistill(Strategy):
             terms.append(relation(*scores, self.config.relation_axis, self.config.kappa))
         return {self.name: self.config.weight * torch.stack(terms).sum()}
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # an anchor's classes may never have been learned: they have no prototypes
         known = sorted({e.target for e in task.examples} & set(model.classes))
         if known and known not in self.past:  # tasks with the same classes have one relation

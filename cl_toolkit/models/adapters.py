@@ -19,6 +19,7 @@ from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
     import torch
+    from peft import LoraConfig
     from torch import Tensor, nn
 
     from cl_toolkit.models.sections import Adapter
@@ -57,7 +58,7 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     return model
 
 
-def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
+def _lora(model: nn.Module, adapter: Adapter, transposed: bool) -> LoraConfig:
     """PEFT's settings of an adapter."""
     from peft import LoraConfig
 
@@ -74,7 +75,7 @@ def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
 
 
 @contextmanager
-def _told():
+def _told() -> Iterator[None]:
     """What PEFT raises, in one line; without the warnings about which no user can do anything."""
     with warnings.catch_warnings():
         # PEFT 0.21 reads a deprecated attribute of transformers 5 here
@@ -174,7 +175,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def disabled(model: nn.Module):
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """The model without its adapters. PEFT switches `requires_grad` on for every active adapter afterwards, which would
     train the frozen ones of a stack; it is put back here."""
     module = unwrapped(model)
