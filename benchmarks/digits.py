@@ -9,11 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 torch = LazyModule("torch")
 
@@ -48,7 +51,7 @@ class Digits:
         images, labels = torch.tensor(data.images / 16, dtype=torch.float32), data.target.tolist()
         return [self._task(name, images, labels) for name in names]
 
-    def _task(self, name: str, images, labels: list[int]) -> Task:
+    def _task(self, name: str, images: np.ndarray, labels: list[int]) -> Task:
         number = int(name.split("_")[1])
         if self.config.protocol == "permuted":
             digits = range(10)

@@ -4,10 +4,10 @@ from cl_toolkit.api import Study, compare, load, register, run
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import Scorer
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Compose, Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags, compose
 
 __all__ = [
-    "Compose",
+    "Cost",
     "Scorer",
     "Strategy",
     "Study",
@@ -16,6 +16,7 @@ __all__ = [
     "above",
     "at_least",
     "compare",
+    "compose",
     "load",
     "register",
     "run",

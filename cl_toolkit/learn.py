@@ -27,7 +27,7 @@ def learn(
     """Train `model` on one task and return it, plain and whole. One batch is one optimizer step of the whole job."""
     model = strategy.build(model, task.index)  # prompts, heads appear here; called again when a stopped run goes on
     model = strategy.before_task(model, task)
-    task = objective.start(model, task)  # rft keeps a reference and may drop examples; sft: nothing
+    task = objective.before_task(model, task)  # rft keeps a reference and may drop examples; sft: nothing
     batches = strategy.batches(model, task, task.batches())  # sized and indexable: the schedule knows its horizon
     with engine.open(model, task, steps=len(batches) * objective.updates) as session:  # optimizer / ZeRO are born here
         for examples in batches:

@@ -65,7 +65,7 @@ class Objective:
         """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""
         return model
 
-    def start(self, model: nn.Module, task: TaskView) -> TaskView:
+    def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         """Prepare for a task, on the plain model: keep a reference, drop examples. Returns the task to be trained."""
         return task
 

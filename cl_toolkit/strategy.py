@@ -95,7 +95,8 @@ class Strategy:
 
     Settings are a keyword-only frozen dataclass `Config` inside the class; `self.config` holds them. The constructor
     stores and does nothing else. `name` is the key under which the strategy stands in the config. `extra_parameters`:
-    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere).
+    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere). `kept`:
+    the names of the attributes that must survive a stop between tasks.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Strategy:
         """Settings with their defaults. A plain strategy has none."""
 
     tags: ClassVar[Tags] = Tags()
+    kept: ClassVar[tuple[str, ...]] = ()
     name: str = ""
     extra_parameters: int = 0
 
@@ -145,28 +147,33 @@ class Strategy:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
         return model
 
+    def uses(self, hook: str) -> bool:
+        """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
+        return getattr(type(self), hook) is not getattr(Strategy, hook)
+
     def cost(self, batch_size: int) -> Cost:
         """What a step of `batch_size` new examples costs with these settings; nothing where they switch the strategy off."""
         off = self.tags.off
         return Cost() if off and all(getattr(self.config, k) == v for k, v in off.items()) else self.tags.cost
 
     def state(self) -> dict[str, Any]:
-        """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts."""
-        return {}
+        """All that must survive a stop between tasks: tensors, numbers, strings, lists, dicts. By default what is `kept`; a
+        store or a teacher gives its own state."""
+        values = {name: getattr(self, name) for name in self.kept}
+        return {name: value.state() if hasattr(value, "state") else value for name, value in values.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
-
-
-def overrides(strategy: Strategy, hook: str) -> bool:
-    """Whether a strategy does anything in that hook (so that a hook nobody uses costs nothing)."""
-    if isinstance(strategy, Composed):
-        return any(overrides(part, hook) for part in strategy.parts)
-    return getattr(type(strategy), hook) is not getattr(Strategy, hook)
+        for name in self.kept:
+            value = getattr(self, name)
+            if hasattr(value, "load_state"):
+                value.load_state(state[name])
+            else:
+                setattr(self, name, state[name])
 
 
 class Composed(Strategy):
-    """Several strategies as one. Use `Compose`, which keeps `Compose(a) is a`.
+    """Several strategies as one. Use `compose`, which keeps `compose(a) is a`.
 
     Their order does not matter: loss terms are summed by name, and gradients are read by all before any of them edits one.
     """
@@ -180,48 +187,51 @@ class Composed(Strategy):
     def extra_parameters(self) -> int:
         return sum(part.extra_parameters for part in self.parts)
 
-    def build(self, model, index):
+    def build(self, model: nn.Module, index: int) -> nn.Module:
         for part in self.parts:
             model = part.build(model, index)
         return model
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         for part in self.parts:
             model = part.before_task(model, task)
         return model
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         for part in self.parts:
             batches = part.batches(model, task, batches)
         return batches
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         return merge_terms(*(strategy.loss(model, part, out) for strategy in self.parts))
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return merge_terms(*(strategy.penalty(weights) for strategy in self.parts))
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         for part in sorted(self.parts, key=lambda part: (part.tags.edits_gradient, part.name)):
             part.before_step(model, step)
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         for part in self.parts:
             model = part.after_task(model, task)
         return model
 
-    def cost(self, batch_size):
+    def uses(self, hook: str) -> bool:
+        return any(part.uses(hook) for part in self.parts)
+
+    def cost(self, batch_size: int) -> Cost:
         return sum((part.cost(batch_size) for part in self.parts), Cost())
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {part.name: part.state() for part in self.parts}
 
-    def load_state(self, state):
+    def load_state(self, state: dict[str, Any]) -> None:
         for part in self.parts:
             part.load_state(state[part.name])
 
 
-def Compose(*parts: Strategy) -> Strategy:
+def compose(*parts: Strategy) -> Strategy:
     """One strategy from any number: none is sequential training, one is itself."""
     names = [part.name for part in parts]
     if doubled := {name for name in names if names.count(name) > 1}:

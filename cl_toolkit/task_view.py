@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.types import Batch, Batches, Example, Outputs
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-    from cl_toolkit.models.codec import Codec
+    from cl_toolkit.models.kind import Codec
     from cl_toolkit.objective import Objective
+else:
+    torch = LazyModule("torch")
 
 
 class TaskView:
@@ -46,7 +48,7 @@ class TaskView:
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}
-        self._aside: TaskView | None = None
+        self._off_training: TaskView | None = None
 
     def generator(self, name: str) -> torch.Generator:
         """The random numbers of one strategy in this task. Each name has its own, so that adding a strategy does not
@@ -58,11 +60,11 @@ class TaskView:
     def encode(self, examples: Sequence[Example], model: nn.Module | None = None) -> Batch:
         """Examples as the objective encodes them, with `total` counted over just these. What is sampled for them does not
         change what is sampled for training."""
-        if self._aside is None:
-            self._aside = self.keep(self.examples)
-            self._aside.seeds = {part: seed_from(seed, "aside") for part, seed in self.seeds.items()}
-            self._aside._generators = {}
-        batch = self.objective.encode(model, self._aside, examples)
+        if self._off_training is None:
+            self._off_training = self.keep(self.examples)
+            self._off_training.seeds = {part: seed_from(seed, "aside") for part, seed in self.seeds.items()}
+            self._off_training._generators = {}
+        batch = self.objective.encode(model, self._off_training, examples)
         return replace(batch, total=batch.counts())
 
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:

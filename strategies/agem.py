@@ -7,12 +7,18 @@ Chaudhry et al. 2019, arXiv 1812.00420. g is the gradient of the step, r that of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.engine.session import Step
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
@@ -47,20 +53,21 @@ class AGEM(Strategy):
         needs_examples=True,
         edits_gradient=True,
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, self.config.policy)
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         share = self.config.memory_batch_size / batch_size
         return Cost(forwards=share, backwards=share)
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.task = task
         return model
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         memory = [example for _, example in self.store.items]
         if not memory or not self.config.memory_batch_size:
             return
@@ -74,13 +81,7 @@ class AGEM(Strategy):
             for name, value in r.items():
                 grads[name] = grads[name] - factor * value
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if self.config.memory_batch_size and self.config.buffer_size != 0:
             self.store.add(task.index, task.examples, task.generator(self.name))
         return model
-
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])

@@ -9,12 +9,19 @@ a format prompt in the question. The authors have a model write many of these; h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import SHARE
 from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.types import Batches, Example, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
@@ -41,7 +48,7 @@ def own_style(example: Example) -> str:
     return "short" if words <= 6 else "brief" if words <= 30 else "detailed"
 
 
-def restyle(example: Example, style: str, wrong: list[str], draw) -> Example:
+def restyle(example: Example, style: str, wrong: list[str], draw: Callable[[int], int]) -> Example:
     """The example in another style. wrong: three other answers (fewer where the task has fewer); draw(n): a random whole
     number below n."""
     target = example.target
@@ -89,7 +96,7 @@ class AnswerStyles(Strategy):
         exceptions={1: "the first task's examples are rewritten too"},
     )
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         styled = self.rewrite(task)
         if not styled:
             return batches
@@ -99,7 +106,7 @@ class AnswerStyles(Strategy):
 
         return Batches(len(batches), get)
 
-    def rewrite(self, task) -> dict[str, Example]:
+    def rewrite(self, task: TaskView) -> dict[str, Example]:
         """Example id -> rewritten example."""
         # plain text and arrays have no question that a format prompt could be added to
         able = [e for e in task.examples if any(m.role == "user" for m in e.messages)]

@@ -10,7 +10,7 @@ logits of that moment.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
@@ -19,10 +19,17 @@ from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.engine.session import Step
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
+
 torch = LazyModule("torch")
 
 
-def squared_error(stored, logits):
+def squared_error(stored: Tensor, logits: Tensor) -> Tensor:
     """sum over N positions and k stored entries of (z_stored - h)^2. Divide by N k for the paper's mean."""
     return ((stored - logits) ** 2).sum()
 
@@ -53,6 +60,7 @@ class DER(Strategy):
         needs=frozenset({"logits", "true_targets"}),  # stored logits belong to the tokens of a fixed answer
         owns=frozenset({"stored_logits"}),
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -68,15 +76,15 @@ class DER(Strategy):
     def active(self) -> bool:
         return any(self.weights().values()) and self.config.buffer_size > 0 and self.config.memory_batch_size > 0
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         kinds = sum(weight > 0 for weight in self.weights().values())
         return Cost(rows=kinds * self.config.memory_batch_size / batch_size)
 
-    def before_task(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.task = task
         return model
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         past = any(index != task.index for index, _ in self.store.items)
         if not self.active or not past:
             return batches
@@ -98,7 +106,7 @@ class DER(Strategy):
 
         return Batches(len(batches), get)
 
-    def loss(self, model, part, out):
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.active:
             return {}
         terms = {}
@@ -131,7 +139,7 @@ class DER(Strategy):
         names = {"der": (self._counts["logits"], self.name), "ce": (self._counts["tokens"], f"{self.name}_ce")}
         return [name for count, name in names.values() if count]
 
-    def _offer(self, part, logits, row: int) -> None:
+    def _offer(self, part: Batch, logits: Tensor, row: int) -> None:
         """Remember a new example with its logits until the step's end."""
         own, _ = target_logits(logits[row : row + 1].detach(), part.labels[row : row + 1])
         top = own.topk(min(self.config.top_k, own.shape[-1]))
@@ -139,7 +147,7 @@ class DER(Strategy):
         example = part.examples[row]
         self._offered.append((example.id, replace(example, extra={**example.extra, **extra})))
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.active:
             return
         # in the order of the ids, so that the store does not depend on the number of processes
@@ -147,35 +155,17 @@ class DER(Strategy):
         self.store.add(self.task.index, [example for _, example in offered], self.task.generator(f"{self.name}-store"))
         self._offered = []
 
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])
-
 
 class DERpp(DER):
     """DER and the plain loss on a second batch of memory. At beta = 0 it draws what DER draws."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(DER.Config):
         """beta: weight of the plain loss on the second batch, averaged over its answer tokens. The rest as for der."""
 
-        alpha: Annotated[float, at_least(0)] = 0.5
         beta: Annotated[float, at_least(0)] = 0.5
-        memory_batch_size: Annotated[int, at_least(1)] = 32
-        buffer_size: Annotated[int, at_least(1)] = 500
-        top_k: Annotated[int, at_least(1)] = 32
 
-    tags = Tags(
-        paper="Buzzega et al. 2020, arXiv 2004.07211",
-        off={"alpha": 0.0, "beta": 0.0},
-        cost=Cost(rows=2.0),
-        extra_memory="stored examples with `top_k` logits per token",
-        needs_examples=True,
-        needs=DER.tags.needs,
-        owns=DER.tags.owns,
-    )
+    tags = replace(DER.tags, off={"alpha": 0.0, "beta": 0.0}, cost=Cost(rows=2.0))
 
-    def weights(self):
+    def weights(self) -> dict[str, float]:
         return {"der": self.config.alpha, "ce": self.config.beta}

@@ -12,24 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cl_toolkit.engine.access import evaluating
-from cl_toolkit.errors import UserError
+from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.anchor import quadratic
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+
 torch = LazyModule("torch")
 
 
-def quadratic(weights, fisher, anchor):
-    """sum_i F_i (theta_i - theta*_i)^2 over weights by name."""
-    return sum((fisher[name] * (weights[name] - anchor[name]) ** 2).sum() for name in anchor)
-
-
-def squared_gradients(parameters, logits, labels, kind: str, generator) -> Iterator[tuple[float, list]]:
+def squared_gradients(
+    parameters: list[Tensor], logits: Tensor, labels: Tensor, kind: str, generator: torch.Generator
+) -> Iterator[tuple[float, list[Tensor]]]:
     """(weight, [(d log p / d theta)^2]) of one sample, whose targets are at N positions: logits (N, V), labels (N,).
 
     exact: each label v at each position by its probability. sampled: one label drawn per position. empirical: the true
@@ -38,7 +42,7 @@ def squared_gradients(parameters, logits, labels, kind: str, generator) -> Itera
     """
     logp = torch.log_softmax(logits, -1)
 
-    def squared(value):
+    def squared(value: Tensor) -> list[Tensor]:
         grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)]
 
@@ -85,34 +89,32 @@ class EWC(Strategy):
         needs=frozenset({"logits"}),  # the Fisher is that of a distribution
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
+    kept = ("past",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.past: list[dict] = []  # {"fisher": name -> F, "anchor": name -> theta*}; online: one at most
+        # {"fisher": name -> F, "anchor": name -> theta*}; online: one at most
+        self.past: list[dict[str, dict[str, Tensor]]] = []
 
     @property
     def extra_parameters(self) -> int:
         return sum(tensor.numel() for task in self.past for part in task.values() for tensor in part.values())
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         return replace(super().cost(batch_size), after_task=self.config.fisher_examples if self.config.weight else 0)
 
-    def before_task(self, model, task):
-        device = next(model.parameters()).device
-        self.past = [{k: {n: t.to(device) for n, t in v.items()} for k, v in past.items()} for past in self.past]
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        self.past = beside(model, self.past)
         return model
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         factor = self.config.gamma if self.config.mode == "online" else 1.0
         if not self.past or not factor:
             return {}
-        for past in self.past:
-            if missing := next((name for name in past["anchor"] if name not in weights), None):
-                raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
-        terms = [quadratic(weights, past["fisher"], past["anchor"]) for past in self.past]
+        terms = [quadratic(weights, past["fisher"], past["anchor"], self.name) for past in self.past]
         return {self.name: self.config.weight / 2 * factor * sum(terms)}
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.weight:
             return model
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -123,7 +125,7 @@ class EWC(Strategy):
         self.past.append({"fisher": new, "anchor": {name: p.detach().clone() for name, p in trained.items()}})
         return model
 
-    def fisher(self, model, task, trained) -> dict:
+    def fisher(self, model: nn.Module, task: TaskView, trained: dict[str, Tensor]) -> dict[str, Tensor]:
         """F by weight name, over at most `fisher_examples` examples, in eval mode."""
         config, generator = self.config, task.generator(self.name)
         # in the task's order, which decides which examples share a batch
@@ -148,13 +150,7 @@ class EWC(Strategy):
         return {name: value / count for name, value in zip(trained, total, strict=True)}
 
     @staticmethod
-    def _add(total, found) -> None:
+    def _add(total: list[Tensor], found: Iterable[tuple[float, list[Tensor]]]) -> None:
         for weight, squares in found:
             for sum_, square in zip(total, squares, strict=True):
                 sum_ += weight * square
-
-    def state(self):
-        return {"past": self.past}
-
-    def load_state(self, state):
-        self.past = state["past"]

@@ -10,17 +10,24 @@ could not be: the choices here are an open re-implementation's (alpha = 0.3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
 
 torch = LazyModule("torch")
 
 
-def swap(logits, labels):
+def swap(logits: Tensor, labels: Tensor) -> Tensor:
     """z': logits (N, V) with the entries of the largest and of the label (N,) exchanged. The largest afterwards is the
     label; the multiset of entries, and so the entropy, stays. A tie with the label counts as the label."""
     best, top = logits.max(-1, keepdim=True)
@@ -55,47 +62,28 @@ class LogitSwap(Strategy):
         needs=frozenset({"logits", "true_targets"}),  # the swap puts the true token on top
         exceptions={1: "the start model teaches from the first task on"},
     )
+    kept = ("teacher",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.started = False
-        self.original: dict = {}  # trained weights of the original model; empty where switching the adapter off gives it
+        self.teacher = Teacher()
 
     @property
     def extra_parameters(self) -> int:
-        return sum(value.numel() for value in self.original.values())
+        return self.teacher.parameters
 
-    def before_task(self, model, task):
-        from cl_toolkit.models.adapters import layers
-
-        if not self.started and self.config.weight:
-            self.started = True
-            if next(layers(model), None) is None:
-                self.original = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-        device = next(model.parameters()).device
-        self.original = {name: value.to(device) for name, value in self.original.items()}
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        if not self.teacher and self.config.weight:
+            self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
-        if not self.config.weight:
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
+        if not self.teacher:
             return {}
-        from cl_toolkit.engine.access import evaluating, swapped, unwrapped
-        from cl_toolkit.models.adapters import disabled
-
-        change = swapped(model, self.original) if self.original else disabled(model)
         temperature = self.config.temperature
-        with (
-            change,
-            evaluating(unwrapped(model)),
-        ):  # no variable keeps all logits: a vocabulary per token takes much memory
+        with self.teacher(model):  # no variable keeps all logits: a vocabulary per token takes much memory
             teacher, labels = target_logits(model(**part.inputs).logits, part.labels)
             teacher = torch.log_softmax(swap(teacher, labels) / temperature, -1)
         student = torch.log_softmax(target_logits(out.logits, part.labels)[0] / temperature, -1)
         kl = torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
         return {self.name: self.config.weight * kl / max(part.total["tokens"], 1)}
-
-    def state(self):
-        return {"started": self.started, "original": self.original}
-
-    def load_state(self, state):
-        self.started, self.original = state["started"], state["original"]

@@ -8,17 +8,24 @@ as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
 
 torch = LazyModule("torch")
 
 
-def distillation(teacher, student, temperature: float):
+def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """sum over N positions of KL( softmax(teacher / T) || softmax(student / T) ). teacher, student (N, V)."""
     return torch.nn.functional.kl_div(
         torch.log_softmax(student / temperature, -1),
@@ -51,28 +58,28 @@ class LwF(Strategy):
         extra_memory="a copy of the trained weights; with a fresh adapter none",
         needs=frozenset({"logits"}),
     )
+    kept = ("past", "classes")
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past = 0  # tasks learned so far: there is nothing to keep before the first
         self.classes: list[int] = []  # of a classifier: those of past tasks
-        self._teacher = None
+        self.teacher = Teacher()
 
     @property
     def extra_parameters(self) -> int:
-        return self._teacher.parameters if self._teacher else 0
+        return self.teacher.parameters
 
-    def before_task(self, model, task):
-        from cl_toolkit.models.teacher import Reference
-
-        self._teacher = Reference(model) if self.past and self.config.weight else None
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        if self.past and self.config.weight:
+            self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
-        if self._teacher is None:
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
+        if not self.teacher:
             return {}
         new = part.source("task")
-        with self._teacher.restored(model):  # only its logits at targets are kept
+        with self.teacher(model):  # only its logits at targets are kept
             teacher, _ = target_logits(model(**part.inputs).logits, part.labels, new)
         student, _ = target_logits(out.logits, part.labels, new)
         if self.classes:
@@ -80,13 +87,7 @@ class LwF(Strategy):
         count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
         return {self.name: self.config.weight * distillation(teacher, student, self.config.temperature) / count}
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.past += 1
         self.classes = sorted({*self.classes, *map(task.codec.class_of, task.examples)} - {None})
         return model
-
-    def state(self):
-        return {"past": self.past, "classes": self.classes}
-
-    def load_state(self, state):
-        self.past, self.classes = state["past"], state["classes"]

@@ -9,16 +9,24 @@ is what the code does. That the paper prints the squared entry could not be conf
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.adapters import frozen_pairs, pair_names
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Strategy, Tags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
 
-def overlap(past, new, squared: bool = False):
+def overlap(past: Tensor, new: Tensor, squared: bool = False) -> Tensor:
     """sum |(past new^T)_jk|, or of the squares. past (R, d_in), new (r, d_in): 0 for orthogonal rows."""
     products = past @ new.T
     return (products**2).sum() if squared else products.abs().sum()
@@ -47,9 +55,7 @@ class OLoRA(Strategy):
         exceptions={3: "a fresh A is random, so it overlaps with past ones from the first step on"},
     )
 
-    def before_task(self, model, task):
-        from cl_toolkit.models.adapters import frozen_pairs, pair_names
-
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.names = pair_names(model)  # layer -> names of A and B
         self.past = {
             layer: torch.cat([a.detach().clone() for a, _ in pairs])  # (R, d_in)
@@ -58,7 +64,7 @@ class OLoRA(Strategy):
         }
         return model
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms = {}
         if self.past:
             overlaps = [

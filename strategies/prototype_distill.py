@@ -11,17 +11,24 @@ gradient reaches the encoder and the past prototypes; that is how these go on mo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Outputs
 
 torch = LazyModule("torch")
 
 
-def relation(before, now, axis: str, kappa: float = 1.0):
+def relation(before: Tensor, now: Tensor, axis: str, kappa: float = 1.0) -> Tensor:
     """Mean KL of the softmax of scores (N, C), along the classes of each sample or the samples of each class."""
     dim = 1 if axis == "classes" else 0
     kl = torch.nn.functional.kl_div(
@@ -52,26 +59,26 @@ class PrototypeDistill(Strategy):
         extra_memory="a copy of the trained weights",
         needs=frozenset({"features", "prototypes"}),
     )
+    kept = ("past",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.past: list[list[str]] = []  # labels of each past set of classes
-        self._teacher = None
+        self.teacher = Teacher()
 
     @property
     def extra_parameters(self) -> int:
-        return self._teacher.parameters if self._teacher else 0
+        return self.teacher.parameters
 
-    def before_task(self, model, task):
-        from cl_toolkit.models.teacher import Reference
-
-        self._teacher = Reference(model) if self.past and self.config.weight else None
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        if self.past and self.config.weight:
+            self.teacher.take(model)
         return model
 
-    def loss(self, model, part, out):
-        if self._teacher is None:
+    def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
+        if not self.teacher:
             return {}
-        with self._teacher.restored(model):
+        with self.teacher(model):
             teacher = model(**part.inputs)
         before, now = teacher.logits, out.logits
         if self.config.relation_axis == "samples":
@@ -85,15 +92,9 @@ class PrototypeDistill(Strategy):
             terms.append(relation(*scores, self.config.relation_axis, self.config.kappa))
         return {self.name: self.config.weight * torch.stack(terms).sum()}
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # an anchor's classes may never have been learned: they have no prototypes
         known = sorted({e.target for e in task.examples} & set(model.classes))
         if known and known not in self.past:  # tasks with the same classes have one relation
             self.past.append(known)
         return model
-
-    def state(self):
-        return {"past": self.past}
-
-    def load_state(self, state):
-        self.past = state["past"]

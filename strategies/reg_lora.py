@@ -10,23 +10,32 @@ is applied neither here nor when positions are chosen, as in the code.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.adapters import pair_names, pairs
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Strategy, Tags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
 
-def largest(update, share: float):
+def largest(update: Tensor, share: float) -> Tensor:
     """Flat positions (int32) of the floor(share * size) largest |update|; ties go to the first."""
     k = int(share * update.numel() + 1e-9)  # 0.29 * 100 is 28.999... in floating point
     order = torch.sort(update.flatten().abs(), descending=True, stable=True).indices
     return order[:k].to(torch.int32)
 
 
-def protected_mean(b, a, positions):
+def protected_mean(b: Tensor, a: Tensor, positions: Tensor) -> Tensor:
     """mean |(B A)_p| over flat positions p; the whole product is computed, which is cheaper than gathering rows."""
     return (b @ a).flatten()[positions].abs().mean()
 
@@ -54,24 +63,22 @@ class RegLoRA(Strategy):
         extra_memory="4 bytes per protected position",
         life_cycles=("merge",),
     )
+    kept = ("positions",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.positions: dict[str, torch.Tensor] = {}  # layer -> flat positions (int32), by names that survive merging
+        self.positions: dict[str, Tensor] = {}  # layer -> flat positions (int32), by names that survive merging
 
     @property
     def extra_parameters(self) -> int:
         return sum(positions.numel() for positions in self.positions.values())
 
-    def before_task(self, model, task):
-        from cl_toolkit.models.adapters import pair_names
-
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.names = pair_names(model)  # layer -> names of A and B
-        device = next(model.parameters()).device
-        self.positions = {name: positions.to(device) for name, positions in self.positions.items()}
+        self.positions = beside(model, self.positions)
         return model
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         means = [
             protected_mean(weights[b], weights[a], self.positions[layer])
             for layer, (a, b) in self.names.items()
@@ -79,9 +86,7 @@ class RegLoRA(Strategy):
         ]
         return {self.name: self.config.weight * sum(means) / len(self.names)} if means else {}
 
-    def after_task(self, model, task):
-        from cl_toolkit.models.adapters import pairs
-
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.weight:
             return model
         for layer, a, b, _ in pairs(model):
@@ -91,9 +96,3 @@ class RegLoRA(Strategy):
             if both.numel():  # the mean over no positions would not be a number
                 self.positions[layer] = both if self.config.duplicates else torch.unique(both)
         return model
-
-    def state(self):
-        return {"positions": self.positions}
-
-    def load_state(self, state):
-        self.positions = state["positions"]

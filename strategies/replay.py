@@ -11,13 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.data.store import ExampleStore, allocate
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import above, at_least
+from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
@@ -55,15 +61,16 @@ class Replay(Strategy):
         needs_examples=True,
         owns=frozenset({"rehearsal"}),
     )
+    kept = ("store",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, self.config.policy)
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         return Cost(rows=self.config.replay_fraction / (1 - self.config.replay_fraction))
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         groups = self.store.by_task()
         if not groups or not len(self.store):
             return batches
@@ -95,11 +102,11 @@ class Replay(Strategy):
         """By default every past task gets the same share."""
         return age_weights(ages, "uniform")
 
-    def draw(self, task, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int) -> list[Example]:
+    def draw(
+        self, task: TaskView, groups: Mapping[int, list[Example]], plan: Mapping[int, int], epoch: int
+    ) -> list[Example]:
         """The examples rehearsed in one epoch, in random order. It depends on the epoch alone, so that any batch can be
         read by its index."""
-        from cl_toolkit.seeds import generator_from
-
         generator = generator_from(task.seeds["memory"], self.name, "draw", task.index, epoch)
         drawn = []
         for index, group in groups.items():
@@ -110,7 +117,7 @@ class Replay(Strategy):
                 count -= len(order)
         return [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # a rehearsal that is off stores nothing and draws nothing
         if self.stores():
             self.store.add(task.index, task.examples, task.generator(self.name))
@@ -118,12 +125,6 @@ class Replay(Strategy):
 
     def stores(self) -> bool:
         return self.config.replay_fraction > 0 and self.config.buffer_size != 0
-
-    def state(self):
-        return {"store": self.store.state()}
-
-    def load_state(self, state):
-        self.store.load_state(state["store"])
 
 
 class PowerLaw(Replay):
@@ -135,13 +136,10 @@ class PowerLaw(Replay):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Replay.Config):
         """schedule: weight by age d: (c+d)^-a | exp(-d/a) | equal. exponent: a (5.6 for the power law; the authors'
         exponential has 1). offset: c. unrestricted: no budget. The rest as for replay."""
 
-        replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
-        buffer_size: Annotated[int, at_least(0)] | None = None
-        policy: Literal["reservoir", "ring", "quota"] = "reservoir"
         schedule: Literal["power_law", "exponential", "uniform"] = "power_law"
         exponent: Annotated[float, at_least(0)] = 5.6
         offset: Annotated[float, above(0)] = 10.0
@@ -153,23 +151,16 @@ class PowerLaw(Replay):
                     f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"
                 )
 
-    tags = Tags(
-        paper="Gandhi et al. 2024, arXiv 2401.10393",
-        off={"replay_fraction": 0.0},
-        cost=Cost(rows=1.0),
-        extra_memory="stored examples",
-        needs_examples=True,
-        owns=frozenset({"rehearsal"}),
-    )
+    tags = replace(Replay.tags, paper="Gandhi et al. 2024, arXiv 2401.10393")
 
-    def cost(self, batch_size):
+    def cost(self, batch_size: int) -> Cost:
         # without a budget it grows with the number of past tasks; at the tenth task
         return Cost(rows=sum(self.weights(range(1, 10)))) if self.config.unrestricted else super().cost(batch_size)
 
-    def weights(self, ages):
+    def weights(self, ages: Sequence[int]) -> list[float]:
         return age_weights(ages, self.config.schedule, self.config.exponent, self.config.offset)
 
-    def plan(self, sizes, new):
+    def plan(self, sizes: Mapping[int, int], new: int) -> dict[int, int]:
         if not self.config.unrestricted:
             return super().plan(sizes, new)
         return {

@@ -9,17 +9,26 @@ Zenke et al. 2017, arXiv 1703.04200. Along the path of task k, with g the gradie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cl_toolkit.errors import UserError
+from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.anchor import quadratic
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Strategy, Tags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.engine.session import Step
+    from cl_toolkit.task_view import TaskView
 
 torch = LazyModule("torch")
 
 
-def importance(path, change, damping: float):
+def importance(path: Tensor, change: Tensor, damping: float) -> Tensor:
     """max(0, omega) / (change^2 + xi). A negative path integral (steps that raised the loss) would drive the weight away
     from where it was; it counts as 0."""
     return path.clamp(min=0) / (change**2 + damping)
@@ -46,35 +55,31 @@ class SI(Strategy):
         off={"weight": 0.0},
         life_cycles=(None, "continue"),
     )
+    kept = ("omega", "anchor")
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.omega: dict = {}  # name -> Omega
-        self.anchor: dict = {}  # name -> theta*
-        self._first: dict = {}  # weights at the start of the task
-        self._last: dict = {}  # name -> (weight, gradient) of the step before
-        self._path: dict = {}  # omega of this task
+        self.omega: dict[str, Tensor] = {}  # name -> Omega
+        self.anchor: dict[str, Tensor] = {}  # name -> theta*
+        self._first: dict[str, Tensor] = {}  # weights at the start of the task
+        self._last: dict[str, tuple[Tensor, Tensor]] = {}  # name -> (weight, gradient) of the step before
+        self._path: dict[str, Tensor] = {}  # omega of this task
 
     @property
     def extra_parameters(self) -> int:
         return sum(value.numel() for kept in (self.omega, self.anchor) for value in kept.values())
 
-    def before_task(self, model, task):
-        device = next(model.parameters()).device
-        self.omega = {name: value.to(device) for name, value in self.omega.items()}
-        self.anchor = {name: value.to(device) for name, value in self.anchor.items()}
+    def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        self.omega, self.anchor = beside(model, [self.omega, self.anchor])
         self._first, self._last, self._path = {}, {}, {}
         return model
 
-    def penalty(self, weights):
+    def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.omega:
             return {}
-        if missing := next((name for name in self.omega if name not in weights), None):
-            raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
-        terms = [(value * (weights[name] - self.anchor[name]) ** 2).sum() for name, value in self.omega.items()]
-        return {self.name: self.config.weight * sum(terms)}
+        return {self.name: self.config.weight * quadratic(weights, self.omega, self.anchor, self.name)}
 
-    def before_step(self, model, step):
+    def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.config.weight:
             return
         now = {name: weight.detach().clone() for name, weight in step.weights.items()}
@@ -83,12 +88,12 @@ class SI(Strategy):
         self._last = {name: (now[name], grads[name].detach()) for name in now}
         self._first = self._first or now
 
-    def _walk(self, now) -> None:
+    def _walk(self, now: dict[str, Tensor]) -> None:
         """Add the step that led here to the path."""
         for name, (weight, grad) in self._last.items():
             self._path[name] = self._path.get(name, 0) - grad * (now[name] - weight)
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self._last:  # switched off, or a task that was never trained
             return model
         now = {name: p.detach().clone() for name, p in model.named_parameters() if name in self._last}
@@ -99,9 +104,3 @@ class SI(Strategy):
         self.anchor = now
         self._first, self._last, self._path = {}, {}, {}
         return model
-
-    def state(self):
-        return {"omega": self.omega, "anchor": self.anchor}
-
-    def load_state(self, state):
-        self.omega, self.anchor = state["omega"], state["anchor"]

@@ -19,7 +19,6 @@ from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.runs.events import Event, Learned, Saved, TaskBegan
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
-from cl_toolkit.strategy import Strategy, overrides
 from cl_toolkit.types import Stream, Task
 
 
@@ -136,7 +135,7 @@ def drawn(trajectory: Trajectory) -> list[float]:
 def boundary(subject: Subject) -> str:
     needs_strategy(subject)
     run = subject.prepare()
-    if not overrides(run.strategy, "penalty"):
+    if not run.strategy.uses("penalty"):
         raise NotApplicable("it has no penalty on weights")
     Trajectory(run)
     run.model = adapters.begin_task(run.model, run.config.model.adapter, len(run.stream.tasks), 0)
@@ -342,7 +341,7 @@ def ownership(subject: Subject) -> str:
         return hook
 
     for name in ("batches", "loss", "penalty", "before_step"):
-        if getattr(type(run.strategy), name) is not getattr(Strategy, name):
+        if run.strategy.uses(name):
             setattr(run.strategy, name, watched(name, getattr(run.strategy, name)))
 
     def noted(what: str, original: Callable) -> Callable:

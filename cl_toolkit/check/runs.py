@@ -13,7 +13,7 @@ import torch
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.registry import OBJECTIVES, STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_run
@@ -176,7 +176,7 @@ def find_subject(reference: str) -> Subject:
     """A registered strategy or objective, or a class behind `module:Class` or `file.py:Class`."""
     from cl_toolkit.objective import Objective
 
-    if ":" not in reference and reference.replace("-", "_") in OBJECTIVES.names():
+    if ":" not in reference and canonical(reference) in OBJECTIVES.names():
         cls, kind = OBJECTIVES.get(reference, "check"), "objective"
     else:
         cls, kind = STRATEGIES.get(reference, "check"), "strategy"
@@ -187,5 +187,5 @@ def find_subject(reference: str) -> Subject:
         raise UserError(
             f"check: {reference}: expected a class derived from cl_toolkit.Strategy or Objective, got {cls!r}"
         )
-    name = reference if ":" in reference else reference.replace("-", "_")
+    name = reference if ":" in reference else canonical(reference)
     return Subject(name, kind, cls, Path(tempfile.mkdtemp(prefix="cl-check-")))

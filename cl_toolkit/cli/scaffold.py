@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import STRATEGIES, canonical
 
 STRATEGY = '''"""One line: what the method does. Paper and equation, or "ours"."""
 
@@ -32,6 +32,7 @@ class {cls}(Strategy):
         weight: Annotated[float, at_least(0)] = 1.0
 
     tags = Tags(paper="ours", off={{"weight": 0.0}})
+    kept = ("anchor",)  # survives a stop between tasks
 
     def __init__(self, config=None):
         super().__init__(config)
@@ -48,12 +49,6 @@ class {cls}(Strategy):
         if self.config.weight > 0:
             self.anchor = {{n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}}
         return model
-
-    def state(self):
-        return {{"anchor": self.anchor}}
-
-    def load_state(self, state):
-        self.anchor = state["anchor"]
 '''
 
 TEST = '''"""{cls} keeps the laws; add the known answers of its paper."""
@@ -76,7 +71,7 @@ def test_law(number):
 
 def new_strategy(name: str, folder: Path) -> list[Path]:
     """Write `<name>.py` and `test_<name>.py`; raises UserError where one is there already."""
-    name = name.replace("-", "_")
+    name = canonical(name)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(f"new strategy {name}: expected a name of small letters, digits and _")
     if keyword.iskeyword(name) or keyword.issoftkeyword(name):

@@ -13,7 +13,7 @@ from typing import Any
 
 from cl_toolkit.config.layers import shipped_configs
 from cl_toolkit.errors import UserError, did_you_mean, guest
-from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS, Registry
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS, Registry, canonical
 
 
 def catalogue() -> dict[str, list[dict[str, Any]]]:
@@ -82,9 +82,7 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
     for record in found.records:
-        if record["status"] != "finished" or (
-            method is not None and record["method"].replace("-", "_") != method.replace("-", "_")
-        ):
+        if record["status"] != "finished" or (method is not None and canonical(record["method"]) != canonical(method)):
             continue
         place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / run_folder(record)
         names = record["tasks"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.lazy import LazyModule
 
@@ -26,7 +26,7 @@ def in_lockstep(model: nn.Module) -> bool:
 
 
 @contextmanager
-def eval_mode(model: nn.Module):
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode (no dropout); the mode of every module is put back (a frozen part may have been in eval mode)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -44,7 +44,7 @@ def scoring_dtype(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """No gradient, eval mode, and the one precision in which this model is scored: `scoring_dtype` of the module, by
     autocast; its own weights' precision where it has none."""
     dtype = getattr(unwrapped(model), "scoring_dtype", None)
@@ -53,8 +53,20 @@ def evaluating(model: nn.Module):
         yield model
 
 
+def beside(model: nn.Module, kept: Any) -> Any:
+    """Kept tensors, in dicts and lists, on the model's device: those of a run that goes on come from the disk."""
+    device = next(model.parameters()).device
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(inner) for key, inner in value.items()}
+        return [moved(inner) for inner in value] if isinstance(value, list) else value.to(device)
+
+    return moved(kept)
+
+
 @contextmanager
-def swapped(model: nn.Module, values: Mapping[str, Tensor]):
+def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """The model with other values of some weights, whole by name, for forwards without gradient."""
     module = unwrapped(model)
     if hasattr(module, "swapped_shards"):  # ZeRO-3: a weight is a shard, and the engine knows how to exchange it

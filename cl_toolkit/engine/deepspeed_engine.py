@@ -83,29 +83,29 @@ class DeepSpeedSession(Session):
     def start(self):
         import deepspeed
 
-        self._weights = trainable(self.plain)
+        self._weights = trainable(self.module)
         self._shapes = {name: weight.shape for name, weight in self._weights.items()}
-        self._before = [(owner, dict(vars(owner))) for owner in (*self.plain.parameters(), *self.plain.modules())]
+        self._before = [(owner, dict(vars(owner))) for owner in (*self.module.parameters(), *self.module.modules())]
         self._linear = nn.functional.linear  # ZeRO-3 puts another one in its place, for the whole program
         parameters = list(self._weights.values())
         self.optimizer = make_optimizer(self.engine.train, parameters)
         self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps)
         self.model, *_ = deepspeed.initialize(
-            model=self.plain, model_parameters=parameters, optimizer=self.optimizer, config=self.engine.config
+            model=self.module, model_parameters=parameters, optimizer=self.optimizer, config=self.engine.config
         )
         self._whole = _Weights(self._weights)
         if self.engine.stage == 3:
-            self.plain.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
+            self.module.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
             self._hooks = (
-                self.plain.register_forward_pre_hook(self._before_forward, prepend=True),
-                self.plain.register_forward_hook(self._after_forward),
+                self.module.register_forward_pre_hook(self._before_forward, prepend=True),
+                self.module.register_forward_hook(self._after_forward),
             )
 
     def _before_forward(self, *_: object) -> None:
         # By these counts ZeRO-3 sees in backward that it may let go of a module's weights. Each forward starts them anew:
         # after a teacher's, between a forward and its backward, all weights would stay whole until the backward ends.
         if not torch.is_grad_enabled():
-            modules = [module for module in self.plain.modules() if hasattr(module, "ds_grads_remaining")]
+            modules = [module for module in self.module.modules() if hasattr(module, "ds_grads_remaining")]
             self._remaining = [(module, module.ds_grads_remaining) for module in modules]
 
     def _after_forward(self, *_: object) -> None:
@@ -137,7 +137,7 @@ class DeepSpeedSession(Session):
         batch = replace(batch, total=self.processes.sum(batch.counts())).to(self.engine.device)
         # Past DeepSpeed's engine: inside it, this backward would be taken for a part of the step.
         with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.engine.train.bf16):
-            loss = self.task.forward(self.plain, batch).loss
+            loss = self.task.forward(self.module, batch).loss
         self.extra_backwards += 1
         grads = torch.autograd.grad(loss * self.processes.world, list(self._weights.values()), allow_unused=True)
         whole = {
@@ -153,7 +153,7 @@ class DeepSpeedSession(Session):
         each process exchanges its own; nothing that was put together before may be left, nor afterwards."""
         from deepspeed.accelerator import get_accelerator
 
-        parameters = dict(self.plain.named_parameters())
+        parameters = dict(self.module.named_parameters())
         shards = {name: parameters[name].ds_tensor for name in values}
         if any(shard.final_location == "nvme" for shard in shards.values()):
             raise UserError(
@@ -203,7 +203,7 @@ class DeepSpeedSession(Session):
         self.model.module_forward_pre_hook.remove()
         self.model.module_forward_post_hook.remove()
         nn.functional.linear = self._linear
-        for weight in self.plain.parameters():
+        for weight in self.module.parameters():
             weight.grad = None
             if self.engine.stage > 0:  # a shard, or a view of a buffer of all weights
                 with deepspeed.zero.GatheredParameters([weight], enabled=self.engine.stage == 3):
@@ -215,7 +215,7 @@ class DeepSpeedSession(Session):
                 attributes = {key: vars(owner)[key] for key in vars(owner) if key in attributes}
             vars(owner).clear()
             vars(owner).update(attributes)
-        self.model = self.plain
+        self.model = self.module
         del self.optimizer, self.schedule, self._whole, self._before
         gc.collect()  # DeepSpeed's parts refer to each other; the next task needs their memory
 

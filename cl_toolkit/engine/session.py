@@ -12,7 +12,7 @@ import torch
 
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.errors import UserError
-from cl_toolkit.strategy import merge_terms, overrides
+from cl_toolkit.strategy import merge_terms
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,16 +44,16 @@ class Engine:
 
 
 class Session:
-    """One task's training: cuts batches, adds up losses, steps. Engines fill in the five methods at the end.
+    """One task's training: cuts batches, adds up losses, steps. Subclasses implement the methods below the line.
 
-    model: what the training forward goes through (the module, or DeepSpeed's engine around it).
+    model: what the training forward goes through (the module, or DeepSpeed's engine around it). module: the module itself.
     step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task. forwards: of the model
     as a whole, those of its own generation included.
     losses: the last step's terms by name, over the whole job. grad_norm: before clipping.
     """
 
     def __init__(self, engine: Engine, model: nn.Module, task: TaskView, steps: int):
-        self.engine, self.plain, self.task, self.steps = engine, model, task, steps
+        self.engine, self.module, self.task, self.steps = engine, model, task, steps
         self.model = model
         self.processes = engine.processes
         self.step_number = 0
@@ -71,7 +71,7 @@ class Session:
 
     def __enter__(self) -> Session:
         # an adapted model generates past its wrapper: the module inside that generates is listened to as well
-        heard = {self.plain, *(m for m in self.plain.modules() if "generation_config" in vars(m))}
+        heard = {self.module, *(m for m in self.module.modules() if "generation_config" in vars(m))}
         self._hooks_counting = [
             hook
             for module in heard
@@ -80,11 +80,11 @@ class Session:
                 module.register_forward_hook(self._leave_forward, always_call=True),
             )
         ]
-        self.plain.train()
+        self.module.train()
         # counted here: whole weights, after `before_task` has added and frozen what it wants
-        self.all_parameters = sum(p.numel() for p in self.plain.parameters())
-        self.trained_names = {n for n, p in self.plain.named_parameters() if p.requires_grad}
-        self.trained_parameters = sum(p.numel() for p in self.plain.parameters() if p.requires_grad)
+        self.all_parameters = sum(p.numel() for p in self.module.parameters())
+        self.trained_names = {n for n, p in self.module.named_parameters() if p.requires_grad}
+        self.trained_parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.start()
         return self
 
@@ -150,13 +150,13 @@ class Session:
     def step(self, strategy: Strategy) -> None:
         """Penalties once, `before_step`, clip, update, next learning rate."""
         step = Step(self)
-        if overrides(strategy, "penalty"):
+        if strategy.uses("penalty"):
             terms = merge_terms(strategy.penalty(self.weights()))
             if terms:
                 self._sums.update({name: value.detach() / self.processes.world for name, value in terms.items()})
                 step.penalty_grads = self.add_penalty(torch.stack(list(terms.values())).sum())
         self._check("the loss term {}", self._sums)
-        if overrides(strategy, "before_step"):
+        if strategy.uses("before_step"):
             strategy.before_step(self.model, step)
         self.update()
         if self.grad_norm is not None:
@@ -201,7 +201,7 @@ class Session:
         processes all of them must ask."""
         return self.processes.sum({name: float(value) for name, value in self._last.items()})
 
-    # what an engine fills in -------------------------------------------------------------------------------------
+    # what a subclass implements -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Make optimizer and schedule."""
@@ -237,7 +237,7 @@ class Session:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Leave `plain` a plain module with whole weights."""
+        """Leave `module` a plain module with whole weights."""
 
 
 class GradientsView(Mapping):

@@ -65,21 +65,21 @@ class TorchSession(Session):
     """A plain training step."""
 
     def start(self):
-        self._weights = trainable(self.plain)
+        self._weights = trainable(self.module)
         self.optimizer = make_optimizer(self.engine.train, list(self._weights.values()))
         self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps)
         if self.engine.train.bf16:
             self._wrap_forward()
 
     def _wrap_forward(self) -> None:
-        plain_forward = self.plain.forward
+        plain_forward = self.module.forward
 
         @functools.wraps(plain_forward)  # transformers reads the signature: position ids, logits_to_keep
         def forward(*args, **kwargs):
             with self.engine.precision():
                 return plain_forward(*args, **kwargs)
 
-        self.plain.forward = forward
+        self.module.forward = forward
 
     def accumulate(self, loss):
         loss.backward()
@@ -125,7 +125,7 @@ class TorchSession(Session):
         for weight in self._weights.values():
             weight.grad = None
         if self.engine.train.bf16:
-            del self.plain.forward
+            del self.module.forward
         del self.optimizer, self.schedule
 
 

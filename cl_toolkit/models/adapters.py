@@ -11,16 +11,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError, short
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from torch import Tensor, nn
+
     from cl_toolkit.models.sections import Adapter
+else:
+    torch = LazyModule("torch")
+
+FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
+"""Life cycle -> what becomes of a task's adapter when the task is over."""
 
 
 def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
@@ -28,8 +35,8 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
-    if name := adapted_part(model):
-        setattr(model, name, begin_task(getattr(model, name), adapter, index, seed))
+    if part := adapted_part(model):
+        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed))
         return model
     name = f"task{index}"
     with torch.random.fork_rng(devices=[]), _told():
@@ -46,7 +53,7 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     return model
 
 
-def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
+def _lora(model: nn.Module, adapter: Adapter, transposed: bool) -> LoraConfig:
     """PEFT's settings of an adapter."""
     from peft import LoraConfig
 
@@ -63,7 +70,7 @@ def _lora(model: nn.Module, adapter: Adapter, transposed: bool):
 
 
 @contextmanager
-def _told():
+def _told() -> Iterator[None]:
     """What PEFT raises, in one line; without the warnings about which no user can do anything."""
     with warnings.catch_warnings():
         # PEFT 0.21 reads a deprecated attribute of transformers 5 here
@@ -86,8 +93,8 @@ def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
     with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
         return model
-    if name := adapted_part(model):
-        setattr(model, name, end_task(getattr(model, name), adapter))
+    if part := adapted_part(model):
+        setattr(model, part, end_task(getattr(model, part), adapter))
         return model
     own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
     own_weights = dict(model.named_parameters(recurse=False))
@@ -158,12 +165,12 @@ def loaded(model: nn.Module) -> dict[str, int]:
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
     module = unwrapped(model)
-    name = adapted_part(module)
-    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (name and not n.startswith(f"{name}."))}
+    part = adapted_part(module)
+    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (part and not n.startswith(f"{part}."))}
 
 
 @contextmanager
-def disabled(model: nn.Module):
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """The model without its adapters. PEFT switches `requires_grad` on for every active adapter afterwards, which would
     train the frozen ones of a stack; it is put back here."""
     module = unwrapped(model)

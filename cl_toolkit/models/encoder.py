@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Prototypes(nn.Module):
         directions = normalize(torch.stack(list(self._parameters.values())), dim=1)
         return h @ directions.T, normalize(h.detach(), dim=1) @ directions.T
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         self._add({name: value.clone() for name, value in given.items() if name not in self._parameters})
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.engine.access import evaluating, swapped, unwrapped
+from cl_toolkit.engine.access import beside, evaluating, swapped, unwrapped
 from cl_toolkit.models.adapters import disabled, layers
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
-class Reference:
-    """The model as it is now, to be asked later while it is trained on.
+class Teacher:
+    """A model as it was when it was taken; false before that.
 
-    Where the trained weights are one fresh adapter (all B are 0), switching it off is the same thing and costs no memory;
-    else a copy of the trained weights is kept, whole on every process. `parameters`: how many numbers were copied.
+    One fresh adapter (all B are 0) is the same as none, so it is switched off and costs no memory. Of all else that was
+    trained at that time a copy is kept, whole on every process.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self) -> None:
+        self._taken = self._without_adapter = False
+        self._copy: dict[str, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return self._taken
+
+    def take(self, model: nn.Module) -> None:
+        """Keep the model as it is now, instead of what was kept before."""
+        self._copy = {}
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         adapter = [p for n, p in trained.items() if ".lora_B." in n]
-        one = all(len(layer.active_adapters) == 1 for _, layer in layers(model)) if adapter else False
-        fresh = one and all(".lora_" in n for n in trained) and not any(p.any() for p in adapter)
-        self._copy = None if fresh else {n: p.detach().clone() for n, p in trained.items()}
-        self.parameters = sum(p.numel() for p in self._copy.values()) if self._copy else 0
+        one = bool(adapter) and all(len(layer.active_adapters) == 1 for _, layer in layers(model))
+        self._taken, self._without_adapter = True, one and not any(p.any() for p in adapter)
+        self._copy = {
+            n: p.detach().clone() for n, p in trained.items() if not (self._without_adapter and ".lora_" in n)
+        }
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were copied."""
+        return sum(p.numel() for p in self._copy.values())
 
     @contextmanager
-    def restored(self, model: nn.Module):
-        """The model as it was, in eval mode."""
-
-        change = disabled(model) if self._copy is None else swapped(model, self._copy)
-        with change, evaluating(unwrapped(model)):
+    def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model as it was, in eval mode, for forwards without gradient."""
+        self._copy = beside(model, self._copy)
+        adapter = disabled(model) if self._without_adapter else nullcontext()
+        weights = swapped(model, self._copy) if self._copy else nullcontext()
+        with adapter, weights, evaluating(unwrapped(model)):
             yield model
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"taken": self._taken, "without_adapter": self._without_adapter, "copy": self._copy}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self._taken, self._without_adapter, self._copy = state["taken"], state["without_adapter"], state["copy"]

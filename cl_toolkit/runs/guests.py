@@ -40,7 +40,7 @@ STRATEGY: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Hook of a strategy -> (what it may return, in words)."""
 OBJECTIVE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "equip": (is_model, "the model"),
-    "start": (lambda value: hasattr(value, "examples"), "the task"),
+    "before_task": (lambda value: hasattr(value, "examples"), "the task"),
     "encode": (lambda value: hasattr(value, "labels"), "a Batch"),
     "forward": (lambda value: hasattr(value, "loss"), "Outputs"),
 }

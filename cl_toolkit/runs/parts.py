@@ -12,7 +12,7 @@ from cl_toolkit.objective import Objective
 from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, TRACKERS, made
 from cl_toolkit.runs.guests import OBJECTIVE, STRATEGY, watched
 from cl_toolkit.runs.tracker import Tracker
-from cl_toolkit.strategy import Compose, Composed, Strategy
+from cl_toolkit.strategy import Composed, Strategy, compose
 
 CURVES = "curves"
 
@@ -32,7 +32,7 @@ def build_strategy(config: RunConfig) -> Strategy:
         if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
             watched(part, STRATEGY, f"strategies.{component.name}")
         parts.append(part)
-    return Compose(*parts)
+    return compose(*parts)
 
 
 def build_objective(component: Component) -> Objective:

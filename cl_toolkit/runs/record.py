@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.engine.access import scoring_dtype
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.metrics import NOT_EVALUATED
+from cl_toolkit.models.adapters import FATES
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs import checkpoint
 from cl_toolkit.runs.cost import fresh_cost
@@ -195,8 +196,6 @@ CELLS = ("matrix", "chance", "cut_answers")
 """Keys with a row per row of the matrix and a column per task."""
 COLUMNS = ("tasks", "majority", "scorers", "units", "higher_is_better", "examples_scored")
 """Keys with an entry per task."""
-AFTERWARDS = {"continue": "kept", "merge": "merged", "stack": "frozen"}
-"""What becomes of an adapter when its task is over, by its life cycle."""
 
 
 def fresh_record(run: Run) -> dict[str, Any]:
@@ -287,7 +286,7 @@ def add_stage(
             "loaded": dict(loaded),
             "trained": list(loaded)[-1] if adapter else "all weights",
             "frozen": list(loaded)[:-1],
-            "afterwards": AFTERWARDS[adapter.between_tasks] if adapter else "kept",
+            "afterwards": FATES[adapter.between_tasks] if adapter else "kept",
             "merge_error": merge_error,
             **counted,
             "steps": cost["steps"] - started,

@@ -25,7 +25,7 @@ from cl_toolkit.models.kind import Kind, fingerprint
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.runs.checkpoint import replace_file
 from cl_toolkit.strategies.objectives.sft import SFT
-from cl_toolkit.strategy import Compose
+from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
 
 if TYPE_CHECKING:
@@ -129,6 +129,6 @@ def train(model: nn.Module, kind: Kind, examples: list) -> nn.Module:
     torch.set_num_threads(train_config.num_threads)
     try:
         engine = TorchEngine(train_config, torch.device("cpu"))
-        return learn(model, view, view.objective, Compose(), engine, lambda session: None).eval()
+        return learn(model, view, view.objective, compose(), engine, lambda session: None).eval()
     finally:
         torch.set_num_threads(threads)

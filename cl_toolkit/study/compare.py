@@ -76,7 +76,7 @@ def compare(
         todo = []
         for config, parts in zip(study.runs, known, strict=True):
             place = folder / "runs" / run_name(config)
-            if is_finished(config, parts, place, say):
+            if claim(config, parts, place, say):
                 update(run_name(config), 1.0, "already there")
             else:
                 todo.append(Job(run_name(config), config, place, parts))
@@ -151,9 +151,9 @@ def digest(config: Mapping[str, Any], parts: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def is_finished(config: RunConfig, parts: Mapping[str, Any], place: Path, say: Say) -> bool:
-    """Whether the folder holds the finished record of this very run. Another run, or a checkpoint of one, is moved aside
-    (`<name>.was-1`), so that nothing is lost; a damaged checkpoint too."""
+def claim(config: RunConfig, parts: Mapping[str, Any], place: Path, say: Say) -> bool:
+    """Make a folder this run's own; whether its finished record is there already. Another run, or a checkpoint of one, is moved
+    aside (`<name>.was-1`), so that nothing is lost; a damaged checkpoint too."""
     from cl_toolkit.runs.identity import changed
 
     if not place.exists():

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.engine.access import eval_mode, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
+from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import IGNORE, Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.models.kind import Codec
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Example
 
 torch = LazyModule("torch")
 
 
-def advantages(rewards, algorithm: str):
+def advantages(rewards: Tensor, algorithm: str) -> Tensor:
     """Advantages of rollouts, each against the others of its prompt. rewards (B, n) -> (B, n).
 
     grpo: (r - mean) / (std + 1e-6) with the n-1 estimate of std. rloo: r minus the mean of the other n-1.
@@ -36,13 +47,13 @@ def advantages(rewards, algorithm: str):
     return centred / (rewards.std(1, keepdim=True) + 1e-6)
 
 
-def low_variance_kl(reference, logp):
+def low_variance_kl(reference: Tensor, logp: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = log pi_ref - log pi, per token: never negative, 0 where both agree."""
     d = reference - logp
     return torch.exp(d) - d - 1
 
 
-def informative(accuracy, rule: str):
+def informative(accuracy: Tensor, rule: str) -> Tensor:
     """Which prompts to keep, by their rollouts' accuracy (B, n) -> (B,) bool.
 
     incompetent: drop those without a right rollout. zero_variance: drop those whose rollouts are all equally good (all
@@ -92,21 +103,23 @@ class RFT(Objective):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.updates, self.copies = self.config.num_iterations, self.config.num_generations
-        self._reference = None
+        self.reference = Teacher()
 
-    def cost(self):
+    def cost(self) -> Cost:
         # sampling reads a row once, token by token, which takes about as long as three forwards
         return Cost(forwards=3.0 + (self.config.beta > 0), calls=self.config.max_completion_length)
 
     @property
-    def answer_limit(self):
+    def answer_limit(self) -> tuple[str, int] | None:
         return "max_completion_length", self.config.max_completion_length
 
-    def start(self, model, task):
-        from cl_toolkit.models.teacher import Reference
+    @property
+    def extra_parameters(self) -> int:
+        return self.reference.parameters
 
-        self._reference = Reference(model) if self.config.beta > 0 else None
-        self.extra_parameters = self._reference.parameters if self._reference else 0
+    def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
+        if self.config.beta > 0:
+            self.reference.take(model)
         if self.config.instance_filter == "none":
             return task
         accuracy, _ = self.score(task, task.examples, self.sample(model, task, task.examples, label="filter"))
@@ -115,11 +128,11 @@ class RFT(Objective):
         # a task without a learnable example keeps them all: its rewards carry no signal and do no harm
         return task.keep(kept) if kept else task
 
-    def sample(self, model, task, examples, label: str = "rollout") -> list[list[list[int]]]:
+    def sample(
+        self, model: nn.Module, task: TaskView, examples: Sequence[Example], label: str = "rollout"
+    ) -> list[list[list[int]]]:
         """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
         example and sample number alone, not on the other rows or on the number of processes."""
-        from cl_toolkit.seeds import generator_from
-
         config, step = self.config, task.rollouts
         task.rollouts += 1
         n, length = config.num_generations, config.max_completion_length
@@ -142,18 +155,20 @@ class RFT(Objective):
             found += [answers[i : i + n] for i in range(0, len(answers), n)]
         return found
 
-    def score(self, task, examples, rollouts):
+    def score(
+        self, task: TaskView, examples: Sequence[Example], rollouts: list[list[list[int]]]
+    ) -> tuple[Tensor, Tensor]:
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
         accuracy = [[task.score(e, task.codec.said(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
         shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
         return torch.tensor(accuracy), torch.tensor(shaped)
 
-    def well_formed(self, codec, answer: list[int]) -> float:
+    def well_formed(self, codec: Codec, answer: list[int]) -> float:
         """1 for an answer that ended by itself and matches the pattern."""
         matches = re.fullmatch(self.config.format_pattern, codec.said(answer), re.DOTALL) is not None
         return float(codec.ended(answer) and matches)
 
-    def encode(self, model, task, examples):
+    def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         n = self.config.num_generations
         rollouts = self.sample(model, task, examples)
         accuracy, shaped = self.score(task, examples, rollouts)
@@ -168,7 +183,7 @@ class RFT(Objective):
             batch.along_tokens |= {"old"}
         return batch
 
-    def forward(self, model, part):
+    def forward(self, model: nn.Module, part: Batch) -> Outputs:
         # without dropout, as the rollouts were sampled: at unchanged weights the ratio is 1 and the KL is 0
         reference = self._reference_logp(model, part)
         with eval_mode(unwrapped(model)):
@@ -185,14 +200,14 @@ class RFT(Objective):
         total = torch.where(target, per_token, 0.0).sum()
         return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
 
-    def _reference_logp(self, model, part):
+    def _reference_logp(self, model: nn.Module, part: Batch) -> Tensor | None:
         """log p of the part's tokens by the model at the task's start, (B, T-1); None without a reference."""
-        if self._reference is None:
+        if not self.reference:
             return None
-        with torch.no_grad(), self._reference.restored(model):
+        with self.reference(model):
             return token_logprobs(model(**part.inputs).logits, part.labels, self.config.temperature)
 
-    def _old_logp(self, part, logp):
+    def _old_logp(self, part: Batch, logp: Tensor) -> Tensor:
         """log p of the part's tokens by the model that sampled them, (B, T-1): what it is at the first update."""
         if "old" not in part.extra:
             return logp.detach()

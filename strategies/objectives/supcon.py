@@ -12,7 +12,7 @@ of an input is that of the prototype nearest in angle.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.engine.access import unwrapped
 from cl_toolkit.errors import UserError
@@ -21,10 +21,20 @@ from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Outputs
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Example
+
 torch = LazyModule("torch")
 
 
-def supervised_contrastive(z, labels, temperature: float, base_temperature: float | None = None):
+def supervised_contrastive(
+    z: Tensor, labels: Tensor, temperature: float, base_temperature: float | None = None
+) -> Tensor:
     """L_SC. z (N, E) of length 1, labels (N,). An anchor that is alone with its label does not count."""
     n = len(z)
     similar = z @ z.T / temperature
@@ -65,20 +75,20 @@ class SupCon(Objective):
         hidden_size: Annotated[int, at_least(1)] = 512
         augment: Literal["none", "shift", "noise"] = "none"
 
-    def equip(self, model, seed):
+    def equip(self, model: nn.Module, seed: int) -> nn.Module:
         from cl_toolkit.models.encoder import Encoder
 
         if self.config.augment != "none" and hasattr(model, "config"):
             raise UserError(f"objective.augment: {self.config.augment} is for images; set it to none")
         return Encoder(model, self.config.projection_size, self.config.hidden_size, seed)
 
-    def start(self, model, task):
+    def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         labels = sorted({e.target for e in task.examples})
         like = next(model.projection.parameters())
         model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
         return task
 
-    def encode(self, model, task, examples):
+    def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         classes = {label: i for i, label in enumerate(unwrapped(model).classes)}
         batch = task.codec.prompts(examples)
         for e in examples:  # an anchor's class may have no prototype; it can still be contrasted
@@ -87,12 +97,12 @@ class SupCon(Objective):
         batch = replace(batch, labels=torch.tensor(labels), along_tokens=batch.along_tokens - {"labels"})
         return batch if self.config.augment == "none" else self.two_views(batch, task.generator(f"{self.name}-views"))
 
-    def two_views(self, batch, generator):
+    def two_views(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Each row twice, differently augmented."""
         x = torch.cat([augmented(batch.inputs["x"], self.config.augment, generator) for _ in range(2)])
         return replace(batch, inputs={"x": x}, labels=batch.labels.repeat(2), examples=batch.examples * 2)
 
-    def forward(self, model, part):
+    def forward(self, model: nn.Module, part: Batch) -> Outputs:
         out = model(**part.inputs)
         known = part.labels != IGNORE
         config = self.config
@@ -106,7 +116,7 @@ class SupCon(Objective):
         return Outputs(loss=loss, logits=out.logits, features=out.features)
 
 
-def augmented(images, how: str, generator):
+def augmented(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
     """A view of images (B, C, H, W): shifted, with zeros at the edges, or with noise."""
     if how == "noise":
         return images + 0.1 * images.std() * torch.randn(images.shape, generator=generator).to(images)

@@ -261,7 +261,7 @@ def test_a_teacher_is_refused_where_weights_are_on_disk(monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     plain = torch.nn.Linear(1, 1)
     plain.weight.ds_tensor = SimpleNamespace(final_location="nvme")
-    session = SimpleNamespace(plain=plain)
+    session = SimpleNamespace(module=plain)
     swap = DeepSpeedSession._swapped_shards(session, {"weight": torch.zeros(1, 1)})
     with pytest.raises(UserError, match=r"offload_param\.device: nvme .* use cpu instead$"), swap:
         pass

@@ -24,7 +24,7 @@ from cl_toolkit.strategies.objectives.rft import RFT
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategies.replay import Replay
-from cl_toolkit.strategy import Compose, Strategy
+from cl_toolkit.strategy import Strategy, compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Message
 
@@ -228,7 +228,7 @@ def make_strategy(named):
     """A registered strategy from [name, settings]; [] is sequential training, None what uses every hook. And the adapter
     life cycle that it needs."""
     if not named:
-        return Compose(*([Replay(), Pull()] if named is None else [])), None
+        return compose(*([Replay(), Pull()] if named is None else [])), None
     name, settings = named
     cls = STRATEGIES.get(name, "worker")
     strategy = cls(cls.Config(**settings))
@@ -299,7 +299,7 @@ def reopen(processes, stage):
     task = next(make_tasks(objective))
     tensors, memory = [], []
     for _ in range(4):
-        learn(model, task.keep(task.examples[:5]), objective, Compose(), engine, lambda session: None)
+        learn(model, task.keep(task.examples[:5]), objective, compose(), engine, lambda session: None)
         gc.collect()
         tensors.append(sum(torch.is_tensor(o) for o in gc.get_objects()))
         memory.append(psutil.Process().memory_info().rss / 2**20)

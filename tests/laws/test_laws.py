@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
 
-from cl_toolkit import Compose, Strategy, UserError
+from cl_toolkit import Strategy, UserError, compose
 from cl_toolkit.check import LAWS
 from cl_toolkit.check.laws import Broken, judge
 from cl_toolkit.check.runs import find_subject
@@ -253,14 +253,14 @@ def test_law_8_penalties_commute(tmp_path):
 
 def test_law_8_composing_none_is_sequential_and_one_is_itself():
     pull = Pull()
-    assert Compose(pull) is pull
-    assert isinstance(Compose(), Composed)
-    assert Compose().parts == ()
+    assert compose(pull) is pull
+    assert isinstance(compose(), Composed)
+    assert compose().parts == ()
 
 
 def test_law_8_a_name_taken_twice_is_refused():
     with pytest.raises(UserError, match="pull is there twice"):
-        Compose(Pull(), Pull())
+        compose(Pull(), Pull())
 
 
 def refusal(a, b):

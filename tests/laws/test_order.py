@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from tiny import tiny_config, trajectory
 
-from cl_toolkit import Compose, Strategy, UserError
+from cl_toolkit import Strategy, UserError, compose
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.strategy import LIFE_CYCLES, Tags
 from cl_toolkit.study.cells import load_run
@@ -75,7 +75,7 @@ class Editor(Noted):
 
 def test_all_have_read_the_gradient_before_one_edits_it():
     seen = []
-    Compose(Editor("a", seen), Noted("d", seen), Editor("b", seen), Noted("c", seen)).before_step(None, None)
+    compose(Editor("a", seen), Noted("d", seen), Editor("b", seen), Noted("c", seen)).before_step(None, None)
     assert seen == ["c", "d", "a", "b"]
 
 

@@ -9,7 +9,7 @@ from pieces import ask, task_view, train_settings
 
 from cl_toolkit.engine.torch_engine import TorchEngine, make_optimizer, make_schedule, trainable
 from cl_toolkit.objective import Objective
-from cl_toolkit.strategy import Compose, Strategy
+from cl_toolkit.strategy import Strategy, compose
 from cl_toolkit.types import Batch, Outputs
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def steps(targets, strategy=None, model=None, **settings):
             rates.append(session.learning_rate)
             for part in session.parts(task.objective.encode(model, task, [example])):
                 session.backward({"slope": task.objective.forward(model, part).loss})
-            session.step(strategy or Compose())
+            session.step(strategy or compose())
             norms.append(session.grad_norm)
             path.append((model.x.item(), model.y.item()))
     return path, [None if n is None else float(n) for n in norms], rates

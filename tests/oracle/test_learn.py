@@ -4,7 +4,7 @@ import pytest
 import torch
 from pieces import ask, task_view, tiny_model, train, train_settings
 
-from cl_toolkit import Compose, Strategy, UserError
+from cl_toolkit import Strategy, UserError, compose
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.strategies.objectives.sft import SFT
 
@@ -50,7 +50,7 @@ class Told(Strategy):
 class Starts(SFT):
     """Drops the last example."""
 
-    def start(self, model, task):
+    def before_task(self, model, task):
         self.started = model
         return task.keep(task.examples[:4])
 
@@ -252,12 +252,10 @@ def test_weights_that_the_loss_does_not_use_have_a_gradient_of_zero():
 
 
 def test_composed_strategies_are_asked_only_where_one_of_them_does_something():
-    from cl_toolkit.strategy import overrides
-
     told = Told()
-    assert overrides(Compose(told, Strategy()), "penalty")
-    assert not overrides(Compose(Strategy(), Wrong()), "penalty")
-    assert not overrides(Wrong(), "before_step")
+    assert compose(told, Strategy()).uses("penalty")
+    assert not compose(Strategy(), Wrong()).uses("penalty")
+    assert not Wrong().uses("before_step")
 
 
 def test_passes_beside_training_are_counted_over_the_steps():
@@ -288,7 +286,7 @@ def test_after_an_error_one_process_closes_and_several_do_not_wait_for_each_othe
     with pytest.raises(KeyError), session:
         raise KeyError
     assert len(closings) == closed
-    assert not session.plain._forward_hooks
+    assert not session.module._forward_hooks
     with session:
         pass
     assert len(closings) == closed + 1

@@ -84,10 +84,11 @@ def test_the_models_own_greedy_answer_costs_nothing():
     assert term(strategy, model, view).item() > 1e-2  # true answers are not the greedy ones
 
 
-def stacked(model):
+def stacked(model, strategy, view):
     """Two adapters that have been moved, as in the middle of the second task."""
     for index in (0, 1):
         model = adapters.begin_task(model, Adapter(r=2, between_tasks="stack"), index, 0)
+        strategy.before_task(model, view)
         with torch.no_grad():
             for _, _, b, _ in adapters.pairs(model):
                 b.fill_(0.1)
@@ -99,7 +100,7 @@ def test_the_teacher_is_the_model_before_the_first_task(kind):
     original = tiny_model()
     model, strategy, view = copy.deepcopy(original), logit_swap(weight=0.3), task_view(EXAMPLES)
     if kind == "stack":
-        model = stacked(model)
+        model = stacked(model, strategy, view)
     elif kind == "continue":
         model = adapters.begin_task(model, Adapter(r=2), 0, 0)
     strategy.before_task(model, view)

@@ -64,7 +64,7 @@ def test_it_is_what_a_second_model_as_teacher_gives(axis):
     train(model, view, strategy, lambda session: seen.append(session.losses), **settings)
 
     view = array_view(SECOND, supcon, index=1, max_steps=4)
-    supcon.start(twin, view)
+    supcon.before_task(twin, view)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
     for step, examples in enumerate(view.batches()):
         batch = view.encode(examples, twin)
@@ -119,7 +119,7 @@ def test_the_loss_reads_past_columns_of_new_rows_and_divides_by_the_features_len
             return before
 
     strategy = PrototypeDistill(PrototypeDistill.Config(weight=3.0, relation_axis=axis))
-    strategy.past, strategy._teacher = [["a", "b"]], SimpleNamespace(restored=lambda model: nullcontext())
+    strategy.past, strategy.teacher = [["a", "b"]], nullcontext
     part = SimpleNamespace(inputs={}, source=lambda name: torch.tensor([True, True, False]))
     value = strategy.loss(Model(), part, now)["prototypedistill"]
     square = torch.tensor([[10.0, 0.0], [0.0, 10.0]]) / wanted

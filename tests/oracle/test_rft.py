@@ -8,10 +8,11 @@ import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.models import adapters, teacher
+from cl_toolkit.models import adapters
 from cl_toolkit.models.generate import UniformSampling
 from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
 from cl_toolkit.types import IGNORE
 
@@ -90,12 +91,12 @@ def test_the_filters_on_scores_between_right_and_wrong():
 def test_the_filter_drops_examples_before_the_task():
     objective, model = rft(instance_filter="zero_variance"), tiny_model()
     task = view(objective, score=lambda e, a: 1.0 if e.id == "c" else even(e, a))
-    kept = objective.start(model, task)
+    kept = objective.before_task(model, task)
     assert 0 < len(kept.examples) < len(task.examples)
     assert "c" not in {e.id for e in kept.examples}
     nothing = rft(instance_filter="incompetent")
     hopeless = view(nothing, score=lambda e, a: 0.0)
-    assert nothing.start(model, hopeless).examples == hopeless.examples
+    assert nothing.before_task(model, hopeless).examples == hopeless.examples
 
 
 # updates ----------------------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         objective = rft(beta=1.0, num_iterations=1)
         task = view(objective, index=index)
-        objective.start(model, task)
+        objective.before_task(model, task)
         fresh = life == "merge" or (life is not None and index == 0)
         assert objective.extra_parameters == (0 if fresh else size)
         before = weights_of(model)
@@ -263,15 +264,17 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
 
 def test_both_kinds_of_reference_give_the_same_kl():
     model = adapters.begin_task(tiny_model(), Adapter(r=2), 0, seed=0)
-    off, copy = teacher.Reference(model), teacher.Reference(model)
-    copy._copy = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    off, copy = Teacher(), Teacher()
+    off.take(model)
+    copied = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    copy.load_state({"taken": True, "without_adapter": False, "copy": copied})
     with torch.no_grad():
         for parameter in adapters.weights(model).values():
             parameter.add_(0.1)
     batch = byte_codec().batch(QUESTIONS)
     found = []
     for reference in (off, copy):
-        with reference.restored(model):
+        with reference(model):
             found.append(token_logprobs(model(**batch.inputs).logits, batch.labels))
     assert off.parameters == 0
     assert torch.allclose(*found, atol=1e-5)
@@ -299,7 +302,7 @@ def test_under_dropout_the_ratio_is_1_and_the_kl_0_at_unchanged_weights():
     model.train()
     objective = rft(beta=1.0, num_iterations=2)
     task = view(objective)
-    objective.start(model, task)
+    objective.before_task(model, task)
     batch = task.encode(task.examples, model)
     batch.extra["advantages"].zero_()
     for _ in range(2):  # the reference is asked anew, the old log-probabilities are those of the first time

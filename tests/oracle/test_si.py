@@ -4,7 +4,7 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train
 
-from cl_toolkit import Compose, Strategy
+from cl_toolkit import Strategy, compose
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.si import SI, importance
 
@@ -91,7 +91,7 @@ def test_along_a_short_path_the_integral_is_the_fall_of_the_loss():
             return model
 
         strategy.after_task = noted
-        train(model, view, Compose(strategy, *beside), optim="sgd", learning_rate=1e-4, max_grad_norm=0)
+        train(model, view, compose(strategy, *beside), optim="sgd", learning_rate=1e-4, max_grad_norm=0)
         assert totals[0] == pytest.approx(before - loss(), rel=0.05)
 
 

@@ -89,7 +89,7 @@ def test_the_loss_of_a_step():
     supcon = contrastive(base_temperature=None, prototype_weight=2.0)
     model = small_encoder(supcon)
     view = array_view(points(), supcon)
-    supcon.start(model, view)
+    supcon.before_task(model, view)
     batch = view.encode(points()[:6], model)
     out = model(**batch.inputs)
     expected = supervised_contrastive(out.projected, batch.labels, 0.1)
@@ -101,7 +101,7 @@ def test_rehearsed_examples_pull_their_prototypes_too():
     supcon = contrastive()
     model = small_encoder(supcon)
     view = array_view(points(), supcon)
-    supcon.start(model, view)
+    supcon.before_task(model, view)
     old = [replace(e, source="memory") for e in points() if e.y == 2]
     batch = view.encode([*(e for e in points() if e.y < 2), *old], model)
     supcon.forward(model, batch).loss.backward()
@@ -112,7 +112,7 @@ def test_rehearsed_examples_pull_their_prototypes_too():
 def test_a_class_without_a_prototype_is_contrasted_and_not_pulled():
     supcon = contrastive()
     model = small_encoder(supcon)
-    supcon.start(model, array_view([e for e in points() if e.y < 2], supcon))
+    supcon.before_task(model, array_view([e for e in points() if e.y < 2], supcon))
     batch = array_view(points(), supcon).encode(points(), model)
     assert sorted(set(batch.labels.tolist())) == [0, 1, 2]
     assert model(**batch.inputs).pull.shape == (12, 2)
@@ -149,7 +149,7 @@ def test_two_views_and_their_generator():
     model = supcon.equip(MLP(hidden_size=8).load(0), 0)
     before = weights_of(model)
     view = array_view(images, supcon)
-    supcon.start(model, view)
+    supcon.before_task(model, view)
     batch = view.encode(images, model)
     assert batch.inputs["x"].shape == (12, 1, 8, 8)
     assert batch.labels.tolist() == [0, 1, 2, 0, 1, 2] * 2

@@ -28,7 +28,7 @@ from cl_toolkit.models.arrays import MLP, ArrayCodec
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
 from cl_toolkit.strategies.lwf import LwF
-from cl_toolkit.strategy import Compose
+from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
 
 SIZE, EPOCHS, TASKS = 16, 2, 3
@@ -84,7 +84,7 @@ def ours(protocol: str, strategy=None, optimizer=SGD) -> torch.Tensor:
         train(
             net,
             task,
-            strategy or Compose(),
+            strategy or compose(),
             lambda session: found.append((session.losses["sft"], sum(session.losses.values()))),
             **settings,
         )

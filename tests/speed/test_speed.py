@@ -20,7 +20,7 @@ from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.objective import Objective
 from cl_toolkit.strategies.objectives.sft import SFT
-from cl_toolkit.strategy import Compose
+from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import IGNORE, Batch, Example, Outputs
 
@@ -59,7 +59,7 @@ def test_a_step_of_a_tiny_llama_costs_at_most_a_fiftieth_more():
     def ours():
         objective = SFT()
         task = TaskView(name="t", index=0, examples=examples, objective=objective, codec=Rows(), batch_size=ROWS)
-        learn(ours_model, task, objective, Compose(), engine(), lambda session: None)
+        learn(ours_model, task, objective, compose(), engine(), lambda session: None)
 
     def bare():
         optimizer = torch.optim.AdamW(bare_model.parameters(), lr=3e-4, weight_decay=0.0)
@@ -110,7 +110,7 @@ def test_a_step_of_a_small_mlp_costs_at_most_half_more():
     def ours():
         objective = Classify()
         task = TaskView(name="t", index=0, examples=examples, objective=objective, batch_size=size)
-        learn(ours_model, task, objective, Compose(), engine(), lambda session: None)
+        learn(ours_model, task, objective, compose(), engine(), lambda session: None)
 
     def bare():
         optimizer = torch.optim.AdamW(bare_model.parameters(), lr=3e-4, weight_decay=0.0)

@@ -30,7 +30,7 @@ from cl_toolkit.strategies.o_lora import OLoRA
 from cl_toolkit.strategies.reg_lora import RegLoRA
 from cl_toolkit.strategies.replay import Replay
 from cl_toolkit.strategies.si import SI
-from cl_toolkit.strategy import Compose, Strategy
+from cl_toolkit.strategy import Strategy, compose
 
 pytestmark = pytest.mark.speed
 PAIRS = 24
@@ -109,7 +109,7 @@ class Turns:
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step(name):
     make, between_tasks, most = METHODS[name]
-    turns = Turns(Start.of(make(), between_tasks), Start.of(Compose(), between_tasks))
+    turns = Turns(Start.of(make(), between_tasks), Start.of(compose(), between_tasks))
     pairs = list(zip(*turns.steps, strict=True))[1:]  # the first step also makes the optimizer
     ratios = [ours / plain for ours, plain in pairs]
     step = statistics.median(plain for _, plain in pairs)
@@ -135,7 +135,7 @@ def peak_memory(start: Start) -> int:
 @pytest.mark.parametrize("vocab_size", [259, 8192])
 def test_logit_swap_holds_little_beyond_the_teachers_logits(vocab_size):
     teacher = ROWS * TOKENS * vocab_size * 4
-    plain = peak_memory(Start.of(Compose(), "continue", vocab_size))
+    plain = peak_memory(Start.of(compose(), "continue", vocab_size))
     ours = peak_memory(Start.of(LogitSwap(), "continue", vocab_size))
     print(f"\nlogit_swap, vocabulary of {vocab_size}: {ours / 1e6:.1f} MB at most, {teacher / 1e6:.1f} of them logits; "
           f"plain {plain / 1e6:.1f} MB; ratio beyond the logits {(ours - teacher) / plain:.3f}")  # fmt: skip

@@ -21,7 +21,7 @@ from cl_toolkit.models.sections import Prompt
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
-from cl_toolkit.strategy import Compose
+from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import Example, Message, Task, spread
 
@@ -89,7 +89,7 @@ def small_encoder(supcon: SupCon, seed: int = 0):
 def train(model, view: TaskView, strategy=None, watch=lambda session: None, **settings: Any):
     """Learn one task with the torch engine on CPU."""
     engine = TorchEngine(train_settings(**settings), torch.device("cpu"))
-    return learn(model, view, view.objective, strategy or Compose(), engine, watch)
+    return learn(model, view, view.objective, strategy or compose(), engine, watch)
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:

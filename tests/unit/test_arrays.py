@@ -249,7 +249,7 @@ def test_an_encoders_adapter_sits_on_its_backbone(between):
     supcon, model = text_encoder()
     adapter = Adapter(r=2, between_tasks=between)
     view = task_view([ask("ab", "x"), ask("cd", "y")], supcon)
-    supcon.start(model, view)
+    supcon.before_task(model, view)
     before = model(**view.codec.prompts(view.examples).inputs).features
     model = begin_task(model, adapter, 0, 0)
     names = [name for name, _ in layers(model)]
@@ -396,7 +396,7 @@ def test_what_is_encoded_aside_does_not_change_the_views_of_training():
     views = []
     for aside in (False, True):
         view = array_view(points(6, size=(1, 8, 8)), supcon)
-        supcon.start(model, view)
+        supcon.before_task(model, view)
         if aside:
             view.encode(view.examples, model)
         views.append(supcon.encode(model, view, view.examples).inputs["x"])

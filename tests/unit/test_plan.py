@@ -3,7 +3,7 @@
 import pytest
 from tiny import RFT, tiny_run_config
 
-from cl_toolkit import Compose
+from cl_toolkit import compose
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.lwf import LwF
@@ -63,9 +63,9 @@ def test_rollouts():
 
 
 def test_costs_add_up():
-    both = Compose(LwF(), Replay(Replay.Config(replay_fraction=0.75)))
+    both = compose(LwF(), Replay(Replay.Config(replay_fraction=0.75)))
     assert both.cost(8) == Cost(forwards=1, rows=3)
-    assert Compose().cost(8) == Cost()
+    assert compose().cost(8) == Cost()
     assert AGEM().cost(16) == Cost(forwards=2, backwards=2)
     assert PowerLaw(PowerLaw.Config(unrestricted=True)).cost(8).rows == pytest.approx(1.62, abs=0.01)
 

@@ -77,7 +77,7 @@ def test_a_tracker_gets_what_happens_and_changes_nothing(tmp_path, seen):
 
 
 def test_it_is_closed_when_the_run_fails(tmp_path, seen):
-    with pytest.raises(UserError, match="a lower train.learning_rate"):
+    with pytest.raises(UserError, match=r"a lower train\.learning_rate"):
         cl.run(tiny_config(trackers={f"{__name__}:Seen": {}}, train={"learning_rate": 1e30}), out=tmp_path)
     assert seen[-1] == ("close",)
 
