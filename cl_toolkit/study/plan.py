@@ -71,13 +71,16 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
     train, total, trained = config.train, *counted
     codec = codec_of(config, stream)
+    objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
     steps = tokens = 0
     for task in stream.tasks:
-        per_epoch = -(-len(task.train) // train.global_batch_size)
+        units = objective.units(codec, task.train)
+        per_epoch = -(-len(units) // train.global_batch_size)
         here = max(1, round(per_epoch * train.num_train_epochs))
         if train.max_steps > 0:
             here = train.max_steps * stream.tasks_at_once
-        length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
+        rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
+        length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
         share = max((getattr(c.settings, "replay_fraction", 0.0) for c in config.strategies), default=0.0)
         copies = getattr(config.objective.settings, "num_generations", 1)
         steps += here
