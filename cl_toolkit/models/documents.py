@@ -110,6 +110,6 @@ def check_apart(model: nn.Module) -> None:
     noise = 8 * torch.finfo(model.dtype).eps * float(alone.abs().max())
     if float((beside - alone).abs().max()) > max(noise, 0.1 * float((seen - alone).abs().max())):
         raise UserError(
-            "objective.name: lm packs documents into rows, and the model sees from one document into the next; use a model whose "
-            "attention goes by position_ids"
+            "objective.name: lm packs documents into rows, and the model sees from one document into the next; use a model "
+            "whose attention goes by position_ids"
         )
