@@ -50,7 +50,7 @@ class DER(Strategy):
         extra_passes="rehearsed examples in each batch",
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),  # stored logits belong to the tokens of a fixed answer
+        objectives=("sft", "lm"),  # stored logits belong to the tokens of a fixed answer
         excludes={"derpp": "derpp is der with a second term"},
     )
 
@@ -169,7 +169,7 @@ class DERpp(DER):
         extra_passes="rehearsed examples in each batch, two sets",
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
-        objectives=("sft",),
+        objectives=("sft", "lm"),
         excludes={"der": "derpp is der with a second term"},
     )
 

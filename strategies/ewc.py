@@ -82,7 +82,7 @@ class EWC(Strategy):
         extra_passes="a backward per example of `fisher_examples` at a task's end",
         extra_memory="two copies of the trained weights per past task; online: two in all",
         life_cycles=("continue",),
-        objectives=("sft", "rft"),  # the Fisher needs a distribution over answers, which supcon does not have
+        objectives=("sft", "lm", "rft"),  # the Fisher needs a distribution over answers, which supcon does not have
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},
     )
 

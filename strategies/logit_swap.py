@@ -52,7 +52,7 @@ class LogitSwap(Strategy):
         extra_passes="a forward without gradient per step",
         extra_memory="a copy of the trained weights; with an adapter none",
         life_cycles=("continue", "stack"),
-        objectives=("sft",),  # the swap puts the true token on top; a rollout's tokens are not true
+        objectives=("sft", "lm"),  # the swap puts the true token on top; a rollout's tokens are not true
         exceptions={1: "the start model teaches from the first task on"},
     )
 
