@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -11,10 +13,12 @@ from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
-from cl_toolkit.types import Stream, spread
+from cl_toolkit.types import Example, Stream, spread
 
 LOOKED_AT = 64
 """Of each task so many examples say how long a row is."""
+LONG = 50_000
+"""Characters of text, after which no more documents are looked at."""
 STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
 ADAM_BYTES = 16
@@ -66,6 +70,17 @@ def flops_per_second(device: Any) -> float:
     return rounds * 2 * 512**3 / (time.perf_counter() - started)
 
 
+def looked_at(examples: Sequence[Example]) -> list[Example]:
+    """A few of a task's examples, spread over it: fewer where they are long texts."""
+    found, size = [], 0
+    for example in spread(examples, LOOKED_AT):
+        if size > LONG:
+            break
+        found.append(example)
+        size += len(example.text or "")
+    return found
+
+
 def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: 6 floating-point operations per parameter and trained token (8 with a reference or
     rollouts, 2 per generated one), plus an overhead per step. Rehearsed examples are counted at their share."""
@@ -74,8 +89,9 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     objective = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings)
     steps = tokens = 0
     for task in stream.tasks:
-        units = objective.units(codec, task.train)
-        per_epoch = -(-len(units) // train.global_batch_size)
+        some = looked_at(task.train)
+        units = objective.units(codec, some)
+        per_epoch = math.ceil(len(units) * len(task.train) / len(some) / train.global_batch_size)
         here = max(1, round(per_epoch * train.num_train_epochs))
         if train.max_steps > 0:
             here = train.max_steps * stream.tasks_at_once
