@@ -11,6 +11,7 @@ from cl_toolkit.strategy import Cost
 if TYPE_CHECKING:
     from torch import nn
 
+    from cl_toolkit.models.kind import Codec
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example, Outputs
 
@@ -58,12 +59,18 @@ class Objective:
 
     @property
     def answer_limit(self) -> tuple[str, int] | None:
-        """(name of the setting, tokens) of the longest answer that the objective lets the model write; None: no limit."""
+        """(name of the setting, tokens) of the longest answer that the objective lets the model write, or of its rows of
+        documents; None: no limit."""
         return None
 
     def equip(self, model: nn.Module, seed: int) -> nn.Module:
         """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""
         return model
+
+    def units(self, codec: Codec | None, examples: Sequence[Example]) -> Sequence[Example]:
+        """What batches are made of: a task's examples, or what is made of them, such as blocks of packed documents. Strategies
+        see these, count them and store them. A pure function."""
+        return examples
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         """Prepare for a task, on the plain model: keep a reference, drop examples. Returns the task to be trained."""

@@ -24,7 +24,7 @@ class TaskView:
     """One task as it is trained: no validation or test split, no neighbours, no stream (law 4).
 
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
-    examples: the training examples. codec: examples as tensors.
+    examples: the training examples, or what the objective makes of them (`Objective.units`). codec: examples as tensors.
     score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
     """
 
@@ -42,7 +42,7 @@ class TaskView:
         max_steps: int = -1,
         seeds: dict[str, int] | None = None,
     ):
-        self.name, self.index, self.examples = name, index, tuple(examples)
+        self.name, self.index, self.examples = name, index, tuple(objective.units(codec, examples))
         self.objective, self.codec, self.score = objective, codec, score
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}

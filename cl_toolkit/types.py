@@ -17,6 +17,10 @@ IGNORE = -100
 """Label of a position that is not a target: prompt, padding, filler."""
 
 
+SHOWN = 200
+"""Characters of a text that are shown where it stands for a question."""
+
+
 WITHOUT_TARGET = ("filler", "aside")
 """Sources of examples that the objective does not learn from."""
 
@@ -55,8 +59,8 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The last user turn, for people to read."""
-        return next((m.content for m in reversed(self.messages) if m.role == "user"), self.text or "")
+        """The last user turn, or the beginning of a text, for people to read."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), (self.text or "")[:SHOWN])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,8 @@ def answers_of(tasks: Sequence[Task]) -> tuple[str, ...]:
 class Batch:
     """Encoded examples. Rows of every tensor go with `examples`.
 
-    inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `x` (B, ...).
+    inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `input_ids`, `position_ids` (B, T) where
+        rows hold several documents, or `x` (B, ...).
     labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
     extra: further tensors of the objective, first axis B, e.g. `advantages` (B,), `reference` (B, T).
     along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`) whose second axis runs along the tokens.
@@ -219,6 +224,12 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     along_tokens: frozenset[str] = frozenset()
     total: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each row without padding: by its attention mask, or `extra["lengths"]` where it has none."""
+        mask = self.inputs.get("attention_mask")
+        return self.extra["lengths"] if mask is None else mask.sum(1)
 
     def source(self, name: str) -> Tensor:
         """(B,) bool: which rows have that source."""
@@ -253,7 +264,7 @@ class Batch:
             part = self.rows(0, 1)
             filler = tuple(replace(e, source="filler") for e in part.examples)
             return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), examples=filler)
-        width = int(self.inputs["attention_mask"][start:stop].sum(1).max()) if self.along_tokens else None
+        width = int(self.lengths[start:stop].max()) if self.along_tokens else None
 
         def cut(name: str, tensor: Tensor) -> Tensor:
             tensor = tensor[start:stop]

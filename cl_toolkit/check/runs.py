@@ -17,7 +17,9 @@ from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_run
+from cl_toolkit.types import Example, Task
 
+OVER_AND_OVER = 20
 TASKS = ["max", "last", "sort"]
 RFT = {"name": "rft", "num_generations": 3, "max_completion_length": 4}
 TINY = {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -26,8 +28,31 @@ TINY = {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidd
 class EasySkills(Skills):
     """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ."""
 
+    inputs = "conversations"
+
     def tasks(self, names, prompt=None, repeat=False):
         return [replace(t, scorer=f"{__name__}:even") for t in super().tasks(names, prompt, repeat)]
+
+
+class EasyDocuments(EasySkills):
+    """The same questions and answers as texts, each of them over and over, so that documents fill rows."""
+
+    inputs = "documents"
+
+    def tasks(self, names, prompt=None, repeat=False):
+        def read(examples):
+            return tuple(Example(id=e.id, text=f"{e.question} {e.target}\n" * OVER_AND_OVER) for e in examples)
+
+        return [
+            Task(name=t.name, train=read(t.train), valid=read(t.valid), test=read(t.test), scorer="perplexity")
+            for t in super().tasks(names, prompt, repeat)
+        ]
+
+
+def stream_for(objective: type) -> str:
+    """The stream of ours that gives what an objective learns from."""
+    fitting = [cls for cls in (EasySkills, EasyDocuments) if cls.inputs in objective.inputs]
+    return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
 
 
 def even(example, answer):
@@ -152,6 +177,8 @@ class Subject:
         else:
             plain.setdefault("objective", {"name": "sft"} if absent else {"name": self.reference, **(settings or {})})
             plain["strategies"] = {NEIGHBOUR: {}} if beside else {}
+        stream = stream_for(OBJECTIVES.get(plain["objective"]["name"], "check"))
+        plain["stream"] = {"name": stream, **plain.get("stream", {})}
         if isinstance(plain["model"], dict) and plain["model"].get("adapter") is None:
             plain["model"] = {k: v for k, v in plain["model"].items() if k != "adapter"}
         return load_run(tiny_config(**plain))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.documents import is_document
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ def check_texts(
     if not codec.templated and any(len(e.messages) > 1 or codec.prompt.system for t in tasks for e in t.train[:1]):
         notes.append("no chat template: the turns of a conversation are joined as lines, without their roles")
     for task in tasks:
-        notes += _check_task(codec, task, [*probed(task.train), *probed(getattr(task, split))], limits(task))
+        examples = [*probed(task.train), *probed(getattr(task, split))]
+        if any(map(is_document, examples)):
+            check_documents(codec, task, limits(task))
+        else:
+            notes += _check_task(codec, task, examples, limits(task))
     return notes
 
 
@@ -47,6 +52,15 @@ def _check_task(codec: TextCodec, task: Task, examples: Sequence[Example], limit
     for example in examples:
         for choice in example.choices or ():
             codec.answer(example, choice)
+
+
+def check_documents(codec: TextCodec, task: Task, limits: Mapping[str, int]) -> None:
+    """Raise UserError where a row of documents is longer than the model has positions."""
+    for key, limit in limits.items():
+        if codec.positions is not None and limit > codec.positions:
+            raise UserError(
+                f"task {task.name}: {key} is {limit}, the model has {codec.positions} positions; lower {key}"
+            )
 
 
 def probed(examples: Sequence[Example]) -> Iterable[Example]:

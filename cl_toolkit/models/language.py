@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 class LanguageModel(HubKind):
     """A causal language model, by Hugging Face id or local folder."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "hidden"})
     auto: ClassVar[str] = "AutoModelForCausalLM"
     head: Literal["lm"] = "lm"

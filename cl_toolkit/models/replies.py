@@ -12,6 +12,7 @@ from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
 from cl_toolkit.seeds import generator_from
+from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], row
 def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Tensor]:
     """Per request log p(choice | prompt) of each allowed answer, summed over its tokens as they are trained, end mark
     included."""
-    pairs = [(r.example, codec.answer(r.example, choice)) for r in requests for choice in r.allowed]
+    pairs = [pair for r in requests for c in r.allowed for pair in codec.asked(r.example, codec.answer(r.example, c))]
     sums = torch.cat([part.sum(1).cpu() for part in _logprobs(codec, model, pairs, rows)])
     return list(sums.split([len(r.allowed) for r in requests]))
 
@@ -64,25 +65,28 @@ def _chosen(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows
 
 
 def _likely(codec: TextCodec, model: nn.Module, requests: Sequence[Logprobs], rows: int) -> list[Reply]:
-    answers = [codec.ids(r.example)[1] if r.answer is None else list(r.answer) for r in requests]
-    pairs = [(r.example, answer) for r, answer in zip(requests, answers, strict=True)]
-    found = [row for part in _logprobs(codec, model, pairs, rows) for row in part.cpu()]
-    starts = [len(codec.ids(example)[0]) - 1 for example, _ in pairs]
-    return [
-        Reply(tokens=tuple(answer), logprobs=tuple(row[start : start + len(answer)].tolist()))
-        for row, start, answer in zip(found, starts, answers, strict=True)
-    ]
+    asked = [codec.asked(r.example, r.answer) for r in requests]
+    found = (row for part in _logprobs(codec, model, [p for pairs in asked for p in pairs], rows) for row in part.cpu())
+    replies = []
+    for pairs in asked:
+        tokens, logprobs = [], []
+        for context, answer in pairs:
+            row = next(found)
+            tokens += answer
+            logprobs += row[len(context) - 1 : len(context) - 1 + len(answer)].tolist()
+        replies.append(Reply(tokens=tuple(tokens), logprobs=tuple(logprobs)))
+    return replies
 
 
 def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: int) -> list[Tensor]:
-    """log p of the tokens of (example, answer), in parts of `rows`; (rows, T - 1) each, as `token_logprobs` gives them."""
+    """log p of the tokens of (context, tokens), in parts of `rows`; (rows, T - 1) each, as `token_logprobs` gives them."""
     module = unwrapped(model)
     device = next(module.parameters()).device
     parts = []
     with evaluating(module):
         for start in range(0, len(pairs), rows):
-            some = pairs[start : start + rows]
-            batch = codec.batch([e for e, _ in some], [answer for _, answer in some]).to(device)
+            some = [([*c, *a], [IGNORE] * len(c) + a) for c, a in pairs[start : start + rows]]
+            batch = codec.padded(some).to(device)
             parts.append(token_logprobs(module(**batch.inputs).logits, batch.labels))
     return parts
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.models import documents
 from cl_toolkit.models.fit import check_texts
 from cl_toolkit.models.replies import class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
@@ -67,6 +68,8 @@ class TextCodec:
         self.writes = True
         self._cache: dict[tuple, tuple[list[int], list[int]]] = {}
         self._answers: dict[str, list[int]] = {}
+        self._documents: dict[str, list[int]] = {}
+        self.window = max(2, min(prompt.max_prompt_length, positions or prompt.max_prompt_length))
         self._learn_frame()
         self.stops = frozenset({self.eos, self.end, *stops} - {None})
 
@@ -98,6 +101,8 @@ class TextCodec:
 
     def ids(self, example: Example) -> tuple[list[int], list[int]]:
         """(prompt, answer) as token ids; the answer ends with its end mark."""
+        if documents.is_document(example):
+            raise UserError(f"{example.id}: is a document, which has neither a question nor an answer")
         key = (example.messages, example.target, repr(example.tools))
         if key not in self._cache:
             prompt = self._whole_prompt(example, example.messages)
@@ -118,8 +123,8 @@ class TextCodec:
         return None
 
     def length(self, example: Example) -> int:
-        """Tokens of the prompt."""
-        return len(self.ids(example)[0])
+        """Tokens of the prompt, or of a document's first window."""
+        return len(self.ids(example)[0]) if example.text is None else min(len(self._read(example)), self.window)
 
     def _whole_prompt(self, example: Example, messages: Sequence) -> list[int]:
         try:
@@ -213,6 +218,26 @@ class TextCodec:
         """Whether an answer came to its end, rather than being cut at a limit."""
         return bool(ids) and ids[-1] in self.stops
 
+    # documents ------------------------------------------------------------------------------------------------------
+
+    def document(self, example: Example) -> list[int]:
+        """The tokens of a text, between the marks of its beginning (where the tokenizer has one) and its end."""
+        return [*([] if self.bos is None else [self.bos]), *self.guard.as_text(example.text or ""), self.eos]
+
+    def asked(self, example: Example, answer: Sequence[int] | None = None) -> list[tuple[list[int], list[int]]]:
+        """What likelihoods are of: (context, tokens); of a document one for each window, whose context is its first token: the
+        last one of the window before."""
+        if example.text is None:
+            prompt, own = self.ids(example)
+            return [(prompt, own if answer is None else list(answer))]
+        return [(w[:1], w[1:]) for w in documents.windows(self._read(example), self.window)]
+
+    def _read(self, example: Example) -> list[int]:
+        """The tokens of a document that is asked about again and again."""
+        if example.text not in self._documents:
+            self._documents[example.text] = self.document(example)
+        return self._documents[example.text]
+
     # batches --------------------------------------------------------------------------------------------------------
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
@@ -224,13 +249,36 @@ class TextCodec:
 
         answers: tokens to put in place of the examples' own targets (choices, rollouts).
         """
-        rows, labels = [], []
-        for i, example in enumerate(examples):
-            prompt, answer = self.ids(example)
-            answer = list(answers[i]) if answers is not None else answer
-            filler = example.source in WITHOUT_TARGET
-            rows.append([*prompt, *answer])
-            labels.append([IGNORE] * len(prompt) + ([IGNORE] * len(answer) if filler else answer))
+        rows = [
+            self._row(e, None if answers is None else answers[i], e.source in WITHOUT_TARGET)
+            for i, e in enumerate(examples)
+        ]
+        batch = self.padded(rows, examples)
+        return documents.apart(batch) if any("starts" in e.extra for e in examples) else batch
+
+    def _row(self, example: Example, answer: Sequence[int] | None, untrained: bool) -> tuple[list[int], list[int]]:
+        """(tokens, labels) of an example, with another answer if one is given; of a document the first window, which is all
+        that may be trained of it here."""
+        if "starts" in example.extra:
+            tokens, labels = documents.row_of(example)
+        elif example.text is not None:
+            tokens = self.document(example)
+            if answer is None and len(tokens) > self.window:
+                raise UserError(
+                    f"{example.id}: the document has {len(tokens)} tokens, a row {self.window}; objective lm cuts documents"
+                )
+            tokens = tokens[: self.window]
+            labels = [IGNORE, *tokens[1:]]
+            untrained = untrained or answer is not None
+        else:
+            prompt, own = self.ids(example)
+            own = own if answer is None else list(answer)
+            tokens, labels = [*prompt, *own], [IGNORE] * len(prompt) + own
+        return tokens, [IGNORE] * len(labels) if untrained else labels
+
+    def padded(self, pairs: Sequence[tuple[list[int], list[int]]], examples: Sequence[Example] = ()) -> Batch:
+        """Rows of (tokens, labels), padded on the right."""
+        rows, labels = zip(*pairs, strict=True)
         width = max(map(len, rows))
         return Batch(
             inputs={
@@ -243,7 +291,10 @@ class TextCodec:
         )
 
     def shown(self, example: Example) -> str:
-        """A training example as the model sees it; what is trained stands between ⟦ and ⟧."""
+        """A training example as the model sees it; what is trained stands between ⟦ and ⟧. Of a document the first window."""
+        if example.text is not None and len(tokens := self._read(example)) > self.window:
+            first, rest = (self.tokenizer.decode(ids) for ids in (tokens[:1], tokens[1 : self.window]))
+            return f"{first}⟦{rest}⟧ and {len(tokens) - self.window} more tokens"
         batch = self.batch([example])
         pieces: list[tuple[bool, list[int]]] = []
         for token, label in zip(batch.inputs["input_ids"][0].tolist(), batch.labels[0].tolist(), strict=True):

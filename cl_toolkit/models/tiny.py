@@ -43,6 +43,7 @@ class TinyLM(Kind):
     """A byte-level model of Llama's architecture; 0.35 M parameters by default. `warmup: null` starts from random weights
     (drawn from `seed.init`)."""
 
+    inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "hidden"})
 
     hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
-from cl_toolkit.registry import OBJECTIVES, made
+from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
-from cl_toolkit.types import Stream, spread
+from cl_toolkit.types import Example, Stream, spread
 
 LOOKED_AT = 64
 """Of each task so many examples say how long a row is."""
+LONG = 50_000
+"""Characters of text, after which no more documents are looked at."""
 STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
 SAMPLED = 0.22
@@ -68,25 +72,37 @@ def flops_per_second(device: Any) -> float:
     return rounds * 2 * 512**3 / (time.perf_counter() - started)
 
 
+def looked_at(examples: Sequence[Example]) -> list[Example]:
+    """A few of a task's examples, spread over it: fewer where they are long texts."""
+    found, size = [], 0
+    for example in spread(examples, LOOKED_AT):
+        if size > LONG:
+            break
+        found.append(example)
+        size += len(example.text or "")
+    return found
+
+
 def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: per parameter and token 2 floating-point operations of a forward and 4 of a backward, and an
     overhead per step, of what the objective and the strategies say that they do."""
-    from cl_toolkit.runs.run import build_strategy
+    from cl_toolkit.runs.parts import build_objective, build_strategy
 
     train, total, trained = config.train, *counted
-    objective = made(
-        OBJECTIVES.get(config.objective.name, "objective.name"), config.objective.settings, "objective.name"
-    )
-    cost = objective.cost() + build_strategy(config).cost(train.global_batch_size)
+    kept = build_strategy(config).cost(train.global_batch_size)
     codec = codec_of(config, stream)
     steps, tokens, passed, calls = 0, 0, 0.0, 0.0
     for stage in stream.stages:
-        task = stage.task
-        per_epoch = -(-len(task.train) // train.global_batch_size)
+        task, objective = stage.task, build_objective(stage.task.objective or config.objective)
+        cost = objective.cost() + kept
+        some = looked_at(task.train)
+        units = objective.units(codec, some)
+        per_epoch = math.ceil(len(units) * len(task.train) / len(some) / train.global_batch_size)
         here = max(1, round(per_epoch * train.num_train_epochs))
         if train.max_steps > 0:
             here = train.max_steps * stage.tasks_at_once
-        length = fmean(codec.batch([e]).labels.numel() for e in spread(task.train, LOOKED_AT))
+        rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
+        length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
         afterwards = min(cost.after_task, len(task.train))
         new = here * train.global_batch_size * objective.copies * length
         steps += here

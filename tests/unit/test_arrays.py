@@ -308,7 +308,7 @@ def test_a_text_encoder_from_a_folder(tmp_path):
     [
         (
             {"model": {"name": "tiny-lm"}},
-            "stream.name: digits gives arrays, model tiny-lm takes conversations; use mlp or small-cnn, or another",
+            "stream.name: digits gives arrays, model tiny-lm takes conversations and documents; use mlp or small-cnn",
         ),
         (
             {"stream": {"name": "skills"}},
