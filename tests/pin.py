@@ -41,6 +41,8 @@ MEANT: dict[str, str] = {
     "record.higher_is_better": "scorers own their direction",
     "record.stages": "a stream is a list of stages",
     "record.config.evaluate.probes": "probes are a kind",
+    "record.config.stream.then": "streams that come after",
+    "record.config.trackers": "trackers are a kind",
     "summary.csv": "the column view is called regime",
 }
 """Path, or the beginning of one, that may differ -> why: a commit or a reason. `case: path` is of one case alone."""
