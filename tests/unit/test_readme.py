@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 from tiny import tiny_config
 
@@ -37,9 +36,31 @@ def test_the_configs_of_the_readme_resolve():
             assert len(load_study(config).runs) == 5 * 3
 
 
-@pytest.mark.parametrize("name", ["learn.py", "strategy.py", "runs/run.py"])
-def test_the_files_of_the_tree_exist(name):
-    assert (ROOT / "cl_toolkit" / name).is_file()
+def test_the_tree_is_the_tree():
+    """Each line of the README's tree begins with what it is of, and the lines below `cl_toolkit/` name every room and file."""
+    tree = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## The tree")[1]
+        .split("```")[1]
+        .strip("\n")
+        .splitlines()
+    )
+    words = [re.match(r"\s*((?:[\w/.]+(?: {1,2}|$))+)", line) for line in tree]
+    inner, outer = set(), set()
+    for line, found in zip(tree, words, strict=True):
+        names = [w for w in (found[1] if found else "").split() if w.endswith((".py", "/"))]
+        names += re.findall(r";  (\w+\.py)", line)
+        (inner if line.startswith("  ") else outer).update(name.rstrip("/") for name in names)
+    own = {p.name for p in (ROOT / "cl_toolkit").iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert inner == own - {"__init__.py", "__pycache__"}
+    folders = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    assert outer <= folders
+    assert {"strategies", "benchmarks", "configs", "docs", "tests", "cl_toolkit"} <= outer
+    listed = next(line for line in tree if line.startswith("tests/")).split()[1:]
+    assert {name.rstrip("/") for name in listed} == {p.name for p in (ROOT / "tests").iterdir() if p.is_dir()} - {
+        "__pycache__"
+    }
 
 
 def test_every_registered_method_is_in_the_table():
