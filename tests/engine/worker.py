@@ -64,7 +64,8 @@ class Codec:
             mask[i, : len(p) + len(a)] = 1
             if examples[i].source not in WITHOUT_TARGET:
                 labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
-        return Batch(inputs={"input_ids": ids, "attention_mask": mask}, labels=labels, examples=tuple(examples))
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return Batch(inputs, labels, tuple(examples), along_tokens=frozenset({*inputs, "labels"}))
 
 
 def even(example, answer):
