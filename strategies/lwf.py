@@ -49,7 +49,7 @@ class LwF(Strategy):
         off={"weight": 0.0},
         extra_passes="a forward without gradient per step",
         extra_memory="a copy of the trained weights; with a fresh adapter none",
-        objectives=("sft", "lm", "rft"),  # supcon's logits are not a classifier's; prototype_distill keeps their relations
+        objectives=("sft", "lm", "rft"),  # supcon's logits are no classifier's; prototype_distill keeps those
     )
 
     def __init__(self, config: Config | None = None):
