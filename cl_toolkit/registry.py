@@ -183,6 +183,7 @@ OBJECTIVES = Registry(
     "cl_toolkit.objectives",
     {
         "sft": "cl_toolkit.strategies.objectives.sft:SFT",
+        "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
     },
@@ -193,6 +194,7 @@ STREAMS = Registry(
     {
         "skills": "cl_toolkit.benchmarks.skills:Skills",
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
+        "text": "cl_toolkit.benchmarks.text:Text",
         "digits": "cl_toolkit.benchmarks.digits:Digits",
     },
 )

@@ -1,0 +1,61 @@
+"""Language modelling: the next token at every place of a text.
+
+    L = -1/N sum over N targets of log p(token | the tokens before it in its document)
+
+Documents are packed into rows of `block_size` tokens, their neighbours unseen (`models/documents.py`). Continued pre-training,
+as in Gururangan et al. 2020, arXiv 2004.10964, is this on a stream of domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.objective import Objective
+from cl_toolkit.ranges import at_least
+from cl_toolkit.types import Outputs
+
+torch = LazyModule("torch")
+
+
+class LM(Objective):
+    """-log p of each token given those before it in its document, averaged over all tokens of the step, end marks included and
+    each document's first token not. An example is a row of `block_size` tokens: batch sizes, epochs and what is rehearsed
+    count rows."""
+
+    paper = "standard"
+    inputs = ("documents",)
+    needs = frozenset({"logits"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """block_size: tokens of a row."""
+
+        block_size: Annotated[int, at_least(2)] = 512
+
+    @property
+    def answer_limit(self):
+        return "block_size", self.config.block_size
+
+    def units(self, codec, examples):
+        from cl_toolkit.models.documents import packed
+
+        return packed(examples, codec.document, self.config.block_size)
+
+    def start(self, model, task):
+        from cl_toolkit.models.documents import check_apart
+
+        check_apart(model)
+        return task
+
+    def encode(self, model, task, examples):
+        return task.codec.batch(examples)
+
+    def forward(self, model, part):
+        from cl_toolkit.models.logits import target_logits
+
+        logits = model(**part.inputs).logits  # (B, T, V)
+        found, tokens = target_logits(logits, part.labels)
+        total = torch.nn.functional.cross_entropy(found, tokens, reduction="sum")
+        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
