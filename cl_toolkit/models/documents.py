@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.errors import UserError
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.types import IGNORE, Batch, Example
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+else:
+    torch = LazyModule("torch")
 
 
 def is_document(example: Example) -> bool:

@@ -272,7 +272,7 @@ def test_watching_leaves_no_trace(place, tmp_path):
     curve = {"forgetting_curve": {"schedule": "linear", "every": 1, "examples": 4}}
     watched = run(place, tmp_path / "a", evaluate=curve)
     assert watched == run(place, tmp_path / "b")
-    assert watched.record["curves"]
+    assert watched.record["probes"]["curves"]
 
 
 # refusals ------------------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def test_watching_leaves_no_trace(place, tmp_path):
     curve = {"forgetting_curve": {"schedule": "linear", "every": 1, "examples": 2}}
     watched = run(place, tmp_path / "a", evaluate=curve)
     assert watched == run(place, tmp_path / "b")
-    assert watched.record["curves"]
+    assert watched.record["probes"]["curves"]
 
 
 def test_the_plan_counts_blocks(place):
@@ -162,7 +162,7 @@ def test_the_plan_counts_blocks(place):
     config = config_of(place, train={"max_steps": -1, "global_batch_size": 4, "num_train_epochs": 1})
     cost = forecast(config, build_stream(config), (1000, 1000), 1e9)
     whole = Run(config, place / "out", None)
-    steps = sum(len(whole.view(task, k).batches()) for k, task in enumerate(whole.stream.tasks))
+    steps = sum(len(whole.view(task, k, whole.objective).batches()) for k, task in enumerate(whole.stream.tasks))
     assert cost.steps == steps
     assert cost.tokens == pytest.approx(steps * 4 * 32, rel=0.1)
 
