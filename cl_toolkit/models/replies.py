@@ -36,7 +36,7 @@ def _written(codec: TextCodec, model: nn.Module, requests: Sequence[Answer], row
 
 
 def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], rows: int) -> list[Reply]:
-    prompts, length = [codec.ids(r.example)[0] for r in requests], requests[0].max_new_tokens
+    prompts, length = [codec.opening(r.example) for r in requests], requests[0].max_new_tokens
     uniforms = torch.stack([torch.rand(length, generator=generator_from(r.seed, r.example.id)) for r in requests])
     answers = generate(model, prompts, codec, length, uniforms)
     likely = _likely(
