@@ -253,7 +253,8 @@ def per_token(scores: Sequence[float], weights: Sequence[float]) -> float:
 
 @partial(Scorer, reads="likelihood", unit="perplexity", higher_is_better=False, bounded=False, aggregate=per_token)
 def perplexity(example: Example, likelihood: float) -> float:
-    """Perplexity of the targets, end marks included, over all tokens of a task; of documents every token but the first of
-    each, in windows of `prompt.max_prompt_length` tokens that know one token of the window before. The score of an example is
-    its negative log-likelihood."""
+    """Perplexity of the targets, or of documents, over all tokens of a task, end marks included.
+
+    Of a document every token counts but its first; a long one is read in windows of `prompt.max_prompt_length` tokens, each of
+    which knows the last token of the one before. The score of an example is its negative log-likelihood."""
     return -likelihood

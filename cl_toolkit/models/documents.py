@@ -102,15 +102,15 @@ def check_apart(model: nn.Module) -> None:
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=device)
     with evaluating(unwrapped(model)):
         try:
-            beside = model(input_ids=ids, position_ids=positions).logits.float()[:, 4:]
+            beside = model(input_ids=ids, position_ids=positions).logits[:, 4:]
         except TypeError as error:
             raise UserError(
                 f"objective.name: lm packs documents, and the model takes no position_ids: {error}"
             ) from error
-        alone = model(input_ids=ids[:, 4:]).logits.float()
-        seen = model(input_ids=ids).logits.float()[:, 4:]
-    noise = 8 * torch.finfo(model.dtype).eps * float(alone.abs().max())
-    if float((beside - alone).abs().max()) > max(noise, 0.1 * float((seen - alone).abs().max())):
+        alone, seen = model(input_ids=ids[:, 4:]).logits, model(input_ids=ids).logits[:, 4:]
+    noise = 8 * torch.finfo(alone.dtype).eps * float(alone.abs().max())
+    moved, differs = (float((other.float() - alone.float()).abs().max()) for other in (beside, seen))
+    if moved > max(noise, 0.1 * differs):
         raise UserError(
             "objective.name: lm packs documents into rows, and the model sees from one document into the next; use a model "
             "whose attention goes by position_ids"
