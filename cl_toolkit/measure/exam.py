@@ -85,8 +85,11 @@ class Exam:
         """What the scores come to."""
         return self.scorer.aggregate([s.score for s in scored], [s.weight for s in scored])
 
-    def majority(self) -> float:
-        """The share of the most frequent target: what always saying the same would reach by exact match."""
+    def majority(self) -> float | None:
+        """The share of the most frequent target: what always saying the same would reach by exact match; None where nothing is
+        said."""
+        if self.scorer.reads == "likelihood":
+            return None
         return max(Counter(e.target for e in self.examples).values()) / len(self.examples)
 
 

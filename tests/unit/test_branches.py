@@ -27,7 +27,7 @@ ORDINARY = {
     "lm": "head|objective",
     "classes": "head",
     "torch": "engine",
-    "choices": "scorer",
+    "choices": "scorer$",
     "text": "stream|benchmark",
     "digits": "stream|benchmark",
 }
