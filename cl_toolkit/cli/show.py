@@ -57,7 +57,9 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
         row |= {"life_cycles": tags.life_cycles, "inputs": tags.inputs}
         row |= {"needs": sorted(tags.needs), "owns": sorted(tags.owns)}
     elif getattr(thing, "paper", None):
-        row |= {"paper": thing.paper, "zero_stages": list(thing.zero_stages)}
+        row["paper"] = thing.paper
+    if stages := getattr(thing, "zero_stages", None):
+        row["zero_stages"] = list(stages)
     if hasattr(thing, "Config"):
         row["settings"] = {
             f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(thing.Config)

@@ -133,3 +133,11 @@ def test_the_catalogue_tells_name_line_paper_and_settings():
     assert replay["settings"]["replay_fraction"] == 0.5
     assert replay["needs_examples"]
     assert all(row["paper"] for row in (*found["strategies"], *found["objectives"]))
+
+
+def test_everything_built_in_is_in_the_catalogue_and_can_be_used():
+    from cl_toolkit.cli.show import catalogue
+
+    found = catalogue()
+    assert {"strategies", "objectives", "streams", "scorers", "probes", "trackers", "configs"} <= set(found)
+    assert [row for rows in found.values() for row in rows if row["summary"].startswith("cannot be used")] == []
