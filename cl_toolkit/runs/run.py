@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,7 @@ class Run:
         self.model.to(self.engine.device)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
+        now = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
         objective = self.objective_of(task)
         rollouts = objective.rollouts
 
@@ -211,7 +213,7 @@ class Run:
             self.log(session, stage, k)
             seen = cost["examples"] + session.examples_seen
             with self.meter.clock("curves"), session.unwatched():
-                self.look(self.moment("step", stage, cost["steps"], seen), session.model)
+                self.look(replace(now, step=cost["steps"], examples_seen=seen), session.model)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
