@@ -204,7 +204,7 @@ class Run:
         self.model.to(self.engine.device)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
-        now = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
+        moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
         objective = self.objective_of(task)
         rollouts = objective.rollouts
 
@@ -213,7 +213,7 @@ class Run:
             self.log(session, stage, k)
             seen = cost["examples"] + session.examples_seen
             with self.meter.clock("curves"), session.unwatched():
-                self.look(replace(now, step=cost["steps"], examples_seen=seen), session.model)
+                self.look(replace(moment, step=cost["steps"], examples_seen=seen), session.model)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
