@@ -190,6 +190,7 @@ class Composed(Strategy):
 
     @property
     def extra_parameters(self) -> int:
+        """Of all parts together."""
         return sum(part.extra_parameters for part in self.parts)
 
     def build(self, model: nn.Module, index: int) -> nn.Module:
