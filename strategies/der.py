@@ -109,7 +109,7 @@ class DER(Strategy):
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.active:
             return {}
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for row, example in enumerate(part.examples):
             if example.source == "task":
                 self._offer(part, out.logits, row)

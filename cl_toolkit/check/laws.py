@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -153,7 +154,7 @@ def boundary(subject: Subject) -> str:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in weights.values():
-            weight += 0.05 * torch.randn(weight.shape, generator=generator).to(weight)
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator).to(weight))
     shifted = {name: value.item() for name, value in run.strategy.penalty(weights).items()}
     if min(shifted.values()) <= 0:
         raise Broken(f"after shifting the weights it is {shifted}")
@@ -241,10 +242,11 @@ def resumed(subject: Subject) -> str:
 
 def global_states() -> dict[str, object]:
     """Where the generators stand that everybody shares."""
+    numpy_state: Any = np.random.get_state()
     return {
         "torch": torch.random.get_rng_state().tolist(),
         "random": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": numpy_state[1].tolist(),
     }
 
 

@@ -49,7 +49,7 @@ class EasyDocuments(EasySkills):
         ]
 
 
-def stream_for(objective: type) -> str:
+def stream_for(objective: Any) -> str:
     """The stream of ours that gives what an objective learns from."""
     fitting = [cls for cls in (EasySkills, EasyDocuments) if cls.inputs in objective.inputs]
     return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
@@ -121,7 +121,7 @@ class Trajectory:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Trajectory) and (self.losses, self.weights) == (other.losses, other.weights)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say that it has none
 
     def first_difference(self, other: Trajectory) -> str:
         """Where two trajectories part, in words."""
@@ -139,7 +139,7 @@ class Subject:
 
     reference: str
     kind: str
-    cls: type
+    cls: Any
     workplace: Path
     objective: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Trajectory] = field(default_factory=dict)

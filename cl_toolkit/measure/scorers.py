@@ -49,7 +49,7 @@ class Scorer:
     bounded: bool = True
     aggregate: Callable[[Sequence[float], Sequence[float]], float] = mean
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # a scorer is known by its function: `list` prints the docstring, the identity of a result hashes the module
         for name in WRAPPER_ASSIGNMENTS:
             if hasattr(self.function, name):
@@ -77,7 +77,7 @@ def score(task: str, name: str, scorer: Scorer, example: Example, read: Any) -> 
         raise UserError(f"{where}: {told(error, scorer.function)}") from error
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {quoted(given)}")
-    if not 0 <= value <= 1 and scorer.bounded:
+    if not 0 <= float(value) <= 1 and scorer.bounded:
         raise UserError(
             f"{where}: expected a number from 0 to 1, got {quoted(given)}; a scorer with another range is a "
             "Scorer(function, bounded=False)"

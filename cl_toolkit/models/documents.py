@@ -97,7 +97,8 @@ def apart(batch: Batch) -> Batch:
 def check_apart(model: nn.Module) -> None:
     """Raise UserError for a model that sees from one piece of a row into another: what it says of a piece's tokens must be the
     same beside another piece as alone, up to a tenth of the difference that seeing it makes."""
-    device, rows = next(model.parameters()).device, model.get_input_embeddings().weight.shape[0]
+    plain = unwrapped(model)
+    device, rows = next(model.parameters()).device, plain.get_input_embeddings().weight.shape[0]
     ids = torch.randint(rows, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=device)
     with evaluating(unwrapped(model)):

@@ -235,7 +235,7 @@ class TextCodec:
             return [(self.opening(example), list(answer))]
         if example.text is None:
             return [self.ids(example)]
-        return [(w[:1], w[1:]) for w in documents.windows(self._read(example), self.window)]
+        return [(list(w[:1]), list(w[1:])) for w in documents.windows(self._read(example), self.window)]
 
     def opening(self, example: Example) -> list[int]:
         """What an answer goes on from: the prompt, or the beginning of a document."""
@@ -243,9 +243,10 @@ class TextCodec:
 
     def _read(self, example: Example) -> list[int]:
         """The tokens of a document that is asked about again and again."""
-        if example.text not in self._documents:
-            self._documents[example.text] = self.document(example)
-        return self._documents[example.text]
+        text = example.text or ""
+        if text not in self._documents:
+            self._documents[text] = self.document(example)
+        return self._documents[text]
 
     # batches --------------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -147,7 +147,7 @@ class Run:
     def load_model(self) -> nn.Module:
         """The start model, on the device."""
         config, seed = self.config, self.config.seed.init
-        model = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
+        model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if config.train.bf16 else None
         return model
@@ -275,7 +275,9 @@ class Run:
 
     # what is asked ------------------------------------------------------------------------------------------------
 
-    def moment(self, kind: str, stage: Stage | None, step: int, examples_seen: int) -> Moment:
+    def moment(
+        self, kind: Literal["start", "step", "task_end"], stage: Stage | None, step: int, examples_seen: int
+    ) -> Moment:
         """Now, as probes see it."""
         names = [task.name for task in self.stream.tasks]
         row = 0 if stage is None else stage.row

@@ -190,7 +190,7 @@ def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure
     """`jobs` runs at a time, each in a process that imports guests by itself."""
     for job, error, died in run_all(todo, jobs, update):
         update(job.name, 1.0, "failed" if error else "finished")
-        if died:
+        if died and error:
             write_failure(job.config, job.place, error)
         if error:
             yield Failure(job.name, error)

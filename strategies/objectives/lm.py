@@ -9,7 +9,7 @@ as in Gururangan et al. 2020, arXiv 2004.10964, is this on a stream of domains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.documents import check_apart, packed
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from cl_toolkit.models.kind import Codec
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
 
@@ -50,7 +49,7 @@ class LM(Objective):
     def answer_limit(self) -> tuple[str, int]:
         return "block_size", self.config.block_size
 
-    def units(self, codec: Codec | None, examples: Sequence[Example]) -> Sequence[Example]:
+    def units(self, codec: Any, examples: Sequence[Example]) -> Sequence[Example]:
         return packed(examples, codec.document, self.config.block_size)
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
