@@ -264,17 +264,24 @@ def show(
 
 @app.command()
 def check(
-    reference: Annotated[str, typer.Argument(metavar="NAME", help="A registered name, file.py:Class or module:Class.")],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name of `list`, file.py:Name, module:Name, or a model's folder or id."),
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its settings: path=my_data")
+    ] = None,
     law: Annotated[list[int] | None, typer.Option(help="Only this law; may be given several times.")] = None,
 ):
-    """Check a strategy or an objective against the laws: is it what it says, resumable, deterministic, fair?"""
+    """Check a strategy, objective, stream, model, scorer, probe, tracker or engine against the laws of its kind."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from cl_toolkit.check import check as check_all
+    from cl_toolkit.config.plain_yaml import parse_overrides
 
-    results = check_all(reference, law)
+    results = check_all(reference, law, parse_overrides(settings or []))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("law", "", "passed", "what was seen"):
         table.add_column(column, overflow="fold")

@@ -57,7 +57,8 @@ from pathlib import Path
 
 import pytest
 
-from cl_toolkit.check import LAWS, check
+from cl_toolkit.check import check
+from cl_toolkit.check.laws import LAWS
 
 FILE = Path(__file__).with_name("{name}.py")
 
