@@ -61,6 +61,12 @@ class Spy:
         before = global_states()
         found, again = list(self._ask(moment)), list(self._ask(moment))
         self.drawn += moved(before)
+        known = {e.id for exam in moment.exams.values() for e in exam.examples}
+        for request in found:
+            if not isinstance(request, get_args(Request)):
+                raise Broken(f"ask: expected requests (Answer, Choice, Logprobs, Sample), got {quoted(request)}")
+            if request.example.id not in known:
+                raise Broken(f"ask: {request.example.id} is in none of the moment's exams")
         self.asked.append((moment, found))
         if found != again:
             self.twice.append(moment)
@@ -70,8 +76,20 @@ class Spy:
         before = global_states()
         found = list(self._read(moment, replies))
         self.drawn += moved(before)
+        for row in found:
+            check_row(row)
         self.rows += found
         return found
+
+
+def check_row(row: Any) -> None:
+    """Raise Broken for a row that is no plain data."""
+    try:
+        again = json.loads(json.dumps(row, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise Broken(f"the row {quoted(row)}: {error}") from error
+    if not isinstance(row, dict) or again != row:
+        raise Broken(f"the row {quoted(row)} is not the same after JSON")
 
 
 def watched(subject: ProbeSubject) -> tuple[Spy, Trajectory]:
@@ -102,13 +120,6 @@ def requests(subject: ProbeSubject) -> str:
     spy, _ = watched(subject)
     if not spy.asked:
         raise NotApplicable("it was never due in a run over two tasks")
-    for moment, asked in spy.asked:
-        known = {e.id for exam in moment.exams.values() for e in exam.examples}
-        for request in asked:
-            if not isinstance(request, get_args(Request)):
-                raise Broken(f"ask: expected requests (Answer, Choice, Logprobs, Sample), got {quoted(request)}")
-            if request.example.id not in known:
-                raise Broken(f"ask: {request.example.id} is in none of the moment's exams")
     if spy.twice:
         raise Broken(f"asked twice at one moment ({spy.twice[0].kind}), it asks two things")
     count = sum(len(asked) for _, asked in spy.asked)
@@ -118,13 +129,6 @@ def requests(subject: ProbeSubject) -> str:
 @law(3, "its rows are plain data", "they stand in the record, which is JSON, and in `cl.load(...).probe(name)`")
 def plain(subject: ProbeSubject) -> str:
     spy, trajectory = watched(subject)
-    for row in spy.rows:
-        try:
-            again = json.loads(json.dumps(row, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise Broken(f"{quoted(row)}: {error}") from error
-        if not isinstance(row, dict) or again != row:
-            raise Broken(f"{quoted(row)} is not the same after JSON")
     if not spy.rows:
         raise Broken("it gave no row in a run over two tasks")
     if spy.rows != subject.rows(trajectory):
@@ -169,10 +173,12 @@ def resumed(subject: ProbeSubject) -> str:
 
 @law(6, "little is enough for it", "a single task, a single example, or an evaluation of seen tasks is a run too")
 def small(subject: ProbeSubject) -> str:
+    run = subject.prepare(stream={"tasks": TASKS[:1]}, evaluate={"limit": 1, "tasks": "seen"})
+    spy = subject.spied(run)
     try:
-        one = subject.trajectory(stream={"tasks": TASKS[:1]}, evaluate={"limit": 1, "tasks": "seen"})
-    except UserError as error:
-        raise Broken(str(error)) from error
-    for row in subject.rows(one):
-        json.dumps(row, allow_nan=False)
-    return f"{len(subject.rows(one))} rows from one task with one example"
+        run.execute()
+    except Broken:
+        raise
+    except Exception as error:
+        raise Broken(f"with one task of one example: {type(error).__name__}: {error}") from error
+    return f"{len(spy.rows)} rows from one task with one example"
