@@ -298,18 +298,15 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(metavar="strategy", help="What to begin: strategy.")],
-    name: Annotated[str, typer.Argument(help="In small letters: my_strategy")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="strategy, objective, stream, scorer, probe or tracker.")],
+    name: Annotated[str, typer.Argument(help="In small letters: my_idea")],
     folder: Annotated[Path, typer.Option(help="Where to.")] = Path(),
 ):
-    """Write a strategy that already keeps the laws, and its test."""
-    from cl_toolkit.cli.scaffold import new_strategy
+    """Write a strategy, or another kind of thing, that already keeps the laws, and its test."""
+    from cl_toolkit.cli import scaffold
 
-    if kind != "strategy":
-        raise UserError(f"new {kind}: expected `new strategy NAME`")
-    source, test = new_strategy(name, folder)
-    cls = "".join(part.capitalize() for part in source.stem.split("_"))
-    typer.echo(f"{source}\n{test}\n\ncl-toolkit check {source}:{cls}")
+    reference, test = scaffold.new(kind, name, folder)
+    typer.echo(f"{reference.rpartition(':')[0]}\n{test}\n\ncl-toolkit check {reference}")
 
 
 @app.command()
