@@ -151,3 +151,13 @@ def test_settings_are_checked_as_those_of_a_config():
         check("mlp", settings={"hiden_size": 3})
     with pytest.raises(UserError, match="a scorer has no settings"):
         check("choices", settings={"weight": 3})
+
+
+def test_a_law_that_is_broken_by_design_says_why(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cheats_data import TestsOnTheTrainingData\n\n\nclass Mine(TestsOnTheTrainingData):\n"
+        "    exceptions = {5: 'the source repeats lines'}\n"
+    )
+    (result,) = check(f"{path}:Mine", [5])
+    assert (result.passed, result.seen) == (None, "excepted: the source repeats lines")
