@@ -1,5 +1,6 @@
-"""The contract suite: the laws of the house against any strategy or objective, a guest's or our own."""
+"""The contract suites: the laws of the house against whatever a config can name, a guest's or our own."""
 
-from cl_toolkit.check.laws import LAWS, Result, check
+from cl_toolkit.check.law import Result
+from cl_toolkit.check.suites import SUITES, check
 
-__all__ = ["LAWS", "Result", "check"]
+__all__ = ["SUITES", "Result", "check"]

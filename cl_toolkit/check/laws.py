@@ -1,18 +1,16 @@
-"""The laws, each a function that says what was seen, or raises Broken."""
+"""The laws of strategies and objectives: of how a run with them goes."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 
-from cl_toolkit.check.runs import TASKS, Subject, Trajectory, find_subject
+from cl_toolkit.check.law import Broken, Laws, NotApplicable
+from cl_toolkit.check.methods import Method
+from cl_toolkit.check.runs import TASKS, Trajectory, global_states
 from cl_toolkit.engine.torch_engine import trainable
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
@@ -22,70 +20,8 @@ from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.types import Stream, Task
 
-
-class Broken(Exception):
-    """A law does not hold; the message is what was seen."""
-
-
-class NotApplicable(Exception):
-    """A law that says nothing about this subject; the message is why."""
-
-
-@dataclass(frozen=True)
-class Law:
-    number: int
-    title: str
-    why: str
-    test: Callable[[Subject], str]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One law against one subject. passed: None where the law does not apply or is excepted by the subject's tags."""
-
-    law: Law
-    passed: bool | None
-    seen: str
-
-
-LAWS: dict[int, Law] = {}
-
-
-def law(number: int, title: str, why: str):
-    """Register a law."""
-
-    def register(test: Callable[[Subject], str]) -> Callable[[Subject], str]:
-        LAWS[number] = Law(number, title, why, test)
-        return test
-
-    return register
-
-
-def check(reference: str, numbers: Sequence[int] | None = None) -> list[Result]:
-    """Check a strategy or an objective; the laws in their order. Raises UserError where there is no such class or law."""
-    for number in numbers or ():
-        if number not in LAWS:
-            raise UserError(f"check: there is no law {number}; known: {', '.join(map(str, LAWS))}")
-    subject = find_subject(reference)
-    try:
-        return [judge(LAWS[number], subject) for number in sorted(numbers or LAWS)]
-    finally:
-        subject.close()
-
-
-def judge(tested: Law, subject: Subject) -> Result:
-    """One law against one subject."""
-    excepted = subject.cls.tags.exceptions.get(tested.number) if subject.is_strategy else None
-    if excepted:
-        return Result(tested, None, f"excepted: {excepted}")
-    try:
-        return Result(tested, True, tested.test(subject))
-    except NotApplicable as reason:
-        return Result(tested, None, f"does not apply: {reason}")
-    except Broken as seen:
-        return Result(tested, False, str(seen))
-    except Exception as error:
-        return Result(tested, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+LAWS = Laws()
+law = LAWS.law
 
 
 def same(mine: Trajectory, other: Trajectory, what: str) -> str:
@@ -95,22 +31,22 @@ def same(mine: Trajectory, other: Trajectory, what: str) -> str:
     return f"{what}: {len(mine.losses)} losses and the final weights are bit-equal"
 
 
-def needs_strategy(subject: Subject) -> None:
+def needs_strategy(subject: Method) -> None:
     if not subject.is_strategy:
         raise NotApplicable("it is an objective")
 
 
 @law(1, "without past tasks it is sequential training", "a method that changes the first task is compared unfairly")
-def first_task(subject: Subject) -> str:
+def first_task(subject: Method) -> str:
     needs_strategy(subject)
     stream = {"tasks": TASKS[:1]}
     return same(subject.trajectory(stream=stream), subject.trajectory(absent=True, stream=stream), "first task")
 
 
 @law(2, "switched off it is sequential training", "a term that is off must be absent, not multiplied by zero")
-def switched_off(subject: Subject) -> str:
+def switched_off(subject: Method) -> str:
     needs_strategy(subject)
-    off = dict(subject.cls.tags.off)
+    off = dict(subject.thing.tags.off)
     if not off:
         raise NotApplicable("its tags name no setting that switches it off")
     same(subject.trajectory(settings=off), subject.trajectory(absent=True), "off")
@@ -133,7 +69,7 @@ def drawn(trajectory: Trajectory) -> list[float]:
     "at a task boundary each penalty is zero, and positive away from it",
     "a penalty keeps what was learned; it has no wishes of its own",
 )
-def boundary(subject: Subject) -> str:
+def boundary(subject: Method) -> str:
     needs_strategy(subject)
     run = subject.prepare()
     if not run.strategy.uses("penalty"):
@@ -180,7 +116,7 @@ class Guarded(Task):
     "it sees the current training examples only",
     "a look at a test split or at the future makes every number worthless",
 )
-def look_ahead(subject: Subject) -> str:
+def look_ahead(subject: Method) -> str:
     run = subject.prepare(stream={"tasks": TASKS})
     tasks = [Guarded(name=t.name, train=t.train, valid=t.valid, test=t.test, scorer=t.scorer) for t in run.stream.tasks]
     run.stream = Stream.of("guarded", tasks)
@@ -203,7 +139,7 @@ def look_ahead(subject: Subject) -> str:
 
 
 @law(5, "watching leaves no trace", "a measurement that changes the training measures itself")
-def watching(subject: Subject) -> str:
+def watching(subject: Method) -> str:
     curve = {"schedule": "linear", "every": 1, "examples": 4}
     watched = subject.trajectory(evaluate={"forgetting_curve": curve})
     return same(watched, subject.trajectory(), f"with {len(watched.record['probes']['curves'])} points watched")
@@ -218,7 +154,7 @@ class Stop(Exception):
     "stopped at a task boundary it goes on as if nothing had happened",
     "machines stop; a resumed run must be the same run",
 )
-def resumed(subject: Subject) -> str:
+def resumed(subject: Method) -> str:
     whole = subject.trajectory(stream={"tasks": TASKS})
     run = subject.prepare(stream={"tasks": TASKS})
 
@@ -240,22 +176,12 @@ def resumed(subject: Subject) -> str:
     return "stopped after task 2 of 3 and resumed: the record is bit-equal"
 
 
-def global_states() -> dict[str, object]:
-    """Where the generators stand that everybody shares."""
-    numpy_state: Any = np.random.get_state()
-    return {
-        "torch": torch.random.get_rng_state().tolist(),
-        "random": random.getstate(),
-        "numpy": numpy_state[1].tolist(),
-    }
-
-
 @law(
     7,
     "the seed decides, and every part draws for itself",
     "otherwise no run can be repeated, and adding a part changes the others",
 )
-def seeds(subject: Subject) -> str:
+def seeds(subject: Method) -> str:
     drawn_from: list[str] = []
 
     def watched(seed: int) -> Trajectory:
@@ -283,12 +209,12 @@ def seeds(subject: Subject) -> str:
 
 
 @law(8, "it composes", "whoever stands beside it must not change what it does")
-def composes(subject: Subject) -> str:
+def composes(subject: Method) -> str:
     return same(subject.trajectory(beside=True), subject.trajectory(), "beside a strategy that does nothing")
 
 
 @law(9, "how a batch is cut does not matter", "otherwise the number of devices becomes a setting of the method")
-def micro_batches(subject: Subject) -> str:
+def micro_batches(subject: Method) -> str:
     if not subject.divisible:
         raise NotApplicable("the objective says that it cannot be cut")
     whole, worst = subject.trajectory(), 0.0
@@ -304,7 +230,7 @@ def micro_batches(subject: Subject) -> str:
 
 
 @law(10, "its state is plain data", "a checkpoint must be readable without running anybody's code")
-def plain_state(subject: Subject) -> str:
+def plain_state(subject: Method) -> str:
     needs_strategy(subject)
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -326,7 +252,7 @@ def plain_state(subject: Subject) -> str:
     "no hook owns backward, step or zero_grad",
     "a hook that steps breaks accumulation, sharding and every other strategy",
 )
-def ownership(subject: Subject) -> str:
+def ownership(subject: Method) -> str:
     needs_strategy(subject)
     run = subject.prepare()
     inside: list[str] = []
@@ -367,7 +293,7 @@ def ownership(subject: Subject) -> str:
 
 
 @law(12, "what is frozen stays", "an adapter method that moves the base model is another method")
-def frozen(subject: Subject) -> str:
+def frozen(subject: Method) -> str:
     adapter = subject.adapter or {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}
     run = subject.prepare(model={"adapter": adapter})
     before: dict[str, torch.Tensor] = {}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cl_toolkit.benchmarks.skills import Skills
-from cl_toolkit.errors import UserError
+from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_run
@@ -133,55 +136,56 @@ class Trajectory:
         return "the same losses, other final weights"
 
 
-@dataclass
+def global_states() -> dict[str, object]:
+    """Where the generators stand that everybody shares."""
+    return {
+        "torch": torch.random.get_rng_state().tolist(),
+        "random": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),
+    }
+
+
+@contextmanager
+def stirred(seed: int) -> Iterator[None]:
+    """The generators that everybody shares stand somewhere else inside."""
+    pythons, numpys = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(pythons)
+            np.random.set_state(numpys)
+
+
+def moved(before: Mapping[str, object]) -> list[str]:
+    """The shared generators that no longer stand where they stood."""
+    return [name for name, state in global_states().items() if state != before[name]]
+
+
 class Subject:
-    """What is checked, and the runs made with it."""
+    """What is checked, and the runs made with it.
 
-    reference: str
-    kind: str
-    cls: Any
-    workplace: Path
-    objective: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, Trajectory] = field(default_factory=dict)
-    made: int = 0
+    reference: the name or `file.py:Class` under which a config has it. thing: the class, function or object behind it.
+    settings: its own, where they differ from its defaults.
+    """
 
-    @property
-    def is_strategy(self) -> bool:
-        return self.kind == "strategy"
+    def __init__(self, reference: str, thing: Any, settings: Mapping[str, Any] | None = None):
+        self.reference, self.thing, self.settings = reference, thing, dict(settings or {})
+        self.workplace = Path(tempfile.mkdtemp(prefix="cl-check-"))
+        self.runs: dict[str, Trajectory] = {}
+        self.made = 0
 
     @property
-    def adapter(self) -> dict[str, Any] | None:
-        """The adapter that the strategy needs."""
-        needed = self.cls.tags.life_cycles[0] if self.is_strategy else None
-        return {"r": 2, "lora_alpha": 4, "between_tasks": needed} if needed else None
+    def exceptions(self) -> Mapping[int, str]:
+        """The laws that it breaks by design -> why."""
+        return getattr(self.thing, "exceptions", {})
 
-    def __post_init__(self) -> None:
-        needs = self.cls.tags.needs if self.is_strategy else frozenset()
-        fitting = (name for name in OBJECTIVES if needs <= OBJECTIVES.get(name, "check").gives)
-        self.objective = self.objective or {"name": next(fitting, next(iter(OBJECTIVES)))}
-
-    @property
-    def divisible(self) -> bool:
-        """Whether a batch may be cut."""
-        return (OBJECTIVES.get(self.objective["name"], "check") if self.is_strategy else self.cls).divisible
-
-    def config(
-        self, settings: dict[str, Any] | None = None, *, absent: bool = False, beside: bool = False, **changes: Any
-    ):
-        """A tiny run with the subject (`absent`: without it; `beside`: with a neighbour)."""
-        plain = {"model": {"adapter": self.adapter}, **changes}
-        if self.is_strategy:
-            plain.setdefault("objective", self.objective)
-            mine = {} if absent else {self.reference: settings or {}}
-            plain["strategies"] = {**({NEIGHBOUR: {}} if beside else {}), **mine}
-        else:
-            plain.setdefault("objective", {"name": "sft"} if absent else {"name": self.reference, **(settings or {})})
-            plain["strategies"] = {NEIGHBOUR: {}} if beside else {}
-        stream = stream_for(OBJECTIVES.get(plain["objective"]["name"], "check"))
-        plain["stream"] = {"name": stream, **plain.get("stream", {})}
-        if isinstance(plain["model"], dict) and plain["model"].get("adapter") is None:
-            plain["model"] = {k: v for k, v in plain["model"].items() if k != "adapter"}
-        return load_run(tiny_config(**plain))
+    def config(self, **changes: Any) -> RunConfig:
+        """A tiny run with it."""
+        return load_run(tiny_config(**changes))
 
     def prepare(self, **changes: Any) -> Run:
         """A run that has not started, in a folder of its own."""
@@ -197,22 +201,3 @@ class Subject:
 
     def close(self) -> None:
         shutil.rmtree(self.workplace, ignore_errors=True)
-
-
-def find_subject(reference: str) -> Subject:
-    """A registered strategy or objective, or a class behind `module:Class` or `file.py:Class`."""
-    from cl_toolkit.objective import Objective
-
-    if ":" not in reference and canonical(reference) in OBJECTIVES.names():
-        cls, kind = OBJECTIVES.get(reference, "check"), "objective"
-    else:
-        cls, kind = STRATEGIES.get(reference, "check"), "strategy"
-        if isinstance(cls, type) and issubclass(cls, Objective):
-            kind = "objective"
-    wanted = Strategy if kind == "strategy" else Objective
-    if not (isinstance(cls, type) and issubclass(cls, wanted)):
-        raise UserError(
-            f"check: {reference}: expected a class derived from cl_toolkit.Strategy or Objective, got {cls!r}"
-        )
-    name = reference if ":" in reference else canonical(reference)
-    return Subject(name, kind, cls, Path(tempfile.mkdtemp(prefix="cl-check-")))

@@ -264,17 +264,24 @@ def show(
 
 @app.command()
 def check(
-    reference: Annotated[str, typer.Argument(metavar="NAME", help="A registered name, file.py:Class or module:Class.")],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name of `list`, file.py:Name, module:Name, or a model's folder or id."),
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its settings: path=my_data")
+    ] = None,
     law: Annotated[list[int] | None, typer.Option(help="Only this law; may be given several times.")] = None,
 ):
-    """Check a strategy or an objective against the laws: is it what it says, resumable, deterministic, fair?"""
+    """Check a strategy, objective, stream, model, scorer, probe, tracker or engine against the laws of its kind."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from cl_toolkit.check import check as check_all
+    from cl_toolkit.config.plain_yaml import parse_overrides
 
-    results = check_all(reference, law)
+    results = check_all(reference, law, parse_overrides(settings or []))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("law", "", "passed", "what was seen"):
         table.add_column(column, overflow="fold")
@@ -291,18 +298,15 @@ def check(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(metavar="strategy", help="What to begin: strategy.")],
-    name: Annotated[str, typer.Argument(help="In small letters: my_strategy")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="strategy, objective, stream, scorer, probe or tracker.")],
+    name: Annotated[str, typer.Argument(help="In small letters: my_idea")],
     folder: Annotated[Path, typer.Option(help="Where to.")] = Path(),
 ):
-    """Write a strategy that already keeps the laws, and its test."""
-    from cl_toolkit.cli.scaffold import new_strategy
+    """Write a strategy, or another kind of thing, that already keeps the laws, and its test."""
+    from cl_toolkit.cli import scaffold
 
-    if kind != "strategy":
-        raise UserError(f"new {kind}: expected `new strategy NAME`")
-    source, test = new_strategy(name, folder)
-    cls = "".join(part.capitalize() for part in source.stem.split("_"))
-    typer.echo(f"{source}\n{test}\n\ncl-toolkit check {source}:{cls}")
+    reference, test = scaffold.new(kind, name, folder)
+    typer.echo(f"{reference.rpartition(':')[0]}\n{test}\n\ncl-toolkit check {reference}")
 
 
 @app.command()

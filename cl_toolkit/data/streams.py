@@ -15,6 +15,7 @@ from cl_toolkit.types import Example, Message, Stream, Task
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.models.sections import Prompt
 
 
 MAX_TASKS = 1000
@@ -23,17 +24,23 @@ MAX_TASKS = 1000
 
 def task_names(config: RunConfig, where: str) -> list[str]:
     """The names of all tasks that a config's stream has, as the stream says."""
-    cls = STREAMS.get(config.stream.name, f"{where}: stream.name")
-    stream = made(cls, config.stream_settings, f"{where}: stream.name")
-    with guest(f"{where}: stream.name", f"{cls.__name__}.names"):
-        names = stream.names()
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{where}: stream.name: {cls.__name__}.names: expected a list of texts, got {quoted(names)}")
-    if not names:
-        raise UserError(f"{where}: stream.name: {cls.__name__}.names: gives no task")
+    place = f"{where}: stream.name"
+    names = names_of(made(STREAMS.get(config.stream.name, place), config.stream_settings, place), place)
     for key, many in (("name", names), ("tasks", config.stream.tasks or ())):
         if len(many) > MAX_TASKS:
             raise UserError(f"{where}: stream.{key}: {len(many)} tasks; expected at most {MAX_TASKS}")
+    return names
+
+
+def names_of(builder: Any, place: str) -> list[str]:
+    """What a stream's `names` gives, checked."""
+    method = f"{type(builder).__name__}.names"
+    with guest(place, method):
+        names = builder.names()
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{place}: {method}: expected a list of texts, got {quoted(names)}")
+    if not names:
+        raise UserError(f"{place}: {method}: gives no task")
     return list(names)
 
 
@@ -71,11 +78,15 @@ def build_stream(config: RunConfig) -> Stream:
 
 
 def read_tasks(config: RunConfig, names: Sequence[str]) -> list[Task]:
-    """What the stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
+    """What the config's stream gives for these names."""
     builder = made(STREAMS.get(config.stream.name, "stream.name"), config.stream_settings, "stream.name")
-    place = f"stream.name: {config.stream.name}"
+    return tasks_of(builder, names, config.prompt, f"stream.name: {config.stream.name}")
+
+
+def tasks_of(builder: Any, names: Sequence[str], prompt: Prompt, place: str) -> list[Task]:
+    """What a stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
     with guest(place, f"{type(builder).__name__}.tasks"):
-        tasks = builder.tasks(list(names), config.prompt)
+        tasks = builder.tasks(list(names), prompt)
     place = f"{place}: {type(builder).__name__}.tasks"
     if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, Task) for task in tasks):
         raise UserError(f"{place}: expected a list of Task, got {quoted(tasks)}")

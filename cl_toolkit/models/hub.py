@@ -63,7 +63,10 @@ class HubKind(Kind):
     trust_remote_code: bool = False
 
     def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
-        return load_hub(self, frozen, classes)[0]
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # what a folder lacks, transformers draws, if only to be put aside
+            return load_hub(self, frozen, classes)[0]
 
     def skeleton(self, classes: Sequence[str] = ()) -> nn.Module:
         import torch

@@ -7,6 +7,7 @@ import torch
 from families import FAMILIES
 from pieces import Evaluator, ask, score_of
 
+from cl_toolkit.check import codecs
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
@@ -16,18 +17,6 @@ from cl_toolkit.models.sections import Prompt
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.types import IGNORE, Example, Message, Task
 
-TEXTS = [
-    "yes",
-    " 42 ",
-    "",
-    "two\nlines\n",
-    "a </s> b",
-    "<|im_end|>",
-    "[/INST] <s>",
-    "<think>so</think> it is",
-    "日本",
-    "½ 🎈",
-]
 ANSWERS = {"up": "yes", "sun": "no", "red": "<b>no</b>", "day": "yes and no"}
 
 
@@ -44,13 +33,14 @@ def codec(request):
     return family_codec(request.param)
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_what_was_written_is_what_was_said(codec, text):
-    ids = codec.answer(ask("q", text), text)
-    assert codec.said(ids) == text
-    assert codec.ended(ids)
-    assert sum(token in codec.stops for token in ids) == 1
-    assert codec.said([*ids, *b"and so on", *ids]) == text
+def test_what_was_written_is_what_was_said(codec):
+    codecs.says_what_it_writes(codec, ask("q", "a"))
+    ids = codec.answer(ask("q", "yes"), "yes")
+    assert codec.said([*ids, *b"and so on", *ids]) == "yes"
+
+
+def test_a_prompt_does_not_change_with_its_target(codec):
+    codecs.hides_targets(codec, [ask("q", "yes"), ask("what?", "no and no"), ask("o", "")])
 
 
 def test_the_end_mark_is_the_templates_own_and_a_stop(codec, request):

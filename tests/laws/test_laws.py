@@ -6,9 +6,9 @@ import pytest
 from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Strategy, UserError, compose
-from cl_toolkit.check import LAWS
-from cl_toolkit.check.laws import Broken, judge
-from cl_toolkit.check.runs import find_subject
+from cl_toolkit.check.law import Broken, judge
+from cl_toolkit.check.laws import LAWS
+from cl_toolkit.check.suites import find_subject
 from cl_toolkit.engine.session import Session
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs.checkpoint import to_plain
@@ -47,7 +47,7 @@ def model_of(adapter):
 
 @pytest.fixture(scope="module", params=[*NAMES, *OBJECTIVES])
 def subject(request):
-    found = find_subject(request.param)
+    _, found = find_subject(request.param)
     yield found
     found.close()
 
@@ -63,7 +63,7 @@ EXCEPTIONS = [(name, number) for name in NAMES for number in tags_of(name).excep
 
 @pytest.mark.parametrize(("name", "number"), EXCEPTIONS)
 def test_an_exception_is_needed(name, number):
-    subject = find_subject(name)
+    _, subject = find_subject(name)
     with pytest.raises(Broken):
         LAWS[number].test(subject)
     subject.close()
@@ -71,7 +71,7 @@ def test_an_exception_is_needed(name, number):
 
 @pytest.fixture(scope="module", params=[name for name in NAMES if works_with("rft", name)])
 def rewarded(request):
-    found = find_subject(request.param)
+    _, found = find_subject(request.param)
     found.objective = RFT
     yield found
     found.close()

@@ -2,14 +2,14 @@
 
 import pytest
 
-from cl_toolkit.check import LAWS
-from cl_toolkit.check.laws import judge
-from cl_toolkit.check.runs import find_subject
+from cl_toolkit.check.law import judge
+from cl_toolkit.check.laws import LAWS
+from cl_toolkit.check.suites import find_subject
 
 
 @pytest.fixture(scope="module", params=["replay", "ewc", "lwf", "der", "derpp", "agem", "logit_swap"])
 def subject(request):
-    found = find_subject(request.param)
+    _, found = find_subject(request.param)
     found.objective = {"name": "lm", "block_size": 64}
     yield found
     found.close()

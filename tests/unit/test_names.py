@@ -5,7 +5,7 @@ import yaml
 from files import call, write_case
 
 from cl_toolkit import UserError, compare
-from cl_toolkit.cli.scaffold import new_strategy
+from cl_toolkit.cli import scaffold
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides, parse_yaml, read_yaml, to_yaml
 from cl_toolkit.study.cells import load_run, load_study
 
@@ -87,7 +87,7 @@ def test_extends_names_the_file(tmp_path):
 @pytest.mark.parametrize("name", ["class", "match", "replay", "power-law", "n" * 101])
 def test_a_new_strategy_has_a_name_that_can_work(tmp_path, name):
     with pytest.raises(UserError, match=f"new strategy {name[:40].replace('-', '_')}"):
-        new_strategy(name, tmp_path)
+        scaffold.new("strategy", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
