@@ -138,10 +138,11 @@ class Trajectory:
 
 def global_states() -> dict[str, object]:
     """Where the generators stand that everybody shares."""
+    numpy_state: Any = np.random.get_state()
     return {
         "torch": torch.random.get_rng_state().tolist(),
         "random": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": numpy_state[1].tolist(),
     }
 
 

@@ -185,7 +185,7 @@ def report(results: Results):
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="With all settings and defaults.")] = False):
-    """Strategies, objectives, streams, scorers and shipped configs."""
+    """What a config can name: strategies, objectives, streams, scorers, probes, trackers, models, engines, shipped configs."""
     from cl_toolkit.cli.show import catalogue
 
     found = catalogue()

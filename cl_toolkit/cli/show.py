@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.config.layers import shipped_configs
+from cl_toolkit.engine.choose import ENGINES
 from cl_toolkit.errors import UserError, did_you_mean, guest
+from cl_toolkit.models.kind import Kind, built_in
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS, Registry, canonical
 
 
@@ -30,11 +32,34 @@ def catalogue() -> dict[str, list[dict[str, Any]]]:
             ("trackers", TRACKERS),
         )
     }
+    found["models"] = [model_entry(name, kind) for name, kind in built_in().items()]
+    found["engines"] = [{"name": name, "summary": first_line(engine.open)} for name, engine in ENGINES.items()]
     found["configs"] = [
         {"name": name, "summary": path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")}
         for name, path in shipped_configs().items()
     ]
     return found
+
+
+def model_entry(name: str, kind: type[Kind]) -> dict[str, Any]:
+    """A built-in model: what it takes and gives, and its settings with defaults."""
+    return {
+        "name": name,
+        "summary": first_line(kind),
+        "inputs": kind.inputs,
+        "gives": sorted(kind.gives),
+        "settings": {key: value for key, value in settings_of(kind).items() if key != "name"},
+        "from": f"{kind.__module__}:{kind.__qualname__}",
+    }
+
+
+def settings_of(config: type) -> dict[str, Any]:
+    """The fields of a settings dataclass with their defaults; None for one that must be given."""
+    missing = dataclasses.MISSING
+    return {
+        f.name: (None if f.default_factory is missing else f.default_factory()) if f.default is missing else f.default
+        for f in dataclasses.fields(config)
+    }
 
 
 def entry(registry: Registry, name: str) -> dict[str, Any]:
@@ -61,9 +86,7 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
     if stages := getattr(thing, "zero_stages", None):
         row["zero_stages"] = list(stages)
     if hasattr(thing, "Config"):
-        row["settings"] = {
-            f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(thing.Config)
-        }
+        row["settings"] = settings_of(thing.Config)
     row["from"] = registry.origin(name)
     return row
 

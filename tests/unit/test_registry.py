@@ -6,7 +6,7 @@ import pytest
 
 from cl_toolkit import Strategy, UserError, registry
 from cl_toolkit.cli.show import catalogue
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, Registry, load_reference
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS, Registry, load_reference
 
 
 def fresh():
@@ -66,7 +66,7 @@ def test_one_broken_plugin_costs_its_own_line(monkeypatch):
         monkeypatch.setattr(
             registry, "entry_points", lambda group, v=value: [EntryPoint(name="theirs", value=v, group=group)]
         )
-        for known in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS):
+        for known in (STRATEGIES, OBJECTIVES, STREAMS, SCORERS, PROBES, TRACKERS):
             monkeypatch.setattr(known, "_scanned", False)
             monkeypatch.setattr(known, "_sources", dict(known._sources))
         found = catalogue()
@@ -124,15 +124,28 @@ def test_a_file_is_loaded_once_and_its_faults_are_named(tmp_path):
 
 def test_the_catalogue_tells_name_line_paper_and_settings():
     found = catalogue()
-    assert set(found) == {"strategies", "objectives", "streams", "scorers", "probes", "trackers", "configs"}
-    for kind in ("strategies", "objectives", "streams", "scorers"):
+    assert list(found) == [
+        "strategies", "objectives", "streams", "scorers", "probes", "trackers", "models", "engines", "configs"
+    ]  # fmt: skip
+    for kind in set(found) - {"configs"}:
         for row in found[kind]:
             assert 10 < len(row["summary"]) < 200, row
             assert "\n" not in row["summary"]
+    assert not [row for rows in found.values() for row in rows if row["summary"].startswith("cannot be used")]
     replay = next(row for row in found["strategies"] if row["name"] == "replay")
     assert replay["settings"]["replay_fraction"] == 0.5
     assert replay["needs_examples"]
     assert all(row["paper"] for row in (*found["strategies"], *found["objectives"]))
+    models = {row["name"]: row for row in found["models"]}
+    assert set(models) == {"tiny-lm", "mlp", "small-cnn"}
+    assert models["mlp"]["settings"] == {
+        "num_classes": 10,
+        "hidden_size": 128,
+        "input_size": 64,
+        "num_hidden_layers": 2,
+    }
+    assert models["tiny-lm"]["settings"]["warmup"] is None
+    assert models["small-cnn"]["inputs"] == ("arrays",)
 
 
 def test_everything_built_in_can_be_used():
