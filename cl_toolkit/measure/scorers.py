@@ -254,6 +254,6 @@ def per_token(scores: Sequence[float], weights: Sequence[float]) -> float:
 @partial(Scorer, reads="likelihood", unit="perplexity", higher_is_better=False, bounded=False, aggregate=per_token)
 def perplexity(example: Example, likelihood: float) -> float:
     """Perplexity of the targets, end marks included, over all tokens of a task. Of documents every token but the first of
-    each counts, in windows of `prompt.max_prompt_length` tokens that know one token of the window before. The score of an example is
-    its negative log-likelihood."""
+    each counts, in windows of `prompt.max_prompt_length` tokens that know one token of the window before. The score of an
+    example is its negative log-likelihood."""
     return -likelihood
