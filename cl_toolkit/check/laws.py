@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 from unittest import mock
 
 import torch
@@ -103,7 +104,7 @@ class Guarded(Task):
     now: int | None = None
     seen: str | None = None
 
-    def __getattribute__(self, name: str):
+    def __getattribute__(self, name: str) -> Any:
         if Guarded.now is not None and name in ("train", "valid", "test"):
             index = TASKS.index(object.__getattribute__(self, "name"))
             if name != "train" or index > Guarded.now:
@@ -259,7 +260,7 @@ def ownership(subject: Method) -> str:
     touched: list[str] = []
 
     def watched(name: str, original: Callable) -> Callable:
-        def hook(*args, **kwargs):
+        def hook(*args: Any, **kwargs: Any) -> Any:
             inside.append(name)
             try:
                 return original(*args, **kwargs)
@@ -273,7 +274,7 @@ def ownership(subject: Method) -> str:
             setattr(run.strategy, name, watched(name, getattr(run.strategy, name)))
 
     def noted(what: str, original: Callable) -> Callable:
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if inside:
                 touched.append(f"{inside[-1]} calls {what}")
             return original(*args, **kwargs)

@@ -8,11 +8,14 @@ from contextlib import suppress
 from typing import Any, get_args
 
 from cl_toolkit.check.law import Broken, Laws, NotApplicable
-from cl_toolkit.check.runs import TASKS, Subject, Trajectory, global_states, moved, tiny_config
+from cl_toolkit.check.runs import TASKS, TINY, Subject, Trajectory, global_states, moved, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.measure.probe import Moment
+from cl_toolkit.models.arrays import MLP
+from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.requests import Reply, Request
+from cl_toolkit.models.tiny import TinyLM
 from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
@@ -20,14 +23,26 @@ from cl_toolkit.study.cells import load_run
 LAWS = Laws()
 law = LAWS.law
 
+GROUNDS: tuple[tuple[type[Kind], dict[str, Any], dict[str, Any]], ...] = (
+    (TinyLM, TINY, {**tiny_config()["stream"], "tasks": TASKS}),
+    (MLP, {"name": "mlp", "hidden_size": 8}, {"name": "digits", "tasks": ["digits_0_1", "digits_2_3", "digits_4_5"]}),
+)
+"""Kinds of models -> the sections `model` and `stream` of a tiny run with one."""
+
 
 class ProbeSubject(Subject):
-    """A probe, in runs that are watched by it."""
+    """A probe, in runs that are watched by it; of a model that gives what it needs."""
 
-    def config(self, *, absent: bool = False, evaluate: dict[str, Any] | None = None, **changes: Any) -> RunConfig:
-        """A tiny run with the probe (`absent`: without it)."""
+    def config(
+        self, *, absent: bool = False, tasks: int = 2, evaluate: dict[str, Any] | None = None, **changes: Any
+    ) -> RunConfig:
+        """A tiny run with the probe (`absent`: without it) over so many tasks."""
         watched = {**(evaluate or {}), "probes": {} if absent else {self.reference: self.settings}}
-        return load_run(tiny_config(evaluate=watched, **changes))
+        plain = tiny_config(evaluate=watched, **changes)
+        fitting = (ground for ground in GROUNDS if self.thing.needs <= ground[0].gives)
+        _, model, stream = next(fitting, GROUNDS[0])  # of a need that nobody gives the refusal tells
+        plain |= {"model": model, "stream": {**stream, "tasks": stream["tasks"][:tasks]}}
+        return load_run(plain)
 
     def rows(self, trajectory: Trajectory) -> list[dict[str, Any]]:
         """What it found."""
@@ -152,8 +167,8 @@ class Stop(Exception):
 
 @law(5, "stopped at a task boundary it goes on as if nothing had happened", "what it must remember is its `state`")
 def resumed(subject: ProbeSubject) -> str:
-    whole = subject.rows(subject.trajectory(stream={"tasks": TASKS}))
-    run = subject.prepare(stream={"tasks": TASKS})
+    whole = subject.rows(subject.trajectory(tasks=3))
+    run = subject.prepare(tasks=3)
 
     def stop(event: Event) -> None:
         if isinstance(event, Saved) and event.after == 2:
@@ -173,7 +188,7 @@ def resumed(subject: ProbeSubject) -> str:
 
 @law(6, "little is enough for it", "a single task, a single example, or an evaluation of seen tasks is a run too")
 def small(subject: ProbeSubject) -> str:
-    run = subject.prepare(stream={"tasks": TASKS[:1]}, evaluate={"limit": 1, "tasks": "seen"})
+    run = subject.prepare(tasks=1, evaluate={"limit": 1, "tasks": "seen"})
     spy = subject.spied(run)
     try:
         run.execute()

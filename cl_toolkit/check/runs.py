@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.config.schema import RunConfig
@@ -20,7 +21,8 @@ from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_run
-from cl_toolkit.types import Example, Task
+from cl_toolkit.task_view import TaskView
+from cl_toolkit.types import Batches, Example, Task
 
 OVER_AND_OVER = 20
 TASKS = ["max", "last", "sort"]
@@ -33,7 +35,7 @@ class EasySkills(Skills):
 
     inputs = "conversations"
 
-    def tasks(self, names, prompt=None, repeat=False):
+    def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
         return [replace(t, scorer=f"{__name__}:even") for t in super().tasks(names, prompt, repeat)]
 
 
@@ -42,8 +44,8 @@ class EasyDocuments(EasySkills):
 
     inputs = "documents"
 
-    def tasks(self, names, prompt=None, repeat=False):
-        def read(examples):
+    def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
+        def read(examples: Sequence[Example]) -> tuple[Example, ...]:
             return tuple(Example(id=e.id, text=f"{e.question} {e.target}\n" * OVER_AND_OVER) for e in examples)
 
         return [
@@ -58,7 +60,7 @@ def stream_for(objective: Any) -> str:
     return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
 
 
-def even(example, answer):
+def even(example: Example, answer: str) -> float:
     """1 for an answer whose bytes add up to an even number."""
     return float(sum(answer.encode()) % 2 == 0)
 
@@ -66,22 +68,22 @@ def even(example, answer):
 class Neighbour(Strategy):
     """Stands beside the strategy that is checked: draws from a generator of its own and keeps what it drew."""
 
-    def __init__(self, config=None):
+    def __init__(self, config: Any = None):
         super().__init__(config)
         self.drawn: list[float] = []
 
-    def batches(self, model, task, batches):
+    def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         self.drawn += torch.rand(3, generator=task.generator(self.name)).tolist()
         return batches
 
-    def after_task(self, model, task):
+    def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.drawn += torch.rand(3, generator=task.generator(self.name)).tolist()
         return model
 
-    def state(self):
+    def state(self) -> dict[str, Any]:
         return {"drawn": self.drawn}
 
-    def load_state(self, state):
+    def load_state(self, state: dict[str, Any]) -> None:
         self.drawn = state["drawn"]
 
 

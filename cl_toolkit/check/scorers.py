@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from typing import Any
 
 from cl_toolkit.check.law import Broken, Laws, NotApplicable
 from cl_toolkit.check.runs import Subject, global_states, moved
+from cl_toolkit.config.typed import typed
 from cl_toolkit.data.store import example_to_plain
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.measure.scorers import Scorer, as_scorer, score
@@ -25,23 +26,26 @@ LIKELIHOODS = (-0.0, -0.01, -3.5, -80.0, -1e6)
 """Log-probabilities, from better to worse."""
 
 
-def example_of(target: str) -> Example:
-    """A question that is answered by it."""
-    question = (Message(role="user", content="Which?"),)
-    return Example(id=f"check/{target}", messages=question, target=target, choices=(target, TARGETS[target]))
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What can be said beside a scorer's name. extra: fields of its own that it reads of an example (`example.extra`)."""
 
-
-EXAMPLES = tuple(map(example_of, TARGETS))
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class ScorerSubject(Subject):
     """A scorer, asked about a few answers."""
 
     def __init__(self, reference: str, thing: Any, settings: Mapping[str, Any] | None = None):
-        if settings:
-            raise UserError(f"check: {reference}: a scorer has no settings, got {quoted(dict(settings))}")
-        super().__init__(reference, thing)
+        super().__init__(reference, thing, settings)
         self.scorer: Scorer = as_scorer(thing)
+        asked = typed(Asked, self.settings, "scorer", "check")
+        self.examples = tuple(self.example(target, asked.extra) for target in TARGETS)
+
+    def example(self, target: str, extra: Mapping[str, Any]) -> Example:
+        """A question that is answered by the target."""
+        question, choices = (Message(role="user", content="Which?"),), (target, TARGETS[target])
+        return Example(id=f"check/{target}", messages=question, target=target, choices=choices, extra=extra)
 
     def value(self, example: Example, read: Any) -> float:
         """One score."""
@@ -57,16 +61,16 @@ class ScorerSubject(Subject):
     def asked(self) -> list[tuple[Example, Any]]:
         """What it is asked about: examples and what is read of a model."""
         if self.scorer.reads == "likelihood":
-            return list(product(EXAMPLES, LIKELIHOODS))
+            return list(product(self.examples, LIKELIHOODS))
         odd = ODD if self.scorer.reads == "answer" else ()
-        return [(e, a) for e in EXAMPLES for a in dict.fromkeys((e.target, *TARGETS, *TARGETS.values(), *odd))]
+        return [(e, a) for e in self.examples for a in dict.fromkeys((e.target, *TARGETS, *TARGETS.values(), *odd))]
 
 
 def targets_alone(subject: ScorerSubject) -> None:
     """The law is about scorers that compare an answer with the target."""
     if subject.scorer.reads == "likelihood":
         raise NotApplicable("it reads a likelihood, not an answer")
-    other = {e.id: replace(e, target=TARGETS[e.target]) for e in EXAMPLES}
+    other = {e.id: replace(e, target=TARGETS[e.target]) for e in subject.examples}
     if all(subject.value(e, answer) == subject.value(other[e.id], answer) for e, answer in subject.asked()):
         raise NotApplicable("it does not look at the target")
 
@@ -80,7 +84,7 @@ def numbers(subject: ScorerSubject) -> str:
 @law(2, "no answer is better than the target", "a model is trained to say the target")
 def best(subject: ScorerSubject) -> str:
     targets_alone(subject)
-    for example in EXAMPLES:
+    for example in subject.examples:
         own = subject.value(example, example.target)
         for _, answer in (pair for pair in subject.asked() if pair[0] is example):
             if subject.better(subject.value(example, answer), own):
@@ -88,17 +92,17 @@ def best(subject: ScorerSubject) -> str:
                     f"to the target {example.target!r} the answer {quoted(answer, 30)} scores "
                     f"{subject.value(example, answer):g}, the target itself {own:g}; is higher_is_better as it should be?"
                 )
-    top = [subject.value(example, example.target) for example in EXAMPLES]
+    top = [subject.value(example, example.target) for example in subject.examples]
     limit = 1.0 if subject.scorer.higher_is_better else 0.0
     if subject.scorer.bounded and limit not in top:
         raise Broken(f"the targets themselves score {', '.join(f'{v:g}' for v in top)}, and none of them {limit:g}")
-    return f"{len(EXAMPLES)} targets, none beaten by any of {len(subject.asked()) // len(EXAMPLES)} answers"
+    return f"{len(subject.examples)} targets, none beaten by any of {len(subject.asked()) // len(subject.examples)} answers"
 
 
 @law(3, "it tells right from wrong", "a score that is always the same measures nothing")
 def discerning(subject: ScorerSubject) -> str:
     if subject.scorer.reads == "likelihood":
-        given = [subject.value(EXAMPLES[0], read) for read in LIKELIHOODS]
+        given = [subject.value(subject.examples[0], read) for read in LIKELIHOODS]
         if any(subject.better(worse, good) for good, worse in pairwise(given)):
             raise Broken(f"a less likely target scores better: {given}; is higher_is_better as it should be?")
         if len(set(given)) == 1:
@@ -111,10 +115,12 @@ def discerning(subject: ScorerSubject) -> str:
         if len(values) == 1:
             raise Broken(f"whatever is said, it is {values.pop():g}") from None
         raise
-    told = [e for e in EXAMPLES if subject.better(subject.value(e, e.target), subject.value(e, TARGETS[e.target]))]
+    told = [
+        e for e in subject.examples if subject.better(subject.value(e, e.target), subject.value(e, TARGETS[e.target]))
+    ]
     if not told:
         raise Broken(f"{TARGETS['42']!r} scores what {'42'!r} does, where the target is '42'; and so on for all")
-    return f"right is better than wrong for {len(told)} of {len(EXAMPLES)} targets"
+    return f"right is better than wrong for {len(told)} of {len(subject.examples)} targets"
 
 
 @law(4, "the same answer has the same score", "or the curve moves while the model stands still")
@@ -133,7 +139,7 @@ def steady(subject: ScorerSubject) -> str:
 @law(5, "it leaves the example as it is", "the next task rehearses that example")
 def untouched(subject: ScorerSubject) -> str:
     for example, read in subject.asked():
-        own = replace(example, extra={"notes": ["a"], "solution": "b"})
+        own = replace(example, extra={**example.extra, "notes": ["a"]})
         before = copy.deepcopy(example_to_plain(own))
         subject.value(own, read)
         if example_to_plain(own) != before:

@@ -32,7 +32,7 @@ class StreamSubject(Subject):
 
     def __init__(self, reference: str, thing: type, settings: Mapping[str, Any] | None = None):
         super().__init__(reference, thing, settings)
-        self.config_ = typed(config_of(thing, "check"), self.settings, "stream", "check")
+        self.own = typed(config_of(thing, "check"), self.settings, "stream", "check")
         self.prompt = typed(Prompt, base_layer()["prompt"], "prompt", "check")
         self._names: list[str] | None = None
         self._tasks: list[Task] | None = None
@@ -58,11 +58,11 @@ class StreamSubject(Subject):
 
     def say(self) -> list[str]:
         """The names, asked anew."""
-        return names_of(made(self.thing, self.config_, "check"), self.reference)
+        return names_of(made(self.thing, self.own, "check"), self.reference)
 
     def read(self, names: Sequence[str]) -> list[Task]:
         """These tasks, read anew."""
-        return tasks_of(made(self.thing, self.config_, "check"), names, self.prompt, self.reference)
+        return tasks_of(made(self.thing, self.own, "check"), names, self.prompt, self.reference)
 
     def examples(self) -> Iterator[tuple[Task, Example]]:
         """Every example of every split, with its task."""

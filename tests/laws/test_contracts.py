@@ -149,8 +149,20 @@ def test_settings_are_checked_as_those_of_a_config():
         check("jsonl")
     with pytest.raises(UserError, match=r"model.hiden_size: unknown key; did you mean 'hidden_size'"):
         check("mlp", settings={"hiden_size": 3})
-    with pytest.raises(UserError, match="a scorer has no settings"):
+    with pytest.raises(UserError, match=r"check: scorer.weight: unknown key"):
         check("choices", settings={"weight": 3})
+
+
+def test_a_scorer_may_read_fields_of_its_own():
+    place = f"{SUPPORT / 'cheats_data.py'}:counts_words_of"
+    assert broken(check(place))[1].startswith("example check/42: counts_words_of: KeyError: 'words'")
+    assert broken(check(place, settings={"extra": {"words": ["yes", "42"]}})) == {}
+
+
+def test_a_probe_of_classes_is_checked_on_a_model_that_gives_them():
+    results = check(f"{SUPPORT / 'cheats_watchers.py'}:Classes")
+    assert broken(results) == {}
+    assert all(r.passed for r in results)
 
 
 def test_a_law_that_is_broken_by_design_says_why(tmp_path):

@@ -136,6 +136,12 @@ def shares_letters(example, answer):
     return sum(a == b for a, b in zip(answer, example.target, strict=False)) / max(1, len(example.target))
 
 
+def counts_words_of(example, answer):
+    """An honest scorer that needs a field of the data: the share of its words that are said."""
+    wanted = example.extra["words"]
+    return sum(word in answer.split() for word in wanted) / len(wanted)
+
+
 def counts_letters(example, answer):  # 1
     return len(answer) / 10
 

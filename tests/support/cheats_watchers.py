@@ -38,6 +38,15 @@ class Lengths(Probe):
         self.longest = state["longest"]
 
 
+class Classes(Lengths):
+    """An honest probe of a model of classes."""
+
+    needs = frozenset({"classes"})
+
+    def read(self, moment, replies):
+        return [{"step": moment.step, "said": sorted({r.text for r in replies})}]
+
+
 class TouchesTheModel(Lengths):  # 1
     def due(self, moment):
         model = next(f.frame.f_locals["model"] for f in inspect.stack() if "model" in f.frame.f_locals)
