@@ -38,18 +38,32 @@ ORACLE = "tests/oracle"
 LAWS = "tests/laws/test_laws.py"
 TEXT = ("tests/unit/test_codec.py", "tests/laws/test_codecs.py", "tests/cases", "tests/unit/test_evaluate.py")
 GENERAL = "tests/oracle/test_beginnings.py"
+PROBES = "tests/unit/test_probes.py"
 TESTS: dict[str, tuple[str, ...]] = {
     "learn": (ORACLE,),
     "engine/torch_engine": (ORACLE,),
     "engine/session": (ORACLE,),
     "engine/deepspeed_config": ("tests/engine/test_deepspeed_config.py",),
     "task_view": (ORACLE,),
-    "memory": (ORACLE,),
-    "metrics": (ORACLE,),
-    "codec": (*TEXT, ORACLE, "tests/unit/test_arrays.py"),
-    "template": TEXT,
-    "evaluate": (*TEXT, "tests/unit/test_arrays.py"),
-    "generate": (*TEXT, ORACLE),
+    "types": (ORACLE, "tests/unit/test_streams.py"),
+    "data/store": (ORACLE,),
+    "data/regimes": ("tests/unit/test_streams.py",),
+    "measure/metrics": (ORACLE,),
+    "measure/exam": (*TEXT, "tests/unit/test_arrays.py"),
+    "measure/answers": (*TEXT, PROBES),
+    "measure/probe": (PROBES,),
+    "measure/matrix": (PROBES, "tests/unit/test_run.py"),
+    "measure/probes/curves": (PROBES, "tests/unit/test_curves.py"),
+    "measure/probes/drift": (PROBES,),
+    "models/text": (*TEXT, ORACLE, "tests/unit/test_text.py"),
+    "models/template": TEXT,
+    "models/documents": ("tests/unit/test_text.py",),
+    "models/classifier": ("tests/unit/test_classifier.py",),
+    "models/replies": (*TEXT, PROBES, "tests/unit/test_arrays.py"),
+    "models/generate": (*TEXT, ORACLE),
+    "models/logits": (*TEXT, ORACLE),
+    "runs/growth": ("tests/unit/test_growth.py",),
+    "runs/tracker": ("tests/unit/test_trackers.py",),
     **{
         str(p.relative_to(ROOT).with_suffix("")): (ORACLE,)
         for room in ("strategies", "strategies/objectives")
