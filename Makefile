@@ -26,7 +26,7 @@ $(PEERS)/installed: $(BIN)/pytest
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
 	touch $@
 
-.PHONY: quickstart test test-cpus peers package mutants grid null speed style clean
+.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
@@ -48,6 +48,12 @@ test-cpus: $(BIN)/pytest  ## the suite as three kinds of processor would run it:
 
 package: $(BIN)/pytest  ## wheel and source distribution, built, installed and used away from the tree; a minute
 	.ci/package $(BIN)/python
+
+types: $(BIN)/pytest  ## mypy over an installed wheel; a minute
+	.ci/types $(BIN)/python
+
+reference: $(BIN)/pytest  ## the API reference as pages, in docs/reference
+	$(BIN)/python docs/reference.py
 
 mutants: $(BIN)/pytest  ## how many small faults the tests notice, a sample; N=all for all of them
 	$(BIN)/python tests/mutants.py --number $(N) --jobs $(JOBS)

@@ -16,7 +16,7 @@ from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
 torch = LazyModule("torch")
 
@@ -51,10 +51,10 @@ class Digits:
         images, labels = torch.tensor(data.images / 16, dtype=torch.float32), data.target.tolist()
         return [self._task(name, images, labels) for name in names]
 
-    def _task(self, name: str, images: np.ndarray, labels: list[int]) -> Task:
+    def _task(self, name: str, images: Tensor, labels: list[int]) -> Task:
         number = int(name.split("_")[1])
         if self.config.protocol == "permuted":
-            digits = range(10)
+            digits: Sequence[int] = range(10)
             order = random.Random(f"{self.config.seed}/digits/{number}").sample(range(64), 64)
             images = images if number == 0 else images.flatten(1)[:, order].reshape(images.shape)
         else:
@@ -71,4 +71,4 @@ class Digits:
                 Example(id=f"{name}/{i}", x=images[i].unsqueeze(0), y=digit, target=str(digit), choices=choices)
             )
         parts = {split: tuple(examples) for split, examples in splits.items()}
-        return Task(name=name, **parts, scorer="class_accuracy")
+        return Task(name=name, train=parts["train"], valid=parts["valid"], test=parts["test"], scorer="class_accuracy")

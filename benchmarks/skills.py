@@ -106,4 +106,5 @@ class Skills:
                     target=solve(text),
                 )
             )
-        return Task(name=name, **{split: tuple(examples) for split, examples in splits.items()})
+        parts = {split: tuple(examples) for split, examples in splits.items()}
+        return Task(name=name, train=parts["train"], valid=parts["valid"], test=parts["test"])

@@ -11,7 +11,6 @@ from cl_toolkit.strategy import Cost
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.models.kind import Codec
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example, Outputs
 
@@ -47,10 +46,15 @@ class Objective:
     updates: int = 1
     copies: int = 1
     rollouts: int = 0
-    extra_parameters: int = 0
+    if TYPE_CHECKING:  # a plain attribute or a property, as it suits
+
+        @property
+        def extra_parameters(self) -> int: ...
+    else:
+        extra_parameters: int = 0
 
     def __init__(self, config: Any = None):
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
 
     def cost(self) -> Cost:
@@ -67,7 +71,7 @@ class Objective:
         """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""
         return model
 
-    def units(self, codec: Codec | None, examples: Sequence[Example]) -> Sequence[Example]:
+    def units(self, codec: Any, examples: Sequence[Example]) -> Sequence[Example]:
         """What batches are made of: a task's examples, or what is made of them, such as blocks of packed documents. Strategies
         see these, count them and store them. A pure function."""
         return examples

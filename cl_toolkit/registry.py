@@ -138,6 +138,8 @@ def _load_file(path: Path, where: str) -> Any:
     for known in loaded_from(files[1:], path.resolve().parent):
         del sys.modules[known]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of a guest look their module up
     folder = str(path.resolve().parent)

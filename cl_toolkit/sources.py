@@ -119,9 +119,9 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 def is_own(path: Path) -> bool:
     """Whether a file is the user's: neither Python's, nor of an installed package, nor the toolkit's."""
-    roots = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots: set[str | Path] = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
     toolkit = Path(__file__).resolve().parent
-    rooms = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
+    rooms: set[str | Path] = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
     if not INSTALLED.isdisjoint(resolved.parts):  # also of a user, of the system below a venv, of another venv
         return False

@@ -106,10 +106,15 @@ class Strategy:
     tags: ClassVar[Tags] = Tags()
     kept: ClassVar[tuple[str, ...]] = ()
     name: str = ""
-    extra_parameters: int = 0
+    if TYPE_CHECKING:  # a plain attribute or a property, as it suits
+
+        @property
+        def extra_parameters(self) -> int: ...
+    else:
+        extra_parameters: int = 0
 
     def __init__(self, config: Any = None):
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
         self.name = self.name or type(self).__name__.lower()
 
     def build(self, model: nn.Module, index: int) -> nn.Module:
@@ -185,6 +190,7 @@ class Composed(Strategy):
 
     @property
     def extra_parameters(self) -> int:
+        """Of all parts together."""
         return sum(part.extra_parameters for part in self.parts)
 
     def build(self, model: nn.Module, index: int) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.seeds import generator_from, seed_from
@@ -43,7 +43,8 @@ class TaskView:
         seeds: dict[str, int] | None = None,
     ):
         self.name, self.index, self.examples = name, index, tuple(objective.units(codec, examples))
-        self.objective, self.codec, self.score = objective, codec, score
+        self.objective, self.score = objective, score
+        self.codec: Any = codec  # which one it is, an objective knows by its `inputs`
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
@@ -64,7 +65,8 @@ class TaskView:
             self._off_training = self.keep(self.examples)
             self._off_training.seeds = {part: seed_from(seed, "aside") for part, seed in self.seeds.items()}
             self._off_training._generators = {}
-        batch = self.objective.encode(model, self._off_training, examples)
+        # an objective that asks nothing of the model needs none
+        batch = self.objective.encode(cast("nn.Module", model), self._off_training, examples)
         return replace(batch, total=batch.counts())
 
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:

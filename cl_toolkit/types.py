@@ -294,8 +294,8 @@ class Outputs:
     `logits` (B, T, V) or (B, V) and `features` (B, D) for terms that need them."""
 
     loss: Tensor
-    logits: Tensor | None = None
-    features: Tensor | None = None
+    logits: Tensor = None  # type: ignore[assignment]  # who reads it says so in `needs`; where it is missing, no run begins
+    features: Tensor = None  # type: ignore[assignment]  # the same
 
 
 def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
@@ -311,13 +311,14 @@ def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
         return examples[:0]
     bounds = [i * count // limit for i in range(limit + 1)]
     places = (low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds)))
-    return type(examples)(examples[place] for place in places)
+    kind: Any = type(examples)
+    return kind(examples[place] for place in places)
 
 
 GOLDEN = (5**0.5 - 1) / 2
 
 
-class Batches(Sequence):
+class Batches(Sequence[list[Example]]):
     """A task's batches: sized and indexable, so that the schedule knows its horizon and a stopped run can go on at
     batch i. Batch i is a list of examples for the whole job."""
 
@@ -327,7 +328,7 @@ class Batches(Sequence):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index: int) -> list[Example]:
+    def __getitem__(self, index: int) -> list[Example]:  # type: ignore[override]  # a batch, never a slice of them
         if not -self._length <= index < self._length:
             raise IndexError(index)
         return self._get(index % self._length)

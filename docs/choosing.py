@@ -1,4 +1,4 @@
-"""The tables of choosing.md and REPRODUCIBILITY.md, from the strategies' tags and from measured studies.
+"""The tables of choosing.md, REPRODUCIBILITY.md and README.md, from the registry, tags and measured studies.
 
 python docs/choosing.py                     writes the tables
 python docs/choosing.py results/my-study    first puts a study's numbers into docs/measured/
@@ -7,6 +7,7 @@ python docs/choosing.py results/my-study    first puts a study's numbers into do
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pandas as pd
 from scipy import stats
 
 from cl_toolkit.api import load
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.cli.show import first_line
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, Registry
 from cl_toolkit.report.comparison import BWT, Comparison
 from cl_toolkit.report.estimate import ENOUGH, LEVEL, holm, paired
 from cl_toolkit.report.reading import number
 from cl_toolkit.strategy import LIFE_CYCLES
 
-PAGES = (Path(__file__).with_name("choosing.md"), Path(__file__).parents[1] / "REPRODUCIBILITY.md")
+ROOT = Path(__file__).parents[1]
+PAGES = (Path(__file__).with_name("choosing.md"), ROOT / "REPRODUCIBILITY.md", ROOT / "README.md")
 MEASURED = Path(__file__).with_name("measured")
 METRICS = ("acc", "bwt", "learning_accuracy")
 
@@ -73,10 +76,27 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def methods_table() -> str:
+    """Every strategy and objective: what it does, and its source."""
+    rows = []
+    for registry in (OBJECTIVES, STRATEGIES):
+        for name in built_in(registry):
+            cls = registry.get(name, "choosing")
+            source = cls.tags.paper if registry is STRATEGIES else cls.paper
+            linked = re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[\1](https://arxiv.org/abs/\1)", source)
+            rows.append([f"`{name}`", registry.kind, first_line(cls).replace("|", "\\|"), linked])
+    return markdown(["name", "kind", "what it does", "source"], rows)
+
+
+def built_in(registry: Registry) -> list[str]:
+    """Names that are neither a guest's nor another package's."""
+    return [name for name in registry if registry.source(name) is None]
+
+
 def cost_table() -> str:
     """What each strategy needs, from its tags."""
     rows = []
-    for name in STRATEGIES:
+    for name in built_in(STRATEGIES):
         tags = STRATEGIES.get(name, "choosing").tags
         cycles = ("any",) if tags.life_cycles == LIFE_CYCLES else [c for c in tags.life_cycles if c]
         adapter = " or ".join(cycles) + (", or none" if None in tags.life_cycles else "")
@@ -119,6 +139,7 @@ def page(text: str) -> str:
     """The page with its tables made anew; what stands between a table's two marks is replaced."""
     tables = {
         "costs": cost_table(),
+        "methods": methods_table(),
         **{path.stem: measured_table(path.stem) for path in sorted(MEASURED.glob("*.csv"))},
     }
     for name, table in tables.items():

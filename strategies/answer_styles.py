@@ -52,6 +52,7 @@ def restyle(example: Example, style: str, wrong: list[str], draw: Callable[[int]
     """The example in another style. wrong: three other answers (fewer where the task has fewer); draw(n): a random whole
     number below n."""
     target = example.target
+    choices: tuple[str, ...] | None
     if style == "short":
         return example
     if style == "yes_no":

@@ -109,7 +109,7 @@ class DER(Strategy):
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.active:
             return {}
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for row, example in enumerate(part.examples):
             if example.source == "task":
                 self._offer(part, out.logits, row)
@@ -129,9 +129,9 @@ class DER(Strategy):
         # a part without memory rows must have the same terms as the other processes' parts
         return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
 
-    def predicting(self, logits, row: int, example: Example):
+    def predicting(self, logits: Tensor, row: int, example: Example) -> tuple[Tensor, Tensor]:
         """(logits (n, V) that predict an example's targets, these targets (n,)), of its row in a batch, which has no labels."""
-        labels = self.task.codec.batch([replace(example, source="task")]).labels.to(logits.device)
+        labels = self.task.encode([replace(example, source="task")]).labels.to(logits.device)
         own = logits[row : row + 1]
         return target_logits(own[:, : labels.shape[1]] if labels.dim() == 2 else own, labels)  # padding is on the right
 

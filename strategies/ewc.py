@@ -24,7 +24,7 @@ from cl_toolkit.strategy import Cost, Strategy, Tags
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from cl_toolkit.task_view import TaskView
 
@@ -32,7 +32,7 @@ torch = LazyModule("torch")
 
 
 def squared_gradients(
-    parameters: list[Tensor], logits: Tensor, labels: Tensor, kind: str, generator: torch.Generator
+    parameters: list[Tensor], logits: Tensor, labels: Tensor, kind: str, generator: Generator
 ) -> Iterator[tuple[float, list[Tensor]]]:
     """(weight, [(d log p / d theta)^2]) of one sample, whose targets are at N positions: logits (N, V), labels (N,).
 
@@ -117,7 +117,7 @@ class EWC(Strategy):
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.weight:
             return model
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        trained: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         new = self.fisher(model, task, trained)
         if self.config.mode == "online" and self.past:
             old = self.past.pop()["fisher"]
@@ -139,7 +139,10 @@ class EWC(Strategy):
                 batch = batch.to(parameters[0].device)
                 if config.fisher == "batched":
                     grads = torch.autograd.grad(task.forward(model, batch).loss, parameters, allow_unused=True)
-                    self._add(total, [(1.0, [0 if g is None else g**2 for g in grads])])
+                    squares = [
+                        torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)
+                    ]
+                    self._add(total, [(1.0, squares)])
                     count += 1
                     continue
                 for row in range(len(batch.examples)):

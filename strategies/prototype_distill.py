@@ -94,7 +94,7 @@ class PrototypeDistill(Strategy):
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # an anchor's classes may never have been learned: they have no prototypes
-        known = sorted({e.target for e in task.examples} & set(model.classes))
+        known = sorted({e.target for e in task.examples} & set(unwrapped(model).classes))
         if known and known not in self.past:  # tasks with the same classes have one relation
             self.past.append(known)
         return model

@@ -120,16 +120,17 @@ def chooses_the_likeliest(codec: Codec, model: nn.Module, examples: Sequence[Exa
     """What is chosen is the answer with the largest likelihood as a target."""
     chosen = ask(codec, model, [Choice(example, example.choices) for example in examples])
     for example, reply in zip(examples, chosen, strict=True):
-        targets = [Logprobs(replace(example, id=f"{example.id}/{c}", target=c, y=None)) for c in example.choices]
+        choices = example.choices or ()
+        targets = [Logprobs(replace(example, id=f"{example.id}/{c}", target=c, y=None)) for c in choices]
         likely = [sum(reply.logprobs) for reply in ask(codec, model, targets)]
-        if reply.text not in example.choices:
-            raise Broken(f"of {example.choices} it chose {reply.text!r}")
-        if likely[example.choices.index(reply.text)] < max(likely) - 1e-4:
+        if reply.text not in choices:
+            raise Broken(f"of {choices} it chose {reply.text!r}")
+        if likely[choices.index(reply.text)] < max(likely) - 1e-4:
             raise Broken(
-                f"it chose {reply.text!r}, and log-probabilities are {dict(zip(example.choices, likely, strict=True))}"
+                f"it chose {reply.text!r}, and log-probabilities are {dict(zip(choices, likely, strict=True))}"
             )
-        if not close(reply.chance, 1 / len(example.choices)):
-            raise Broken(f"among {len(example.choices)} answers its chance is {reply.chance:g}")
+        if not close(reply.chance, 1 / len(choices)):
+            raise Broken(f"among {len(choices)} answers its chance is {reply.chance:g}")
     return f"{len(examples)} choices: {', '.join(sorted({reply.text for reply in chosen}))}"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from cl_toolkit.check.law import Broken, Laws
@@ -28,7 +29,7 @@ class Sees(Strategy):
         self.seen: list[dict[str, float]] = []
 
     def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"pull": 0.01 * sum((weight**2).sum() for weight in weights.values())}
+        return {"pull": 0.01 * torch.stack([(weight**2).sum() for weight in weights.values()]).sum()}
 
     def before_step(self, model: nn.Module, step: Step) -> None:
         self.seen.append({name: float(gradient.norm()) for name, gradient in step.grads.items()})
@@ -90,13 +91,14 @@ def clips(subject: EngineSubject) -> str:
 def seen(subject: EngineSubject) -> str:
     mine, plain = subject.beside_torch(strategies={f"{__name__}:Sees": {}})
     worst = follows(mine, plain)
-    for own, other in zip(mine.run.strategy.seen, plain.run.strategy.seen, strict=True):
+    there, here = (cast(Sees, run.strategy).seen for run in (mine.run, plain.run))
+    for own, other in zip(there, here, strict=True):
         if set(own) != set(other):
             raise Broken(f"it shows gradients of {len(own)} weights instead of {len(other)}")
         worst = max(worst, *(abs(own[name] - other[name]) for name in own))
     if worst > 1e-3:
         raise Broken(f"norms of the gradients differ from torch's by {worst:.2g}")
-    return f"{len(plain.run.strategy.seen)} steps with penalty and gradients, largest difference {worst:.1e}"
+    return f"{len(here)} steps with penalty and gradients, largest difference {worst:.1e}"
 
 
 @law(5, "it leaves a plain module with whole weights", "what comes after a task knows no engine")

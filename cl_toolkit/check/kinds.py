@@ -210,8 +210,9 @@ def replies(subject: KindSubject) -> str:
 
 def hidden_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """Features (B, D) of a net, or the last hidden state (B, T, D)."""
-    if hasattr(model, "feature_size"):
-        return getattr(model(**inputs), "features", None)
+    features = getattr(model(**inputs), "features", None)
+    if features is not None:
+        return features
     states = getattr(model(**inputs, output_hidden_states=True), "hidden_states", None)
     return states[-1] if states else None
 

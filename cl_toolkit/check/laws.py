@@ -91,7 +91,7 @@ def boundary(subject: Method) -> str:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in weights.values():
-            weight += 0.05 * torch.randn(weight.shape, generator=generator).to(weight)
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator).to(weight))
     shifted = {name: value.item() for name, value in run.strategy.penalty(weights).items()}
     if min(shifted.values()) <= 0:
         raise Broken(f"after shifting the weights it is {shifted}")

@@ -15,7 +15,7 @@ from cl_toolkit.study.cells import load_run
 class Method(Subject):
     """A strategy or an objective."""
 
-    def __init__(self, reference: str, thing: type, settings: Mapping[str, Any] | None = None):
+    def __init__(self, reference: str, thing: Any, settings: Mapping[str, Any] | None = None):
         super().__init__(reference, thing, settings)
         needs = thing.tags.needs if self.is_strategy else frozenset()
         fitting = (name for name in OBJECTIVES if needs <= OBJECTIVES.get(name, "check").gives)

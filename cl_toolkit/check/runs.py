@@ -54,7 +54,7 @@ class EasyDocuments(EasySkills):
         ]
 
 
-def stream_for(objective: type) -> str:
+def stream_for(objective: Any) -> str:
     """The stream of ours that gives what an objective learns from."""
     fitting = [cls for cls in (EasySkills, EasyDocuments) if cls.inputs in objective.inputs]
     return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
@@ -126,7 +126,7 @@ class Trajectory:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Trajectory) and (self.losses, self.weights) == (other.losses, other.weights)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # Python's way to say that it has none
 
     def first_difference(self, other: Trajectory) -> str:
         """Where two trajectories part, in words."""
@@ -140,10 +140,11 @@ class Trajectory:
 
 def global_states() -> dict[str, object]:
     """Where the generators stand that everybody shares."""
+    numpy_state: Any = np.random.get_state()
     return {
         "torch": torch.random.get_rng_state().tolist(),
         "random": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": numpy_state[1].tolist(),
     }
 
 

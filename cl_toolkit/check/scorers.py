@@ -111,9 +111,9 @@ def discerning(subject: ScorerSubject) -> str:
     try:
         targets_alone(subject)
     except NotApplicable:
-        given = {subject.value(example, answer) for example, answer in subject.asked()}
-        if len(given) == 1:
-            raise Broken(f"whatever is said, it is {given.pop():g}") from None
+        values = {subject.value(example, answer) for example, answer in subject.asked()}
+        if len(values) == 1:
+            raise Broken(f"whatever is said, it is {values.pop():g}") from None
         raise
     told = [
         e for e in subject.examples if subject.better(subject.value(e, e.target), subject.value(e, TARGETS[e.target]))

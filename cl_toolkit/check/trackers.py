@@ -41,7 +41,8 @@ class Spy:
         self.numbers: dict[str, list[float]] = {}
         self.drawn: list[str] = []
         self._open, self._log, self._close = tracker.open, tracker.log, tracker.close
-        tracker.open, tracker.log, tracker.close = self.open, self.log, self.close
+        for name in ("open", "log", "close"):
+            setattr(tracker, name, getattr(self, name))
 
     def open(self, place: Place) -> None:
         self.calls.append("open")

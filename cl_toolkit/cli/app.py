@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +41,7 @@ def split_names(text: str | None) -> list[str] | None:
 
 def split_seeds(text: str | None) -> list[int] | None:
     try:
-        return None if text is None else [int(part) for part in split_names(text)]
+        return None if text is None else [int(part) for part in split_names(text) or ()]
     except ValueError:
         raise UserError(f"--seeds {text}: expected whole numbers with commas between them, such as 0,1,2") from None
 
@@ -344,7 +344,8 @@ def main() -> None:
         if debug:
             raise
         if not arguments:  # the help is asked for
-            error.show()
+            asked: Any = error
+            asked.show()
         else:
             text = str(error) if isinstance(error, UserError) else error.format_message()
             typer.echo(f"error: {printable(text)}", err=True)

@@ -83,7 +83,8 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
         row |= {"needs": sorted(tags.needs), "owns": sorted(tags.owns)}
     elif getattr(thing, "paper", None):
         row["paper"] = thing.paper
-        row |= {"zero_stages": list(thing.zero_stages)} if hasattr(thing, "zero_stages") else {}
+    if stages := getattr(thing, "zero_stages", None):
+        row["zero_stages"] = list(stages)
     if hasattr(thing, "Config"):
         row["settings"] = settings_of(thing.Config)
     row["from"] = registry.origin(name)

@@ -45,7 +45,7 @@ def config_of(cls: Any, where: str) -> type:
     return found
 
 
-def component(registry: Registry, name: str, settings: Any, section: str, where: str, key: str = "") -> Component:
+def component(registry: Registry, name: Any, settings: Any, section: str, where: str, key: str = "") -> Component:
     """What the registry knows by that name, with its settings. key: where the name stands, if not in the section's own."""
     if not isinstance(settings, dict | None):
         raise UserError(f"{where}: {section}: expected settings, got {quoted(settings)}")
@@ -150,7 +150,7 @@ def part_of(run: RunConfig, given: Mapping[str, Any], section: str, where: str) 
         asked = given["objective"] if isinstance(given["objective"], Mapping) else {"name": given["objective"]}
         settings = {k: v for k, v in asked.items() if k != "name"}
         objective = component(OBJECTIVES, asked.get("name"), settings, f"{section}.objective", where)
-    own = {"name": stream.name, "tasks": tasks, "order": None, "anchors": [], "then": []}
+    own: dict[str, Any] = {"name": stream.name, "tasks": tasks, "order": None, "anchors": [], "then": []}
     section_ = typed(StreamSection, {**split_section(StreamSection, run.plain["stream"])[0], **own}, section, where)
     part = replace(run, stream=section_, stream_settings=stream.settings, objective=objective)
     refusals.check(part, f"{where}: {section}")

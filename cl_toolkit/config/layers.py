@@ -104,8 +104,8 @@ def merge(below: dict[str, Any], above: Mapping[str, Any], common: Mapping[str, 
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
-            named = common is not None and key in ("stream", "model", "objective")
-            if named and canonical(str(value.get("name", old.get("name")))) != canonical(str(old.get("name"))):
+            before, now = (canonical(str(name)) for name in (old.get("name"), value.get("name", old.get("name"))))
+            if common is not None and key in ("stream", "model", "objective") and now != before:
                 old = {k: v for k, v in old.items() if k in common[key]}
             merged[key] = merge(old, value)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
 from cl_toolkit.strategy import LIFE_CYCLES, Tags
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.config.schema import Component, RunConfig
     from cl_toolkit.objective import Objective
+    from cl_toolkit.strategy import Strategy
 
 SCHEDULES = (
     "constant",
@@ -216,6 +218,10 @@ def objectives_that(fit: Callable[[type[Objective]], bool]) -> list[str]:
     return found
 
 
+def _gives(everything: frozenset[str], objective: type[Objective]) -> bool:
+    return everything <= objective.gives
+
+
 def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str) -> None:
     """The objective must give what the strategies need. needs: of each, by its name."""
     given = OBJECTIVES.get(objective, f"{where}: objective.name").gives
@@ -223,7 +229,7 @@ def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str)
         if its <= given:
             continue
         everything = frozenset().union(*needs.values())
-        givers = objectives_that(lambda other, everything=everything: everything <= other.gives)
+        givers = objectives_that(partial(_gives, everything))
         needy = f"{' and '.join(needs)} need{'s' if len(needs) == 1 else ''}"
         hint = f"use {' or '.join(givers)}" if givers else f"no objective gives all that {needy}"
         raise UserError(
@@ -232,7 +238,7 @@ def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str)
         )
 
 
-def strategy_class(component) -> type:
+def strategy_class(component: Component) -> type[Strategy]:
     """The class behind a strategy component; its settings may be a ready instance (notebooks)."""
     from cl_toolkit.strategy import Strategy
 

@@ -98,7 +98,7 @@ def _convert(hint: Any, value: Any, path: str, where: str) -> Any:
             raise TypeError
         inner = args[1] if args else Any
         return {key: convert(inner, v, f"{path}.{short(str(key))}", where) for key, v in value.items()}
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             check_instance(value, path, where)
             return value

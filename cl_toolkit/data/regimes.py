@@ -101,7 +101,10 @@ def limit(stream: Stream, train: int | None = None, valid: int | None = None, te
 
     def cut(task: Task) -> Task:
         return replace(
-            task, train=spread(task.train, train), valid=spread(task.valid, valid), test=spread(task.test, test)
+            task,
+            train=tuple(spread(task.train, train)),
+            valid=tuple(spread(task.valid, valid)),
+            test=tuple(spread(task.test, test)),
         )
 
     tasks, anchors = [cut(t) for t in stream.tasks], [cut(t) for t in stream.anchors]

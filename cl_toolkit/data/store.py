@@ -53,6 +53,7 @@ class ExampleStore:
     def _add_reservoir(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
         import torch
 
+        assert self.size is not None  # the caller's branch
         for example in examples:
             self.seen += 1
             if len(self.items) < self.size:
@@ -65,6 +66,7 @@ class ExampleStore:
     def _add_quota(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
         import torch
 
+        assert self.size is not None  # the caller's branch
         self.seen += len(examples)
         groups = self.by_task()
         groups[task] = [*groups.get(task, []), *examples]
@@ -131,7 +133,7 @@ def example_to_plain(example: Example) -> dict[str, Any]:
     import torch
 
     plain = {field.name: getattr(example, field.name) for field in fields(example)}
-    empty = (None, "", (), {})  # what a field is without a value; a tensor cannot be compared with it
+    empty: tuple[Any, ...] = (None, "", (), {})  # what a field is without a value; a tensor cannot be compared with it
     plain = {k: v for k, v in plain.items() if k == "id" or isinstance(v, torch.Tensor) or v not in empty}
     if "choices" in plain:
         plain["choices"] = list(plain["choices"])

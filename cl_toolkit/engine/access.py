@@ -15,8 +15,8 @@ else:
     torch = LazyModule("torch")
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The plain module inside an engine, or the module itself."""
+def unwrapped(model: nn.Module) -> Any:
+    """The plain module inside an engine, or the module itself; what else it has is a matter of its kind."""
     return model.module if hasattr(model, "allreduce_gradients") else model
 
 

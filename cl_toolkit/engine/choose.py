@@ -25,7 +25,11 @@ def pick_device(name: str) -> torch.device:
     """auto: cuda, then mps, then cpu. Raises UserError for a device that is not here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    here: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
     if not here[name.split(":")[0]]():
         raise UserError(f"engine.device: {name}: there is no such device here; use auto or cpu")
     if name == "cpu":

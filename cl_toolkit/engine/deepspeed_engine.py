@@ -95,7 +95,8 @@ class DeepSpeedSession(Session):
         )
         self._whole = _Weights(self._weights)
         if self.engine.stage == 3:
-            self.module.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
+            plain: Any = self.module
+            plain.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
             self._hooks = (
                 self.module.register_forward_pre_hook(self._before_forward, prepend=True),
                 self.module.register_forward_hook(self._after_forward),
@@ -153,7 +154,7 @@ class DeepSpeedSession(Session):
         each process exchanges its own; nothing that was put together before may be left, nor afterwards."""
         from deepspeed.accelerator import get_accelerator
 
-        parameters = dict(self.module.named_parameters())
+        parameters: dict[str, Any] = dict(self.module.named_parameters())
         shards = {name: parameters[name].ds_tensor for name in values}
         if any(shard.final_location == "nvme" for shard in shards.values()):
             raise UserError(
@@ -256,7 +257,7 @@ class _Gradients(GradientsView):
     def __setitem__(self, name: str, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_grad
 
-        weight = self._weights[name]
+        weight: Any = self._weights[name]
         if hasattr(weight, "ds_id"):  # ZeRO-3 cuts equal pieces from the value, so it must be as long as all of them
             world = torch.distributed.get_world_size()
             missing = weight.partition_numel() * world - value.numel()

@@ -54,7 +54,7 @@ class Session:
 
     def __init__(self, engine: Engine, model: nn.Module, task: TaskView, steps: int):
         self.engine, self.module, self.task, self.steps = engine, model, task, steps
-        self.model = model
+        self.model: Any = model  # under DeepSpeed its engine around the module
         self.processes = engine.processes
         self.step_number = 0
         self.examples_seen = 0
@@ -184,7 +184,7 @@ class Session:
         for name in sorted(self._bad):
             step = int(self._bad[name])
             first[name] = -self.processes.max(-step if step else -NEVER)
-        name = min(first, key=first.get, default="")
+        name = min(first, key=first.__getitem__, default="")
         if name and first[name] < NEVER:
             self._stop(name, first[name], " is no longer a finite number")
 

@@ -64,6 +64,8 @@ class TorchEngine(Engine):
 class TorchSession(Session):
     """A plain training step."""
 
+    engine: TorchEngine
+
     def start(self):
         self._weights = trainable(self.module)
         self.optimizer = make_optimizer(self.engine.train, list(self._weights.values()))

@@ -27,8 +27,8 @@ class Answers:
         asked = {request.key: request for request in requests}
         found: list[tuple[tuple, Reply]] = []
         for batch in self._shared(model, list(self._batches(list(asked.values())))):
-            replies = self.codec.reply(model, batch, self.batch_size)
-            found += [(request.key, reply) for request, reply in zip(batch, replies, strict=True)]
+            given = self.codec.reply(model, batch, self.batch_size)
+            found += [(request.key, reply) for request, reply in zip(batch, given, strict=True)]
         if not in_lockstep(model):
             found = self.processes.gather(found)
         replies = dict(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ class Exam:
     def ask(self, allowed: tuple[str, ...] | None = None) -> list[Request]:
         """A request per example. allowed: what every answer is chosen from instead of its own choices."""
         scorer = self.scorer
-        ways = {
+        ways: dict[str, Callable[[Example], Request]] = {
             "answer": lambda e: Answer(e, self.max_new_tokens),
             "choices": lambda e: Choice(e, e.choices if allowed is None else allowed, scorer.per_byte),
             "likelihood": Logprobs,
@@ -85,13 +85,16 @@ class Exam:
         """What the scores come to."""
         return self.scorer.aggregate([s.score for s in scored], [s.weight for s in scored])
 
-    def majority(self) -> float:
-        """The share of the most frequent target: what always saying the same would reach by exact match."""
+    def majority(self) -> float | None:
+        """The share of the most frequent target: what always saying the same would reach by exact match; None where nothing is
+        said."""
+        if self.scorer.reads == "likelihood":
+            return None
         return max(Counter(e.target for e in self.examples).values()) / len(self.examples)
 
 
 def chance_of(scored: Sequence[Scored]) -> float | None:
     """The score of pure guessing among the allowed answers, mean over a task's examples; 0 for free answers, None where it is
     not known."""
-    levels = [s.chance for s in scored]
-    return None if None in levels else fmean(levels)
+    levels = [s.chance for s in scored if s.chance is not None]
+    return fmean(levels) if len(levels) == len(scored) else None

@@ -35,8 +35,8 @@ class _Scores:
             if len(row) != self.tasks:
                 raise ValueError(f"row {t} has {len(row)} cells; expected {self.tasks}, one per task")
             for i, cell in enumerate(row):
-                number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
-                if cell != NOT_EVALUATED and not (number and math.isfinite(cell)):
+                finite = isinstance(cell, (int, float)) and not isinstance(cell, bool) and math.isfinite(cell)
+                if cell != NOT_EVALUATED and not finite:
                     raise ValueError(f"the cell of row {t}, task {i + 1} is missing: {cell!r}")
         self._matrix = matrix
 

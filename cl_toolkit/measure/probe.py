@@ -54,7 +54,7 @@ class Probe:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Any = None):
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
 
     def due(self, moment: Moment) -> bool:
         """Whether it looks at this moment."""

@@ -49,7 +49,7 @@ class Scorer:
     bounded: bool = True
     aggregate: Callable[[Sequence[float], Sequence[float]], float] = mean
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # a scorer is known by its function: `list` prints the docstring, the identity of a result hashes the module
         for name in WRAPPER_ASSIGNMENTS:
             if hasattr(self.function, name):
@@ -77,7 +77,7 @@ def score(task: str, name: str, scorer: Scorer, example: Example, read: Any) -> 
         raise UserError(f"{where}: {told(error, scorer.function)}") from error
     if not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {quoted(given)}")
-    if not 0 <= value <= 1 and scorer.bounded:
+    if not 0 <= float(value) <= 1 and scorer.bounded:
         raise UserError(
             f"{where}: expected a number from 0 to 1, got {quoted(given)}; a scorer with another range is a "
             "Scorer(function, bounded=False)"
@@ -253,7 +253,8 @@ def per_token(scores: Sequence[float], weights: Sequence[float]) -> float:
 
 @partial(Scorer, reads="likelihood", unit="perplexity", higher_is_better=False, bounded=False, aggregate=per_token)
 def perplexity(example: Example, likelihood: float) -> float:
-    """Perplexity of the targets, end marks included, over all tokens of a task. Of documents every token but the first of
-    each counts, in windows of `prompt.max_prompt_length` tokens that know one token of the window before. The score of an
-    example is its negative log-likelihood."""
+    """Perplexity of the targets, or of documents, over all tokens of a task, end marks included.
+
+    Of a document every token counts but its first; a long one is read in windows of `prompt.max_prompt_length` tokens, each of
+    which knows the last token of the one before. The score of an example is its negative log-likelihood."""
     return -likelihood

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError, short
@@ -30,7 +30,7 @@ FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 """Life cycle -> what becomes of a task's adapter when the task is over."""
 
 
-def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
+def begin_task(model: Any, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
     """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
@@ -53,7 +53,7 @@ def begin_task(model: nn.Module, adapter: Adapter | None, index: int, seed: int)
     return model
 
 
-def _lora(model: nn.Module, adapter: Adapter, transposed: bool) -> LoraConfig:
+def _lora(model: Any, adapter: Adapter, transposed: bool) -> LoraConfig:
     """PEFT's settings of an adapter."""
     from peft import LoraConfig
 
@@ -88,7 +88,7 @@ def _told() -> Iterator[None]:
             raise UserError(f"model.adapter: PEFT refuses it: {type(error).__name__}: {short(what, 200)}") from error
 
 
-def end_task(model: nn.Module, adapter: Adapter | None) -> nn.Module:
+def end_task(model: Any, adapter: Adapter | None) -> nn.Module:
     """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model,
     with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
@@ -124,7 +124,7 @@ def plain_name(name: str) -> str:
     return name.replace("base_model.model.", "", 1).replace(".base_layer.", ".")
 
 
-def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every layer with an adapter, by a name that survives merging."""
     from peft.tuners.lora import LoraLayer
 

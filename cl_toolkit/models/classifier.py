@@ -43,6 +43,7 @@ class Classifier(HubKind):
 
     def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
         """`model.classes` are the labels of its outputs."""
+        model: Any
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_from(seed, "head"))  # what the folder lacks, transformers draws
             model, tokenizer = load_hub(self, frozen, classes)
@@ -55,7 +56,7 @@ class Classifier(HubKind):
     def skeleton(self, classes: Sequence[str] = ()) -> nn.Module:
         return with_backbone(super().skeleton(classes))
 
-    def draw(self, model: nn.Module) -> None:
+    def draw(self, model: Any) -> None:
         """Fresh weights over the classes: normal, with the spread that the model's config gives; biases are 0."""
         spread = getattr(model.config, "initializer_range", 0.02)
         for name in self.outputs(model):
@@ -64,7 +65,8 @@ class Classifier(HubKind):
 
     def outputs(self, model: nn.Module) -> list[str]:
         """The names of the weights that stand for classes: those that another number of classes gives another shape."""
-        other = dict(super().skeleton([*map(str, range(model.config.num_labels + 1))]).named_parameters())
+        settings: Any = model.config
+        other = dict(super().skeleton([*map(str, range(settings.num_labels + 1))]).named_parameters())
         return [name for name, weight in model.named_parameters() if weight.shape != other[name].shape]
 
     def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> ClassCodec:
@@ -97,7 +99,7 @@ class Classifier(HubKind):
                     )
 
 
-def with_backbone(model: nn.Module) -> nn.Module:
+def with_backbone(model: Any) -> nn.Module:
     """The model, which says where its backbone is: its heads stand beside that."""
     model.adapted_part = next(name for name, child in model.named_children() if child is model.base_model)
     return model
@@ -141,7 +143,7 @@ class ClassCodec(TextCodec):
         labels = torch.full((len(batch.examples),), IGNORE)
         return replace(batch, labels=labels, along_tokens=batch.along_tokens - {"labels"})
 
-    def batch(self, examples: Sequence[Example]) -> Batch:
+    def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
         labels = [IGNORE if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples]
         return replace(self.prompts(examples), labels=torch.tensor(labels))
 

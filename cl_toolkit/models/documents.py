@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.errors import UserError
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.types import IGNORE, Batch, Example
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+else:
+    torch = LazyModule("torch")
 
 
 def is_document(example: Example) -> bool:
@@ -95,20 +97,21 @@ def apart(batch: Batch) -> Batch:
 def check_apart(model: nn.Module) -> None:
     """Raise UserError for a model that sees from one piece of a row into another: what it says of a piece's tokens must be the
     same beside another piece as alone, up to a tenth of the difference that seeing it makes."""
-    device, rows = next(model.parameters()).device, model.get_input_embeddings().weight.shape[0]
+    plain = unwrapped(model)
+    device, rows = next(model.parameters()).device, plain.get_input_embeddings().weight.shape[0]
     ids = torch.randint(rows, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=device)
     with evaluating(unwrapped(model)):
         try:
-            beside = model(input_ids=ids, position_ids=positions).logits.float()[:, 4:]
+            beside = model(input_ids=ids, position_ids=positions).logits[:, 4:]
         except TypeError as error:
             raise UserError(
                 f"objective.name: lm packs documents, and the model takes no position_ids: {error}"
             ) from error
-        alone = model(input_ids=ids[:, 4:]).logits.float()
-        seen = model(input_ids=ids).logits.float()[:, 4:]
-    noise = 8 * torch.finfo(model.dtype).eps * float(alone.abs().max())
-    if float((beside - alone).abs().max()) > max(noise, 0.1 * float((seen - alone).abs().max())):
+        alone, seen = model(input_ids=ids[:, 4:]).logits, model(input_ids=ids).logits[:, 4:]
+    noise = 8 * torch.finfo(alone.dtype).eps * float(alone.abs().max())
+    moved, differs = (float((other.float() - alone.float()).abs().max()) for other in (beside, seen))
+    if moved > max(noise, 0.1 * differs):
         raise UserError(
             "objective.name: lm packs documents into rows, and the model sees from one document into the next; use a model "
             "whose attention goes by position_ids"

@@ -57,7 +57,7 @@ class Prototypes(nn.Module):
         if not self._parameters:
             nothing = h.new_zeros(len(h), 0)
             return nothing, nothing
-        directions = normalize(torch.stack(list(self._parameters.values())), dim=1)
+        directions = normalize(torch.stack([p for p in self._parameters.values() if p is not None]), dim=1)
         return h @ directions.T, normalize(h.detach(), dim=1) @ directions.T
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
 
     adapted_part = "backbone"
 
-    def __init__(self, backbone: nn.Module, projection_size: int, hidden_size: int, seed: int):
+    def __init__(self, backbone: Any, projection_size: int, hidden_size: int, seed: int):
         super().__init__()
         self.backbone = backbone
         if isinstance(backbone, Net):

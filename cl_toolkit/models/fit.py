@@ -65,7 +65,7 @@ def check_documents(codec: TextCodec, task: Task, limits: Mapping[str, int]) -> 
 
 def probed(examples: Sequence[Example]) -> Iterable[Example]:
     """One example of each shape of conversation, and the longest ones."""
-    shapes = {}
+    shapes: dict[tuple, Example] = {}
     for example in examples:
         shapes.setdefault((tuple((m.role, *m.extra) for m in example.messages), bool(example.tools)), example)
     by_prompt = sorted(examples, key=lambda e: -sum(len(m.content) for m in e.messages))[:LONGEST]

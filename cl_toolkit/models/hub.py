@@ -123,7 +123,7 @@ def auto_class(kind: HubKind) -> Any:
     return getattr(transformers, kind.auto)
 
 
-def from_hub(cls: type, kind: HubKind, options: dict[str, Any] | None = None) -> Any:
+def from_hub(cls: Any, kind: HubKind, options: dict[str, Any] | None = None) -> Any:
     """`cls.from_pretrained`, with what goes wrong in one line."""
     check_folder(kind.name, kind.revision)
     common = {"revision": kind.revision or "main", "trust_remote_code": kind.trust_remote_code}
@@ -198,7 +198,7 @@ def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: 
     import torch
 
     config = hub_config(kind)
-    dtype = getattr(config, "dtype", None) if kind.dtype == "auto" else getattr(torch, kind.dtype)
+    dtype: Any = getattr(config, "dtype", None) if kind.dtype == "auto" else getattr(torch, kind.dtype)
     if not frozen:
         refuse_low_precision(kind.name, {dtype})
     tokenizer = hub_tokenizer(kind)

@@ -36,7 +36,7 @@ def _written(codec: TextCodec, model: nn.Module, requests: Sequence[Answer], row
 
 
 def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], rows: int) -> list[Reply]:
-    prompts, length = [codec.ids(r.example)[0] for r in requests], requests[0].max_new_tokens
+    prompts, length = [codec.opening(r.example) for r in requests], requests[0].max_new_tokens
     uniforms = torch.stack([torch.rand(length, generator=generator_from(r.seed, r.example.id)) for r in requests])
     answers = generate(model, prompts, codec, length, uniforms)
     likely = _likely(
@@ -50,17 +50,24 @@ def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], row
 def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Tensor]:
     """Per request log p(choice | prompt) of each allowed answer, summed over its tokens as they are trained, end mark
     included."""
-    pairs = [pair for r in requests for c in r.allowed for pair in codec.asked(r.example, codec.answer(r.example, c))]
+    allowed = [r.allowed or () for r in requests]
+    pairs = [
+        pair
+        for r, choices in zip(requests, allowed, strict=True)
+        for c in choices
+        for pair in codec.asked(r.example, codec.answer(r.example, c))
+    ]
     sums = torch.cat([part.sum(1).cpu() for part in _logprobs(codec, model, pairs, rows)])
-    return list(sums.split([len(r.allowed) for r in requests]))
+    return list(sums.split([len(choices) for choices in allowed]))
 
 
 def _chosen(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Reply]:
     replies = []
     for request, scores in zip(requests, choice_scores(codec, model, requests, rows), strict=True):
+        allowed = request.allowed or ()
         if request.per_byte:
-            scores = scores / torch.tensor([max(1, len(choice.encode())) for choice in request.allowed])
-        replies.append(Reply(request.allowed[int(scores.argmax())], chance=1 / len(request.allowed)))
+            scores = scores / torch.tensor([max(1, len(choice.encode())) for choice in allowed])
+        replies.append(Reply(allowed[int(scores.argmax())], chance=1 / len(allowed)))
     return replies
 
 

@@ -10,7 +10,7 @@ from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 torch = LazyModule("torch")
 
@@ -47,7 +47,7 @@ def check_rows(name: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None
         and (token not in special or token in written or token in template)
     }
     if outside:
-        first = sorted(outside, key=outside.get)
+        first = sorted(outside, key=outside.__getitem__)
         raise UserError(
             f"model.name: {name}: the tokenizer writes {listed([f'{t} ({outside[t]})' for t in first])}, the model has {rows} "
             "rows of embeddings; take the tokenizer that it was trained with, or resize the model"
@@ -61,7 +61,7 @@ def check_finite(name: str, model: nn.Module) -> None:
             raise UserError(f"model.name: {name}: the weight {weight_name} holds numbers that are not finite")
 
 
-def check_causal(name: str, model: nn.Module, tokens: int) -> None:
+def check_causal(name: str, model: PreTrainedModel, tokens: int) -> None:
     """What is said of a token must not depend on the tokens after it: another last token leaves the earlier logits alone.
 
     The two forwards are of one shape, so that they are equal bit for bit where nothing is seen; experts are chosen by token,
@@ -106,7 +106,8 @@ def check_complete(
             + (f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else "")
         )
     if features_only:
-        own = {child for child, _ in model.base_model.named_children()}
+        base: Any = model.base_model
+        own = {child for child, _ in base.named_children()}
         surplus = [k for k in surplus if k.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in own]
     for keys, what in (
         (missing, "lacks the weights {}, which config.json asks for"),

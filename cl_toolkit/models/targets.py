@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.lazy import LazyModule
@@ -23,7 +23,7 @@ def adapted_part(model: nn.Module) -> str:
     return getattr(model, "adapted_part", "")
 
 
-def adapted(model: nn.Module) -> nn.Module:
+def adapted(model: nn.Module) -> Any:
     """The module that adapters are put on."""
     return getattr(model, adapted_part(model)) if adapted_part(model) else model
 
@@ -43,7 +43,8 @@ def stores_transposed(module: nn.Module) -> bool:
 def named(model: nn.Module, wanted: tuple[str, ...] | str) -> dict[str, nn.Module]:
     """The layers that a setting names, as PEFT reads it: whole names or their ends; a text is a pattern of whole names."""
     if wanted == "all-linear":
-        head = model.get_output_embeddings()
+        told: Any = model  # transformers' models say which layer is their head
+        head = told.get_output_embeddings()
         return {name: m for name, m in model.named_modules() if is_linear(m) and m is not head}
     found: dict[str, nn.Module] = {}
     for entry in [wanted] if isinstance(wanted, str) else wanted:

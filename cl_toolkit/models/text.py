@@ -31,6 +31,10 @@ def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
     return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
 
 
+OPENING = 32
+"""Tokens of a document that a sampled answer goes on from."""
+
+
 class TextCodec:
     """A tokenizer and the one way in which a conversation is written.
 
@@ -226,17 +230,23 @@ class TextCodec:
 
     def asked(self, example: Example, answer: Sequence[int] | None = None) -> list[tuple[list[int], list[int]]]:
         """What likelihoods are of: (context, tokens); of a document one for each window, whose context is its first token: the
-        last one of the window before."""
+        last one of the window before. answer: what was said after `opening`, in place of the example's own."""
+        if answer is not None:
+            return [(self.opening(example), list(answer))]
         if example.text is None:
-            prompt, own = self.ids(example)
-            return [(prompt, own if answer is None else list(answer))]
-        return [(w[:1], w[1:]) for w in documents.windows(self._read(example), self.window)]
+            return [self.ids(example)]
+        return [(list(w[:1]), list(w[1:])) for w in documents.windows(self._read(example), self.window)]
+
+    def opening(self, example: Example) -> list[int]:
+        """What an answer goes on from: the prompt, or the beginning of a document."""
+        return self.ids(example)[0] if example.text is None else self._read(example)[:-1][:OPENING]
 
     def _read(self, example: Example) -> list[int]:
         """The tokens of a document that is asked about again and again."""
-        if example.text not in self._documents:
-            self._documents[example.text] = self.document(example)
-        return self._documents[example.text]
+        text = example.text or ""
+        if text not in self._documents:
+            self._documents[text] = self.document(example)
+        return self._documents[text]
 
     # batches --------------------------------------------------------------------------------------------------------
 

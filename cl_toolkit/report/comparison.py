@@ -36,7 +36,7 @@ class Difference:
 
     def __str__(self) -> str:
         """`+0.41 (95% interval +0.35 to +0.47, n=3 seeds; p = 0.002, corrected 0.014)`."""
-        if math.isnan(self.corrected):
+        if self.estimate is None or math.isnan(self.corrected):
             return str(self.estimate)
         corrected = probability(self.corrected).removeprefix("p ").removeprefix("= ")
         return f"{str(self.estimate)[:-1]}; {probability(self.estimate.p)}, corrected {corrected})"
@@ -103,7 +103,7 @@ class Comparison:
 
     def against_best(self, method: str) -> Difference:
         """The final score of the best minus a method's."""
-        return self.differences[self.best, method, ACC]
+        return self.differences[self.best or "", method, ACC]
 
 
 def final_scores(methods: Methods) -> dict[str, float]:
@@ -123,13 +123,15 @@ def differences(
         elif control := controls[method][0]:
             wanted += [(method, control, f"metrics.{metric}") for metric in runs[0]["regime"]["compared"]]
     rivals = [m for m in final_scores(methods) if m != best]
+    best = best or ""  # where none is best, there is no rival either
     wanted += [(best, m, ACC) for m in rivals if (m, best, ACC) not in wanted and (best, m, ACC) not in wanted]
     found = {key: _difference(methods, key) for key in wanted}
     ready = {k: d.estimate.p for k, d in found.items() if d.estimate and d.estimate.enough and not d.barrier}
     corrected = holm(ready)
     told = {k: Difference(d.estimate, corrected.get(k, math.nan), d.barrier) for k, d in found.items()}
     for m in rivals:  # the same pair of methods seen from the other side is not compared twice
-        told.setdefault((best, m, ACC), told.get((m, best, ACC)))
+        if (best, m, ACC) not in told:
+            told[best, m, ACC] = told[m, best, ACC]
     return told
 
 

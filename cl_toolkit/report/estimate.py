@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
@@ -12,6 +13,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from cl_toolkit.report.reading import Record, number
 from cl_toolkit.report.sampling import sampling_variance
 
+Name = TypeVar("Name")
 LEVEL = 0.05
 """Two-sided; of all claims of a page together, see `family`."""
 ENOUGH = 3
@@ -120,9 +122,10 @@ def over_orders(values: Sequence[tuple[str, float, float]]) -> Estimate | None:
     return Estimate.of(means, [sum(s for _, s in group) / len(group) ** 2 for group in groups.values()], "orders")
 
 
-def holm(p: Mapping[object, float]) -> dict[object, float]:
+def holm(p: Mapping[Name, float]) -> dict[Name, float]:
     """p-values corrected for their number, so that the chance of any false claim is at most the level (Holm 1979)."""
-    corrected, largest = {}, 0.0
+    corrected: dict[Name, float] = {}
+    largest = 0.0
     for rank, key in enumerate(sorted(p, key=p.__getitem__)):
         largest = max(largest, min(1.0, (len(p) - rank) * p[key]))
         corrected[key] = largest

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cl_toolkit.report.comparison import ACC, BWT, LEARNING, Comparison, Difference
 from cl_toolkit.report.costs import cost_sentence
-from cl_toolkit.report.estimate import decimals, mean
+from cl_toolkit.report.estimate import Estimate, decimals, mean
 from cl_toolkit.report.likeness import beside
 from cl_toolkit.report.reading import Record, lookup
 
@@ -45,8 +45,8 @@ def _finding(method: str, comparison: Comparison) -> Finding:
     base = comparison.methods[control]
     warning = " ".join(filter(None, [beside(runs, base), caveat]))
     if regime["upper_bound"]:
-        final = _difference(f"its final {score}", comparison.against_control(method, ACC), control)
-        text = f"{method} {regime['does']} and cannot forget, so only its end is compared: {final}."
+        end = _difference(f"its final {score}", comparison.against_control(method, ACC), control)
+        text = f"{method} {regime['does']} and cannot forget, so only its end is compared: {end}."
         return Finding(method, text, warning)
     if regime["restarts"]:
         learned = _difference(f"its learning {score}", comparison.against_control(method, LEARNING), control)
@@ -62,7 +62,7 @@ def _finding(method: str, comparison: Comparison) -> Finding:
 
 def scope(difference: Difference) -> str:
     """` for this order` where a difference was seen in one task order only."""
-    return " for this order" if difference.estimate.unit == "seeds" else ""
+    return " for this order" if difference.estimate and difference.estimate.unit == "seeds" else ""
 
 
 def _control(method: str, comparison: Comparison) -> str:
@@ -77,16 +77,16 @@ def _control(method: str, comparison: Comparison) -> str:
         change += f"BWT {lost}"
     else:
         change = f"loses nothing of that by the end{scope(lost)}: BWT {lost}"
-    few = "" if lost.estimate.enough else f" ({_few(lost).removeprefix('in ')})"
+    few = "" if lost.estimate.enough else f" ({_few(lost.estimate).removeprefix('in ')})"
     return (
         f"{method}, the control, learns each task to {_level(runs, LEARNING)} and {change}{few}; "
         f"final {score} {_level(runs, ACC)}."
     )
 
 
-def _few(difference: Difference) -> str:
+def _few(estimate: Estimate) -> str:
     """That there are too few units for a verdict; of one order, one seed is one run."""
-    n, unit = difference.estimate.n, difference.estimate.unit
+    n, unit = estimate.n, estimate.unit
     return "in one run, no spread" if n == 1 else f"in {n} {unit}, too few for a verdict"
 
 
@@ -97,7 +97,7 @@ def _compared(method: str, control: str, comparison: Comparison) -> str:
     if forgets.estimate is None:
         return f"{method}: {final}"
     if not forgets.estimate.enough:
-        text = f"{method} {_few(forgets)}: BWT differs from {control}'s{scope(forgets)} by {forgets}"
+        text = f"{method} {_few(forgets.estimate)}: BWT differs from {control}'s{scope(forgets)} by {forgets}"
         few = ends.estimate and not ends.estimate.enough and not ends.barrier
         return f"{text}, final {score} by {ends}" if few else f"{text}; {final}"
     if forgets.clear:
@@ -115,7 +115,7 @@ def _difference(what: str, found: Difference, control: str) -> str:
     if found.estimate is None:
         return f"no run shares task order and seed with one of {control}, so {what} cannot be compared"
     if not found.estimate.enough:
-        return f"{_few(found)}, {what} differs from {control}'s{scope(found)} by {found}"
+        return f"{_few(found.estimate)}, {what} differs from {control}'s{scope(found)} by {found}"
     if found.clear:
         side = "higher" if found.estimate.mean > 0 else "lower"
         return f"{what} is {side} than {control}'s{scope(found)}, by {found}"

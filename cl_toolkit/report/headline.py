@@ -32,7 +32,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
-    best, methods = comparison.best, final_scores(comparison.methods)
+    best, methods = comparison.best or "", final_scores(comparison.methods)
     rivals = [m for m in ends if m in methods and m != best]
     apart = {m: comparison.against_best(m).barrier for m in rivals if comparison.against_best(m).barrier}
     same = [m for m in rivals if m not in apart and not comparison.against_best(m).clear]
@@ -59,7 +59,7 @@ def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
 
 
 def _order(comparison: Comparison, told: Sequence[str]) -> str:
-    units = {comparison.against_best(m).estimate.unit for m in told}
+    units = {e.unit for m in told if (e := comparison.against_best(m).estimate)}
     return " for this order" if "seeds" in units else ""
 
 
@@ -69,7 +69,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def unlearned(comparison: Comparison, ends: Mapping[str, str]) -> str:
     """That no method ends above pure guessing; "" where the best does, or guessing has no known score."""
-    runs = comparison.methods[comparison.best]
+    best = comparison.best or ""
+    runs = comparison.methods[best]
     levels = [chance(r) for r in runs]
     if comparison.lower or any(math.isnan(level) for level in levels):
         return ""
@@ -78,6 +79,6 @@ def unlearned(comparison: Comparison, ends: Mapping[str, str]) -> str:
     if mean(runs, ACC) > guessing + SURE * error:
         return ""
     return (
-        f"None learned: of the methods that learn one task after the other the best, {comparison.best}, ends at a mean final "
-        f"{comparison.unit} of {ends[comparison.best]}, not distinguishable from pure guessing ({decimals(guessing)})"
+        f"None learned: of the methods that learn one task after the other the best, {best}, ends at a mean final "
+        f"{comparison.unit} of {ends[best]}, not distinguishable from pure guessing ({decimals(guessing)})"
     )

@@ -131,8 +131,8 @@ def _mixed(runs: Sequence[Record]) -> str:
             return _told("start model", (known, other), (model, run))
     seen = [model for model, _ in models.values()]
     if 1 < len(set(seen)) < len(seen):
-        (one, a), (other, b) = next((x, y) for x in models.values() for y in models.values() if x[0] != y[0])
-        return _told("start model", (one, a), (other, b))
+        (mine, here), (theirs, there) = next((x, y) for x in models.values() for y in models.values() if x[0] != y[0])
+        return _told("start model", (mine, here), (theirs, there))
     return ""
 
 

@@ -103,7 +103,8 @@ def fill(run: Run, record: dict[str, Any], done: int, known: set[str]) -> None:
     if run.writes:
         said = {name: answer_lines(scored) for name, scored in matrix.found.items()}
         for line in (run.folder / "answers" / f"row-{moment.row}.jsonl").read_text(encoding="utf-8").splitlines():
-            said.setdefault(json.loads(line)["task"], []).append(line)
+            if (task := json.loads(line)["task"]) not in missing:  # they are there if growing was stopped before
+                said.setdefault(task, []).append(line)
         lines = [line for task in moment.scored for line in said.get(task, ())]
         name, checksum = write_answers(run.folder, moment.row, lines)
         record["answers"][name] = checksum

@@ -56,7 +56,7 @@ def watched(thing: Any, hooks: Mapping[str, tuple[Callable[[Any], bool], str]], 
     return thing
 
 
-def _watched_hook(hook: Callable, right: Callable[[Any], bool], wanted: str, place: str) -> Callable:
+def _watched_hook(hook: Any, right: Callable[[Any], bool], wanted: str, place: str) -> Callable:
     owner = type(hook.__self__)
 
     @functools.wraps(hook)

@@ -79,7 +79,7 @@ def toolkit() -> dict[str, str]:
     rooms = {"cl_toolkit": root}
     for name in ("strategies", "benchmarks"):
         module = __import__(f"cl_toolkit.{name}", fromlist=["__file__"])
-        rooms[name] = Path(module.__file__).resolve().parent
+        rooms[name] = Path(str(module.__file__)).resolve().parent
     digest = hashlib.sha256()
     for name, folder in rooms.items():
         for path in sorted(folder.rglob("*.py")):

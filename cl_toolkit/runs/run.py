@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -146,7 +147,7 @@ class Run:
     def load_model(self) -> nn.Module:
         """The start model, on the device."""
         config, seed = self.config, self.config.seed.init
-        model = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
+        model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if config.train.bf16 else None
         return model
@@ -203,6 +204,7 @@ class Run:
         self.model.to(self.engine.device)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
+        moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
         objective = self.objective_of(task)
         rollouts = objective.rollouts
 
@@ -211,7 +213,7 @@ class Run:
             self.log(session, stage, k)
             seen = cost["examples"] + session.examples_seen
             with self.meter.clock("curves"), session.unwatched():
-                self.look(self.moment("step", stage, cost["steps"], seen), session.model)
+                self.look(replace(moment, step=cost["steps"], examples_seen=seen), session.model)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
@@ -273,7 +275,9 @@ class Run:
 
     # what is asked ------------------------------------------------------------------------------------------------
 
-    def moment(self, kind: str, stage: Stage | None, step: int, examples_seen: int) -> Moment:
+    def moment(
+        self, kind: Literal["start", "step", "task_end"], stage: Stage | None, step: int, examples_seen: int
+    ) -> Moment:
         """Now, as probes see it."""
         names = [task.name for task in self.stream.tasks]
         row = 0 if stage is None else stage.row

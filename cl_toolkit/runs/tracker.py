@@ -34,7 +34,7 @@ class Tracker:
         """Settings with their defaults. A plain tracker has none."""
 
     def __init__(self, config: Any = None):
-        self.config = self.Config() if config is None else config
+        self.config: Any = self.Config() if config is None else config
 
     def open(self, place: Place) -> None:
         """Begin, before anything is trained. Raises UserError where it cannot."""
@@ -49,11 +49,12 @@ class Tracker:
     def __call__(self, event: Event) -> None:
         found = numbers(event)
         if found:
-            self.log(found, event.step)
+            self.log(found, getattr(event, "step", 0))
 
 
 def numbers(event: Event) -> dict[str, float]:
     """The finite numbers of an event, by names with / between their parts; {} for an event without any."""
+    given: dict[str, Any]
     if isinstance(event, Stepped):
         given = {f"loss/{name}": value for name, value in event.losses.items()}
         given |= {"learning_rate": event.learning_rate, "grad_norm": event.grad_norm, "seconds": event.seconds}

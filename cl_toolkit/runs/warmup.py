@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,7 +96,8 @@ def load_cached(model: nn.Module, path: Path) -> nn.Module:
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if unexpected or missing not in ([], ["lm_head.weight"]):
         raise ValueError("it holds other tensors")
-    model.tie_weights()
+    tied: Any = model  # every language model of transformers can
+    tied.tie_weights()
     if fingerprint(model) != metadata.get("fingerprint"):
         raise ValueError("it is damaged")
     return model

@@ -63,7 +63,7 @@ def compare(
     failed.
 
     One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
-    a notebook works; else each worker is a process of its own. Raises KeyboardInterrupt through; finished runs stay. A
+    a notebook works; else each worker is a process of its own. Lets KeyboardInterrupt pass; finished runs stay. A
     stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
     """
     if jobs > 1:
@@ -190,7 +190,7 @@ def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure
     """`jobs` runs at a time, each in a process that imports guests by itself."""
     for job, error, died in run_all(todo, jobs, update):
         update(job.name, 1.0, "failed" if error else "finished")
-        if died:
+        if died and error:
             write_failure(job.config, job.place, error)
         if error:
             yield Failure(job.name, error)

@@ -56,18 +56,21 @@ class Worker:
             env=env,
             start_new_session=True,
         )
+        given, said, heard = self.process.stdin, self.process.stdout, self.process.stderr
+        assert given is not None and said is not None and heard is not None  # noqa: PT018, all three are pipes
+        self.pipes = (given, said, heard)
         self._hearing = threading.Thread(target=self._hear, daemon=True)
         self._listening = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
         self._hearing.start()
         self._listening.start()
 
     def _listen(self, inbox: queue.Queue) -> None:
-        for text in self.process.stdout:
+        for text in self.pipes[1]:
             inbox.put((self, json.loads(text)))
         inbox.put((self, None))
 
     def _hear(self) -> None:
-        for text in self.process.stderr:
+        for text in self.pipes[2]:
             if text.strip():
                 self.words.append(text.strip())
 
@@ -75,8 +78,8 @@ class Worker:
         """Give it a run."""
         self.job = job
         with contextlib.suppress(OSError):  # it has died, which its last line will say
-            self.process.stdin.write(job.line())
-            self.process.stdin.flush()
+            self.pipes[0].write(job.line())
+            self.pipes[0].flush()
 
     def epitaph(self) -> str:
         """How it ended: exit code or signal, and its last words."""
@@ -93,7 +96,7 @@ class Worker:
         self.process.wait()
         for thread in (self._hearing, self._listening):
             thread.join(timeout=5)
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for pipe in self.pipes:
             with contextlib.suppress(OSError):
                 pipe.close()
 
@@ -115,7 +118,8 @@ def run_all(
     """(job, its error or None, whether its process died) as runs end, `number` at a time. A run whose process died is tried
     once more at the end, alone; nothing is begun before a worker is free for it."""
     inbox: queue.Queue = queue.Queue()
-    waiting, lost, alone = deque(jobs), deque(), False
+    waiting, alone = deque(jobs), False
+    lost: deque[Job] = deque()
     cards = gpus(jobs[0].config.engine.device) if jobs else []
     workers: list[Worker] = []
     try:

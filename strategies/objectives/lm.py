@@ -9,12 +9,22 @@ as in Gururangan et al. 2020, arXiv 2004.10964, is this on a stream of domains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.documents import check_apart, packed
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import at_least
 from cl_toolkit.types import Outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+    from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch, Example
 
 torch = LazyModule("torch")
 
@@ -27,6 +37,7 @@ class LM(Objective):
     paper = "standard"
     inputs = ("documents",)
     needs = frozenset({"logits"})
+    gives = frozenset({"logits", "true_targets"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -35,26 +46,20 @@ class LM(Objective):
         block_size: Annotated[int, at_least(2)] = 512
 
     @property
-    def answer_limit(self):
+    def answer_limit(self) -> tuple[str, int]:
         return "block_size", self.config.block_size
 
-    def units(self, codec, examples):
-        from cl_toolkit.models.documents import packed
-
+    def units(self, codec: Any, examples: Sequence[Example]) -> Sequence[Example]:
         return packed(examples, codec.document, self.config.block_size)
 
-    def start(self, model, task):
-        from cl_toolkit.models.documents import check_apart
-
+    def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         check_apart(model)
         return task
 
-    def encode(self, model, task, examples):
+    def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         return task.codec.batch(examples)
 
-    def forward(self, model, part):
-        from cl_toolkit.models.logits import target_logits
-
+    def forward(self, model: nn.Module, part: Batch) -> Outputs:
         logits = model(**part.inputs).logits  # (B, T, V)
         found, tokens = target_logits(logits, part.labels)
         total = torch.nn.functional.cross_entropy(found, tokens, reduction="sum")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from cl_toolkit.models.kind import Codec
+    from cl_toolkit.models.text import TextCodec
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
 
@@ -159,11 +159,12 @@ class RFT(Objective):
         self, task: TaskView, examples: Sequence[Example], rollouts: list[list[list[int]]]
     ) -> tuple[Tensor, Tensor]:
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
+        assert task.score is not None  # a run's tasks have a scorer
         accuracy = [[task.score(e, task.codec.said(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
         shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
         return torch.tensor(accuracy), torch.tensor(shaped)
 
-    def well_formed(self, codec: Codec, answer: list[int]) -> float:
+    def well_formed(self, codec: TextCodec, answer: list[int]) -> float:
         """1 for an answer that ended by itself and matches the pattern."""
         matches = re.fullmatch(self.config.format_pattern, codec.said(answer), re.DOTALL) is not None
         return float(codec.ended(answer) and matches)

@@ -24,7 +24,7 @@ from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Outputs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
@@ -84,8 +84,9 @@ class SupCon(Objective):
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         labels = sorted({e.target for e in task.examples})
-        like = next(model.projection.parameters())
-        model.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
+        plain = unwrapped(model)
+        like = next(plain.projection.parameters())
+        plain.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
         return task
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
@@ -97,7 +98,7 @@ class SupCon(Objective):
         batch = replace(batch, labels=torch.tensor(labels), along_tokens=batch.along_tokens - {"labels"})
         return batch if self.config.augment == "none" else self.two_views(batch, task.generator(f"{self.name}-views"))
 
-    def two_views(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def two_views(self, batch: Batch, generator: Generator) -> Batch:
         """Each row twice, differently augmented."""
         x = torch.cat([augmented(batch.inputs["x"], self.config.augment, generator) for _ in range(2)])
         return replace(batch, inputs={"x": x}, labels=batch.labels.repeat(2), examples=batch.examples * 2)
@@ -116,7 +117,7 @@ class SupCon(Objective):
         return Outputs(loss=loss, logits=out.logits, features=out.features)
 
 
-def augmented(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, how: str, generator: Generator) -> Tensor:
     """A view of images (B, C, H, W): shifted, with zeros at the edges, or with noise."""
     if how == "noise":
         return images + 0.1 * images.std() * torch.randn(images.shape, generator=generator).to(images)

@@ -9,7 +9,7 @@ from scipy import stats
 from tiny import tiny_config
 
 import cl_toolkit as cl
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 spec = importlib.util.spec_from_file_location("choosing", DOCS / "choosing.py")
@@ -23,14 +23,12 @@ def test_the_pages_are_up_to_date(path):
     assert choosing.page(text) == text, "run: python docs/choosing.py"
 
 
-def test_every_strategy_is_on_the_page_and_was_measured():
-    text = choosing.PAGES[0].read_text(encoding="utf-8")
-    measured = {
-        name for path in choosing.MEASURED.glob("*.csv") for name in pd.read_csv(path).strategies.dropna().unique()
-    }
-    for name in STRATEGIES:
-        assert f"| `{name}` |" in text
-        assert name in measured
+def test_every_method_is_on_the_pages():
+    costs, methods = (choosing.PAGES[i].read_text(encoding="utf-8") for i in (0, 2))
+    for registry in (STRATEGIES, OBJECTIVES):
+        for name in choosing.built_in(registry):
+            assert f"| `{name}` |" in methods
+            assert registry is OBJECTIVES or f"| `{name}` |" in costs
 
 
 def test_numbers_come_from_the_records(tmp_path):

@@ -25,6 +25,7 @@ from cl_toolkit.models.tiny import byte_tokenizer
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
+from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.study.cells import load_run
 from cl_toolkit.types import IGNORE, Example, Message
 
@@ -225,7 +226,12 @@ def test_class_incremental_chooses_among_the_classes_so_far(place, tmp_path):
     assert found.record["matrix"][3][0] < plain.record["matrix"][3][0]  # told which task it is, it knows more
 
 
-CLASSES = [n for n in STRATEGIES if n not in ("answer_styles", "prototype_distill")]
+CLASSES = [
+    name
+    for name in STRATEGIES
+    if (tags := STRATEGIES.get(name, "test").tags).needs <= SFT.gives and tags.inputs is None
+]
+"""Strategies that work with sft on whatever it learns from."""
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -272,7 +278,7 @@ def test_watching_leaves_no_trace(place, tmp_path):
     curve = {"forgetting_curve": {"schedule": "linear", "every": 1, "examples": 4}}
     watched = run(place, tmp_path / "a", evaluate=curve)
     assert watched == run(place, tmp_path / "b")
-    assert watched.record["curves"]
+    assert watched.record["probes"]["curves"]
 
 
 # refusals ------------------------------------------------------------------------------------------------------------

@@ -125,3 +125,25 @@ def test_a_stopped_run_on_fewer_tasks_goes_on_with_more(tmp_path):
     cl.run(config(), out=tmp_path / "grown")
     cl.run(config(), out=tmp_path / "whole")
     same(result(tmp_path / "grown"), result(tmp_path / "whole"))
+
+
+def test_growing_may_be_stopped_too(tmp_path):
+    """Where the new tasks are asked about at old rows, before the first of them is learned."""
+    from cl_toolkit.runs.events import TaskBegan
+    from cl_toolkit.runs.run import Run
+
+    class Stop(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, TaskBegan):
+            raise Stop
+
+    cl.run(config(TASKS[:2], **CASES["all"]), out=tmp_path / "grown")
+    run = Run(load_run(config(**CASES["all"])), tmp_path / "grown", None)
+    run.events.listeners.append(stop)
+    with pytest.raises(Stop):
+        run.execute()
+    cl.run(config(**CASES["all"]), out=tmp_path / "grown")
+    cl.run(config(**CASES["all"]), out=tmp_path / "whole")
+    same(result(tmp_path / "grown"), result(tmp_path / "whole"))

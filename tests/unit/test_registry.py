@@ -146,3 +146,9 @@ def test_the_catalogue_tells_name_line_paper_and_settings():
     }
     assert models["tiny-lm"]["settings"]["warmup"] is None
     assert models["small-cnn"]["inputs"] == ("arrays",)
+
+
+def test_everything_built_in_can_be_used():
+    rows = [row for rows in catalogue().values() for row in rows if row.get("from", "").startswith("cl_toolkit.")]
+    assert len(rows) > 30
+    assert [row for row in rows if row["summary"].startswith("cannot be used")] == []

@@ -152,7 +152,29 @@ def test_watching_leaves_no_trace(place, tmp_path):
     curve = {"forgetting_curve": {"schedule": "linear", "every": 1, "examples": 2}}
     watched = run(place, tmp_path / "a", evaluate=curve)
     assert watched == run(place, tmp_path / "b")
-    assert watched.record["curves"]
+    assert watched.record["probes"]["curves"]
+
+
+def test_drift_of_texts_is_of_how_they_go_on(place, tmp_path):
+    drift = {"probes": {"drift": {"examples": 2, "max_new_tokens": 4}}}
+    rows = run(place, tmp_path / "a", evaluate=drift).record["probes"]["drift"]
+    assert all(row["kl"] > 0 for row in rows)
+    still = run(place, tmp_path / "b", evaluate=drift, train={"learning_rate": 0.0}).record["probes"]["drift"]
+    assert {row["kl"] for row in still} == {0.0}
+
+
+def test_texts_first_and_then_instructions(place, tmp_path):
+    """Continued pre-training, then instruction tuning: two stages, two objectives, two directions of scores."""
+    then = {"name": "cl_toolkit.check.runs:EasySkills", "tasks": ["max"], "length": 3, "train_size": 8, "test_size": 4,
+            "objective": "sft"}  # fmt: skip
+    found = run(place, tmp_path, stream={"then": [then]}, strategies={"replay": {}, "ewc": {}}).record
+    assert found["tasks"][-1] == "max"
+    assert found["higher_is_better"] == [False] * (len(found["tasks"]) - 1) + [True]
+    terms = {row["task"]: set(row["terms"]) for row in found["losses"]}
+    assert "lm" in terms[found["tasks"][0]]
+    assert "sft" in terms["max"]
+    assert "ewc" in terms["max"]
+    assert "lower" in found["undefined"]["bwt"]
 
 
 def test_the_plan_counts_blocks(place):
@@ -162,7 +184,7 @@ def test_the_plan_counts_blocks(place):
     config = config_of(place, train={"max_steps": -1, "global_batch_size": 4, "num_train_epochs": 1})
     cost = forecast(config, build_stream(config), (1000, 1000), 1e9)
     whole = Run(config, place / "out", None)
-    steps = sum(len(whole.view(task, k).batches()) for k, task in enumerate(whole.stream.tasks))
+    steps = sum(len(whole.view(task, k, whole.objective).batches()) for k, task in enumerate(whole.stream.tasks))
     assert cost.steps == steps
     assert cost.tokens == pytest.approx(steps * 4 * 32, rel=0.1)
 

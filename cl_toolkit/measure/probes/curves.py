@@ -62,7 +62,7 @@ class ForgettingCurves(Probe):
         return [request for exam in exams for request in exam.ask(moment.allowed)]
 
     def read(self, moment: Moment, replies: Sequence[Reply]) -> Iterator[dict[str, Any]]:
-        if moment.kind == "task_end":
+        if moment.kind == "task_end" and moment.learned is not None:
             self.ends[moment.learned] = moment.step
         found, start = {}, 0
         for name in self._tasks(moment):
