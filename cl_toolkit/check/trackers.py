@@ -23,7 +23,9 @@ class TrackerSubject(Subject):
 
     def config(self, *, absent: bool = False, **changes: Any) -> RunConfig:
         """A tiny run with the tracker (`absent`: without it)."""
-        return load_run(tiny_config(trackers={} if absent else {self.reference: self.settings}, **changes))
+        trackers = {} if absent else {self.reference: self.settings}
+        # a name by which what a program keeps of it can be told from real runs
+        return load_run(tiny_config(name="cl-toolkit-check", trackers=trackers, **changes))
 
     def watched(self, **changes: Any) -> tuple[Run, Spy]:
         """A run, and what goes to its tracker. Raises NotApplicable where it cannot be opened here."""
