@@ -5,9 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
+from pieces import Evaluator, ask, byte_codec, equal, score_of, task_view, tiny_model, train, weights_of
 
-from cl_toolkit.measure.evaluate import Evaluator, score_of
 from cl_toolkit.models.documents import packed
 from cl_toolkit.strategies.der import DER
 from cl_toolkit.strategies.objectives.lm import LM

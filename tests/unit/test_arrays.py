@@ -323,11 +323,11 @@ def test_a_text_encoder_from_a_folder(tmp_path):
         ),
         (
             {"objective": SUPCON, "strategies": ["ewc"]},
-            "strategies.ewc: needs logits, which objective supcon does not give; use sft or rft",
+            "strategies.ewc: needs logits, which objective supcon does not give; use sft or lm or rft",
         ),
         (
             {"objective": SUPCON, "strategies": ["lwf"]},
-            "strategies.lwf: needs logits, which objective supcon does not give; use sft or rft",
+            "strategies.lwf: needs logits, which objective supcon does not give; use sft or lm or rft",
         ),
         ({"objective": SUPCON, "train": {"per_device_train_batch_size": 4}}, "looks at a whole step at once"),
         ({"stream": {**DIGITS, "scenario": "class", "view": "independent"}}, "stream.scenario: class"),
