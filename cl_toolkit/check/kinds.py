@@ -26,8 +26,8 @@ law = LAWS.law
 
 ANSWERS = {"up": "yes", "the sun": "no", "red or blue?": "<b>no</b>", "q": "yes and no", "日?": "no"}
 TEXTS = ("a\nb\n", "one two three", "é", "the end")
-ARRAYS = ((1, 8, 8), (1, 28, 28), (3, 32, 32))
-"""Shapes that are tried."""
+ARRAYS = (*((channels, 8, 8) for channels in range(1, 17)), (1, 28, 28), (3, 32, 32), *((n,) for n in range(1, 4097)))
+"""Shapes of arrays, of which the first that a kind takes is taken: images, else a row of numbers."""
 LOUD = 6.0
 """What drawn weights are multiplied by: as they are drawn, all answers are nearly alike."""
 
@@ -41,12 +41,12 @@ def conversations() -> list[Example]:
     ]
 
 
-def arrays(shape: tuple[int, ...]) -> list[Example]:
+def arrays(shape: tuple[int, ...], count: int = 5) -> list[Example]:
     """Noise of three classes."""
     draw, labels = torch.Generator().manual_seed(0), ("0", "1", "2")
     return [
         Example(id=f"array {i}", x=torch.randn(shape, generator=draw), y=i % 3, target=labels[i % 3], choices=labels)
-        for i in range(5)
+        for i in range(count)
     ]
 
 
@@ -58,14 +58,14 @@ class KindSubject(Subject):
         self.kind: Kind = typed(thing, {**self.settings, "name": reference}, "model", "check")
         self.kind.check(None, False)
         self.prompt = typed(Prompt, base_layer()["prompt"], "prompt", "check")
+        self.questions = self.asked()
 
-    @cached_property
-    def questions(self) -> list[Example]:
+    def asked(self) -> list[Example]:
         """Examples with a target."""
         if "conversations" in self.kind.inputs:
             return conversations()
         if "arrays" in self.kind.inputs:
-            return next(filter(self.fits, map(arrays, ARRAYS)), None) or self.refuse(arrays(ARRAYS[0]))
+            return self.taken(arrays(next(filter(self.takes, ARRAYS), ARRAYS[0])))
         return []
 
     @cached_property
@@ -74,15 +74,15 @@ class KindSubject(Subject):
         texts = TEXTS if "documents" in self.kind.inputs else ()
         return [Example(id=f"text {i}", text=text) for i, text in enumerate(texts)]
 
-    def fits(self, examples: list[Example]) -> bool:
-        """Whether the kind takes them."""
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the kind takes such arrays."""
         try:
-            self.refuse(examples)
+            self.taken(arrays(shape, 1))
         except UserError:
             return False
         return True
 
-    def refuse(self, examples: list[Example]) -> list[Example]:
+    def taken(self, examples: list[Example]) -> list[Example]:
         """The examples; raises UserError where the kind does not take them."""
         self.kind.check_stream(Stream.of("check", [Task(name="check", train=tuple(examples))]), False)
         return examples

@@ -144,11 +144,21 @@ def test_a_wrong_reference_is_refused(reference, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("mlp", {"input_size": 33}), ("small-cnn", {"channels": 3, "width": 4}), ("mlp", {"num_classes": 3})],
+)
+def test_a_model_keeps_its_laws_whatever_its_size(name, settings):
+    assert broken(check(name, settings=settings)) == {}
+
+
 def test_settings_are_checked_as_those_of_a_config():
     with pytest.raises(UserError, match=r"stream.path: missing"):
         check("jsonl")
     with pytest.raises(UserError, match=r"model.hiden_size: unknown key; did you mean 'hidden_size'"):
         check("mlp", settings={"hiden_size": 3})
+    with pytest.raises(UserError, match=r"model.num_classes: expected more than 2, the index of a class"):
+        check("mlp", settings={"num_classes": 2})
     with pytest.raises(UserError, match=r"check: scorer.weight: unknown key"):
         check("choices", settings={"weight": 3})
 
