@@ -12,7 +12,7 @@ from cl_toolkit.lazy import LazyModule
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cl_toolkit.models.codec import Codec
+    from cl_toolkit.models.text import TextCodec
 
 torch = LazyModule("torch")
 
@@ -55,7 +55,7 @@ class UniformSampling:
 def generate(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    codec: Codec,
+    codec: TextCodec,
     max_new_tokens: int,
     uniforms: Tensor | None = None,
     temperature: float = 1.0,
