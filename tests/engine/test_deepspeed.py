@@ -219,7 +219,7 @@ def test_every_strategy_is_there():
     from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 
     cut = {name for name in OBJECTIVES if OBJECTIVES.get(name, "test").divisible}
-    assert cut <= {"sft", "rft"}
+    assert cut <= {"sft", "rft", "lm"}  # lm is a sum over counts as sft is; it is not on the grid yet
     tags = {name: STRATEGIES.get(name, "test").tags for name in STRATEGIES}
     gives = [OBJECTIVES.get(name, "test").gives for name in cut]
     assert set(STRATEGY_SETTINGS) == {n for n, t in tags.items() if any(t.needs <= given for given in gives)}
