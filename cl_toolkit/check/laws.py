@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from unittest import mock
 
@@ -11,12 +10,12 @@ import torch
 
 from cl_toolkit.check.law import Broken, Laws, NotApplicable
 from cl_toolkit.check.methods import Method
-from cl_toolkit.check.runs import TASKS, Trajectory, global_states
+from cl_toolkit.check.runs import TASKS, Trajectory, global_states, stop_after
 from cl_toolkit.engine.torch_engine import trainable
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
-from cl_toolkit.runs.events import Event, Learned, Saved, TaskBegan
+from cl_toolkit.runs.events import Event, Learned, TaskBegan
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.types import Stream, Task
@@ -146,10 +145,6 @@ def watching(subject: Method) -> str:
     return same(watched, subject.trajectory(), f"with {len(watched.record['probes']['curves'])} points watched")
 
 
-class Stop(Exception):
-    """The interruption."""
-
-
 @law(
     6,
     "stopped at a task boundary it goes on as if nothing had happened",
@@ -158,14 +153,7 @@ class Stop(Exception):
 def resumed(subject: Method) -> str:
     whole = subject.trajectory(stream={"tasks": TASKS})
     run = subject.prepare(stream={"tasks": TASKS})
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Saved) and event.after == 2:
-            raise Stop
-
-    run.events.listeners.append(stop)
-    with suppress(Stop):
-        run.execute()
+    stop_after(run, 2)
     try:
         again = Trajectory(Run(run.config, run.folder, None))
     except UserError as error:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, get_args
 
 from cl_toolkit.check.law import Broken, Laws, NotApplicable
-from cl_toolkit.check.runs import TASKS, TINY, Subject, Trajectory, global_states, moved, tiny_config
+from cl_toolkit.check.runs import TASKS, TINY, Subject, Trajectory, global_states, moved, stop_after, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.measure.probe import Moment
@@ -16,7 +15,6 @@ from cl_toolkit.models.arrays import MLP
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.tiny import TinyLM
-from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -161,22 +159,11 @@ def repeated(subject: ProbeSubject) -> str:
     return f"{len(spy.rows)} rows, twice; no global generator has moved"
 
 
-class Stop(Exception):
-    """The interruption."""
-
-
 @law(5, "stopped at a task boundary it goes on as if nothing had happened", "what it must remember is its `state`")
 def resumed(subject: ProbeSubject) -> str:
     whole = subject.rows(subject.trajectory(tasks=3))
     run = subject.prepare(tasks=3)
-
-    def stop(event: Event) -> None:
-        if isinstance(event, Saved) and event.after == 2:
-            raise Stop
-
-    run.events.listeners.append(stop)
-    with suppress(Stop):
-        run.execute()
+    stop_after(run, 2)
     try:
         again = subject.rows(Trajectory(Run(run.config, run.folder, None)))
     except UserError as error:

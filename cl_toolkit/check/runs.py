@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.models.kind import fingerprint
+from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_run
@@ -204,3 +205,19 @@ class Subject:
 
     def close(self) -> None:
         shutil.rmtree(self.workplace, ignore_errors=True)
+
+
+class Stop(Exception):
+    """The interruption."""
+
+
+def stop_after(run: Run, stages: int) -> None:
+    """Execute a run until its checkpoint after so many stages is on disk, and no further."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Saved) and event.after == stages:
+            raise Stop
+
+    run.events.listeners.append(stop)
+    with suppress(Stop):
+        run.execute()

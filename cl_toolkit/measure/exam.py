@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ class Exam:
     def name(self) -> str:
         return self.task.name
 
-    @property
+    @cached_property
     def scorer(self) -> Scorer:
         """The scorer behind the task's name of it."""
         return as_scorer(SCORERS.get(self.task.scorer, f"task {self.name}: scorer"))

@@ -194,8 +194,6 @@ def write_answers(folder: Path, row: int, lines: Sequence[str]) -> tuple[str, st
 
 CELLS = ("matrix", "chance", "cut_answers")
 """Keys with a row per row of the matrix and a column per task."""
-COLUMNS = ("tasks", "majority", "scorers", "units", "higher_is_better", "examples_scored")
-"""Keys with an entry per task."""
 
 
 def fresh_record(run: Run) -> dict[str, Any]:
