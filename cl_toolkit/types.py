@@ -212,8 +212,9 @@ class Batch:
     inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `input_ids`, `position_ids` (B, T) where
         rows hold several documents, or `x` (B, ...).
     labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
+    targets: as `labels`, and also what rows without a target (`aside`, `filler`) answer; None: the labels.
     extra: further tensors of the objective, first axis B, e.g. `advantages` (B,), `reference` (B, T).
-    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`) whose second axis runs along the tokens.
+    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) whose second axis runs along the tokens.
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
         `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
     """
@@ -221,6 +222,7 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
     examples: tuple[Example, ...]
+    targets: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     along_tokens: frozenset[str] = frozenset()
     total: Mapping[str, float] = field(default_factory=dict)
@@ -274,6 +276,7 @@ class Batch:
             self,
             inputs={k: cut(k, v) for k, v in self.inputs.items()},
             labels=cut("labels", self.labels),
+            targets=None if self.targets is None else cut("labels", self.targets),
             examples=self.examples[start:stop],
             extra={k: cut(k, v) for k, v in self.extra.items()},
         )
@@ -284,6 +287,7 @@ class Batch:
             self,
             inputs={k: v.to(device) for k, v in self.inputs.items()},
             labels=self.labels.to(device),
+            targets=None if self.targets is None else self.targets.to(device),
             extra={k: v.to(device) for k, v in self.extra.items()},
         )
 
