@@ -24,6 +24,7 @@ from cl_toolkit.measure.metrics import explain
 from cl_toolkit.measure.probe import Moment, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
+from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, codec_of
@@ -149,7 +150,8 @@ class Run:
         config, seed = self.config, self.config.seed.init
         model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
-        model.scoring_dtype = torch.bfloat16 if config.train.bf16 else None
+        model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
+        model.says_logits = says_logits(model)
         return model
 
     # the sequence -------------------------------------------------------------------------------------------------
@@ -259,6 +261,7 @@ class Run:
             epochs=train.num_train_epochs,
             max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
+            wants_logits="logits" in self.strategy.needs,
         )
 
     def score_by_own_task(self):
