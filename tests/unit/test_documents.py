@@ -1,5 +1,6 @@
 """Documents: packed, kept apart, cut into windows, scored."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -90,6 +91,9 @@ def test_a_block_by_hand():
         [IGNORE, 257, IGNORE, 120, 257, IGNORE, IGNORE],
     ]
     assert batch.lengths.tolist() == [7, 5]
+    aside = byte_codec().batch([first, replace(second, source="aside")])
+    assert torch.equal(aside.targets, batch.labels)
+    assert aside.labels.tolist() == [batch.labels[0].tolist(), [IGNORE] * 7]
     part = batch.rows(1, 2)
     assert part.inputs["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
     assert part.labels.shape == (1, 5)
