@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -238,10 +238,8 @@ class Batch:
     labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
     targets: as `labels`, and also what rows without a target (`aside`, `filler`) answer; None: the labels.
     owners: (B, T) index into `examples` of each token, where rows are packed; None: row i is example i.
-    extra: further tensors of the objective, first axis B, e.g. `advantages` (B,); of packed rows first axis E, the examples, but
-        for those along tokens.
-    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) whose second axis runs
-        along the tokens.
+    extra: further tensors of the objective, one for each example, e.g. `advantages` (E,), or along tokens.
+    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) with axes (B, T).
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
         `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
     wants_logits: whether the objective's forward shall give `Outputs.logits`, for those who say that they need them.
@@ -269,7 +267,7 @@ class Batch:
     def asked(self) -> Targets:
         """Where the targets are. Found on the CPU where the batch begins there: a device would have to be waited for."""
         labels = self.labels
-        all_of_them = labels if self.targets is None else self.targets
+        all_of_them = labels if self.targets is None else labels.where(labels != IGNORE, self.targets)
         if labels.dim() == 1:
             places = rows = (all_of_them != IGNORE).nonzero()[:, 0]
         else:
@@ -324,7 +322,9 @@ class Batch:
             part = self.rows([0])
             answer = part.labels if part.targets is None else part.targets
             filler = tuple(replace(e, source="filler") for e in part.examples)
-            return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), targets=answer, examples=filler)
+            return replace(
+                part, labels=part.labels.new_full(part.labels.shape, IGNORE), targets=answer, examples=filler
+            )
         width = max(self.lengths[chosen].tolist()) if self.along_tokens else None
 
         def cut(name: str, tensor: Tensor) -> Tensor:
@@ -350,35 +350,31 @@ class Batch:
         return found
 
 
-@dataclass
 class Outputs:
     """What an objective's forward gives: `loss` (scalar, already a sum over counts of the whole step), and for terms that need
-    them `logits` (N, V), those that predict the targets of `Batch.asked` (in the precision that the model computes in), and
+    them `logits` (N, V), those that predict the targets of `Batch.asked`, in the precision that the model computes in, and
     `features` (B, D)."""
 
-    loss: Tensor
-    logits: Tensor = None  # type: ignore[assignment]  # who reads it says so in `needs`; where it is missing, no run begins
-    features: Tensor = None  # type: ignore[assignment]  # the same
+    def __init__(self, loss: Tensor, logits: Tensor | None = None, features: Tensor | None = None):
+        self.loss, self.given = loss, {"logits": logits, "features": features}
 
+    def _told(self, name: str) -> Tensor:
+        value = self.given[name]
+        if value is None:
+            raise UserError(
+                f"reads out.{name}, which are made only for those who say so: needs={{{name!r}}} in its tags"
+            )
+        return value
 
-def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """At most `limit` of the examples (None: all), spread evenly over them, in their order, without a draw.
+    @property
+    def logits(self) -> Tensor:
+        """Raises UserError where nobody has said that they are needed."""
+        return self._told("logits")
 
-    One of each of `limit` equal stretches, at a place that moves from stretch to stretch by the golden ratio: of a file
-    sorted by class, or in which classes take turns, not one class alone.
-    """
-    count = len(examples)
-    if limit is None or limit >= count:
-        return examples
-    if limit == 0:
-        return examples[:0]
-    bounds = [i * count // limit for i in range(limit + 1)]
-    places = (low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds)))
-    kind: Any = type(examples)
-    return kind(examples[place] for place in places)
-
-
-GOLDEN = (5**0.5 - 1) / 2
+    @property
+    def features(self) -> Tensor:
+        """Raises UserError where the objective has none."""
+        return self._told("features")
 
 
 class Batches(Sequence[list[Example]]):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.data.store import ExampleStore
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import by_rows, logprobs
 from cl_toolkit.ranges import at_least
@@ -126,14 +127,23 @@ class DER(Strategy):
             if rows:
                 chosen, order = targets_of(part, rows)
                 logits, examples = out.logits.index_select(0, chosen), [part.examples[i] for i in order]
-                value = self._error(logits, examples) if kind == "der" else self._entropy(logits, part.asked.labels[chosen])
+                value = (
+                    self._error(logits, examples) if kind == "der" else self._entropy(logits, part.asked.labels[chosen])
+                )
                 terms[self.name if kind == "der" else f"{self.name}_ce"] = weight * value
         # a part without memory rows must have the same terms as the other processes' parts
         return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
 
     def _error(self, logits: Tensor, examples: Sequence[Example]) -> Tensor:
         """Of logits (n, V) at the targets of stored examples, in their order: their part of the step's mean squared error."""
-        entries, stored = (torch.cat([e.extra[key] for e in examples]).to(logits.device) for key in ("entries", "logits"))
+        if len(logits) != sum(len(e.extra["logits"]) for e in examples):
+            raise UserError(
+                f"strategies.{self.name}: the objective gives rows that are only looked at other targets than when it trains "
+                "them; its encode has to set Batch.targets too"
+            )
+        entries, stored = (
+            torch.cat([e.extra[key] for e in examples]).to(logits.device) for key in ("entries", "logits")
+        )
         return squared_error(stored, logits.gather(1, entries).float()) / self._counts["logits"]
 
     def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -152,7 +162,9 @@ class DER(Strategy):
         chosen, order = targets_of(part, rows)
         top = logits.detach().index_select(0, chosen).float().topk(min(self.config.top_k, logits.shape[1]))
         sizes = torch.bincount(part.asked.examples[chosen], minlength=len(part.examples))[order].tolist()
-        for row, values, entries in zip(order, top.values.cpu().split(sizes), top.indices.cpu().split(sizes), strict=True):
+        for row, values, entries in zip(
+            order, top.values.cpu().split(sizes), top.indices.cpu().split(sizes), strict=True
+        ):
             example = part.examples[row]  # a copy: a view would keep those of the whole part
             extra = {**example.extra, "logits": values.clone(), "entries": entries.clone()}
             self._offered[example.id] = replace(example, extra=extra)

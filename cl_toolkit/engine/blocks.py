@@ -19,7 +19,9 @@ def blocks_of(model: nn.Module, setting: str) -> list[Any]:
 
     found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not found:
-        raise UserError(f"{setting}: {type(model).__name__} has no blocks that transformers knows as such; leave it out")
+        raise UserError(
+            f"{setting}: {type(model).__name__} has no blocks that transformers knows as such; leave it out"
+        )
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,9 @@ def check_deepspeed(section: EngineSection, train: Train) -> int:
         )
     stage = zero_stage(final_config(section.deepspeed, train))
     if stage == 3 and train.compile != "none":
-        raise UserError(f"train.compile: {train.compile}: ZeRO-3 gathers weights layer by layer as it goes; use ZeRO 0 to 2")
+        raise UserError(
+            f"train.compile: {train.compile}: ZeRO-3 gathers weights layer by layer as it goes; use ZeRO 0 to 2"
+        )
     return stage
 
 
@@ -104,12 +106,4 @@ def check_engine(section: EngineSection, train: Train) -> int | None:
 
 def open_engine(section: EngineSection, train: Train) -> Engine:
     """The engine of a run."""
-    device = pick_device(section.device)
-    return ENGINES[engine_name(section)].open(section, replace(train, bf16=in_bf16(train, device)), device)
-
-
-def in_bf16(train: Train, device: torch.device) -> bool:
-    """Whether a run computes in bfloat16."""
-    if train.bf16 != "auto":
-        return bool(train.bf16)
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return ENGINES[engine_name(section)].open(section, train, pick_device(section.device))

@@ -12,7 +12,6 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,9 +66,9 @@ class DeepSpeedEngine(Engine):
         processes: Processes | None = None,
         config: Mapping[str, Any] | str | None = None,
     ):
-        self.config = final_config(config, train)
-        self.stage = zero_stage(self.config)
         super().__init__(train, device, processes or start_processes(device))
+        self.config = final_config(config, self.train)
+        self.stage = zero_stage(self.config)
 
     def open(self, model, task, steps):
         return DeepSpeedSession(self, model, task, steps)

@@ -34,8 +34,15 @@ WIDTHS = {"cuda": 64}
 """A GPU prepares for each new width of a batch, which takes longer than some padding; a CPU does not."""
 
 
+def in_bf16(train: Train, device: torch.device) -> bool:
+    """Whether training on a device computes in bfloat16: `auto` where it is a GPU that has it."""
+    if train.bf16 != "auto":
+        return bool(train.bf16)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class Engine:
-    """Opens sessions. It knows the processes of the job, the device and the settings of `train`.
+    """Opens sessions. It knows the processes of the job, the device and the settings of `train`, `bf16` settled.
 
     fitting: rows of a micro-batch that were found to fit (`per_device_train_batch_size: auto`); None: all so far.
     """
@@ -43,7 +50,7 @@ class Engine:
     name: str = ""
 
     def __init__(self, train: Train, device: torch.device, processes: Processes | None = None):
-        self.train, self.device = train, device
+        self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
         self.fitting: int | None = None
         self.width_multiple = WIDTHS.get(device.type, 1)

@@ -16,7 +16,7 @@ from cl_toolkit.types import Example
 
 
 def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of one task, by transformers' names: `adamw_torch` or `sgd`. On a GPU a step is one kernel over all weights."""
+    """The optimizer of one task, by transformers' names: `adamw_torch` (one kernel on a GPU) or `sgd`."""
     if train.optim == "sgd":
         return torch.optim.SGD(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
     return torch.optim.AdamW(
@@ -108,7 +108,9 @@ class TorchSession(Session):
         for part in self.aside(self.task.encode(examples, self.model)):
             loss = self.task.forward(self.model, part).loss
             grads = torch.autograd.grad(loss, weights, allow_unused=True)
-            found = [new if old is None else old if new is None else old + new for old, new in zip(found, grads, strict=True)]
+            found = [
+                new if old is None else old if new is None else old + new for old, new in zip(found, grads, strict=True)
+            ]
         self.extra_backwards += 1
         return {
             name: torch.zeros_like(weight) if grad is None else grad

@@ -51,8 +51,8 @@ def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def by_rows(value: Callable[..., Tensor], width: int, *tensors: Tensor) -> Tensor:
-    """`value(*tensors)` (N,), where a row of it depends on the same row of the tensors (N, ...) alone: of so many rows at a time
-    that what is `width` wide stays within `CHUNK`, forgotten after the forward and made again in the backward."""
+    """`value(*tensors)` (N,), of which each row depends on the same row of the tensors (N, ...) alone: of so many rows at a
+    time that what is `width` wide stays within `CHUNK`, forgotten after the forward and made again in the backward."""
     rows = max(1, CHUNK // max(width, 1))
     if len(tensors[0]) <= rows:
         return value(*tensors)

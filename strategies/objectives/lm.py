@@ -50,7 +50,7 @@ class LM(Objective):
         return packed(examples, codec.document, self.config.block_size)
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
-        check_apart(model)
+        check_apart(model, "objective.name: lm")
         return task
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:

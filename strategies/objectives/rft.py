@@ -186,7 +186,8 @@ class RFT(Objective):
         with eval_mode(unwrapped(model)):
             said = predicted(model, part, self.config.temperature)
         asked, logp = part.asked, said.logp  # (N,)
-        old = part.memo.setdefault("old", logp.detach())  # by the model that sampled: what it is at the first update
+        # by the model that sampled: what it is at the first update
+        old = logp.detach() if self.updates == 1 else part.memo.setdefault("old", logp.detach())
         ratio = torch.exp(logp - old)
         advantage = part.extra["advantages"].to(logp)[asked.examples]
         clipped = ratio.clamp(1 - self.config.epsilon, 1 + self.config.epsilon)

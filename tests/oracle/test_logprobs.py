@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cl_toolkit.models.generate import UniformSampling
-from cl_toolkit.models.logits import target_logits, token_logprobs
+from cl_toolkit.models.logits import token_logprobs
 from cl_toolkit.types import IGNORE
 
 LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
@@ -23,18 +23,6 @@ def test_a_temperature_divides_the_logits(temperature, p):
     """Odds of 3 become 9 at a half and the root of 3 at two."""
     found = token_logprobs(LOGITS, torch.tensor([[IGNORE, 1, IGNORE]]), temperature)
     assert found[0].tolist() == pytest.approx([math.log(p), 0])
-
-
-def test_only_what_predicts_a_target_is_kept():
-    logits, labels = target_logits(LOGITS.bfloat16(), torch.tensor([[0, IGNORE, 1]]))
-    assert logits.dtype == torch.float32
-    assert labels.tolist() == [1]
-    assert logits.shape == (1, 2)
-    both = LOGITS.expand(2, -1, -1), torch.tensor([[0, 1, 0], [0, 1, 1]])
-    assert target_logits(*both, torch.tensor([False, True]))[1].tolist() == [1, 1]
-    arrays = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, IGNORE])
-    assert target_logits(*arrays)[0].tolist() == [[1.0, 2.0]]
-    assert len(target_logits(*arrays, torch.tensor([False, True]))[1]) == 0
 
 
 def test_a_uniform_number_picks_by_the_cumulated_distribution():

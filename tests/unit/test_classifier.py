@@ -173,7 +173,7 @@ def test_labels_are_classes_and_what_is_no_target_has_none(place):
     assert codec(place).batch([said("x")]).targets is None
     assert codec(place).prompts([said("z", "blue", source="aside")]).targets is None
     assert batch.counts()["tokens"] == 2
-    assert batch.rows(1, 2).labels.tolist() == [1]
+    assert batch.rows([1]).labels.tolist() == [1]
     assert codec(place).shown(said("x")) == "<s>x\n⟦red⟧"
     with pytest.raises(UserError, match="'bleu' is none of the stream's classes; did you mean 'blue'"):
         codec(place).batch([said("x", "bleu")])
