@@ -54,6 +54,20 @@ def final_config(given: Mapping[str, Any] | str | None, train: Train) -> dict[st
     }
 
 
+BUCKET = 500_000_000
+"""DeepSpeed's own: numbers that are gathered or reduced at once."""
+
+
+def with_buckets(config: Mapping[str, Any], trained: int) -> dict[str, Any]:
+    """The config with buckets no larger than what is trained, where it names none: DeepSpeed's own take 2 GB each from any
+    model."""
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, Mapping):
+        return dict(config)
+    size = min(BUCKET, max(trained, 1))
+    return {**config, "zero_optimization": {"reduce_bucket_size": size, "allgather_bucket_size": size, **zero}}
+
+
 def zero_stage(config: Mapping[str, Any]) -> int:
     """The ZeRO stage of a DeepSpeed config: 0 where it names none."""
     zero = config.get("zero_optimization", {})

@@ -159,6 +159,8 @@ class Run:
         """The start model, on the device."""
         config, seed = self.config, self.config.seed.init
         model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
+        if config.frozen_base and config.model.adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
+            adapters.frozen_in_bf16(model)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
         model.says_logits = says_logits(model)

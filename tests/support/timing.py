@@ -38,5 +38,6 @@ class Rows:
         ids = torch.tensor([e.x for e in examples])
         labels = ids.clone()
         labels[:, :PROMPT] = IGNORE
-        labels[torch.tensor([e.source in WITHOUT_TARGET for e in examples])] = IGNORE
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples))
+        untrained = torch.tensor([e.source in WITHOUT_TARGET for e in examples])
+        targets, labels = labels if untrained.any() else None, labels.masked_fill(untrained[:, None], IGNORE)
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples), targets)
