@@ -138,8 +138,8 @@ class DER(Strategy):
     def _check(self, part: Batch, chosen: Tensor, rows: Sequence[int]) -> None:
         if len(chosen) != sum(len(part.examples[i].extra["logits"]) for i in rows):
             raise UserError(
-                f"strategies.{self.name}: rows that are only looked at have other targets than when they are trained; the codec, "
-                "or the objective's encode, has to set Batch.targets too"
+                f"strategies.{self.name}: rows that are only looked at have other targets than when they are trained; the "
+                "codec, or the objective's encode, has to set Batch.targets too"
             )
 
     def _error(self, logits: Tensor, examples: Sequence[Example]) -> Tensor:

@@ -62,9 +62,7 @@ class SI(Strategy):
         self.omega: dict[str, Tensor] = {}  # name -> Omega
         self.anchor: dict[str, Tensor] = {}  # name -> theta*
         self._first: dict[str, Tensor] = {}  # weights at the start of the task
-        self._last: dict[
-            str, tuple[Tensor, Tensor]
-        ] = {}  # name -> (weight, gradient) of the step before, written anew each step
+        self._last: dict[str, tuple[Tensor, Tensor]] = {}  # name -> (weight, gradient) of the step before
         self._path: dict[str, Tensor] = {}  # omega of this task
 
     @property

@@ -159,8 +159,6 @@ class Run:
         """The start model, on the device."""
         config, seed = self.config, self.config.seed.init
         model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
-        if config.frozen_base and config.model.adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
-            adapters.frozen_in_bf16(model)
         model = self.objective.equip(model, seed).to(self.engine.device)
         model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
         model.says_logits = says_logits(model)
@@ -216,6 +214,8 @@ class Run:
         task, adapter, cost = stage.task, self.config.model.adapter, self.record["cost"]
         self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init)
         self.model.to(self.engine.device)
+        if self.config.frozen_base and adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
+            adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
         moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once

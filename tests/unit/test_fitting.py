@@ -1,4 +1,4 @@
-"""`per_device_train_batch_size: auto`: what does not fit into the device's memory comes again in smaller parts, as the same step."""
+"""`per_device_train_batch_size: auto`: what does not fit into memory comes again in smaller parts, as the same step."""
 
 import pytest
 import torch
