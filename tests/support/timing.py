@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,6 +28,19 @@ def random_rows(count: int, seed: int = 0) -> torch.Tensor:
 def examples_of(rows: torch.Tensor) -> list[Example]:
     """Examples that `Rows` encodes."""
     return [Example(id=str(i), x=row.tolist()) for i, row in enumerate(rows)]
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most bytes that tensors made inside hold at once, by the profiler's record of what torch's CPU allocator gives and
+    takes back."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
 
 
 class Rows:
