@@ -1,13 +1,14 @@
-"""Answers by the model: batched generation with a KV cache, greedy or sampled."""
+"""Answers by the model: token by token, greedy or sampled, each prompt read once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cl_toolkit.engine.access import evaluating, in_lockstep, unwrapped
+from cl_toolkit.engine.access import anywhere, evaluating, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.prefix import Prefix, goes_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,22 +35,15 @@ def own_settings(module: nn.Module):
             holder.generation_config = settings
 
 
-class UniformSampling:
-    """A logits processor that samples by the inverse of the cumulated distribution, one uniform number per row and token.
+def draw(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    """Tokens (B,) of the distribution that logits (B, V) are of, by the inverse of its cumulated probabilities.
 
-    The numbers are fixed before generation starts, so that what a row samples does not depend on the rows beside it,
-    nor on how rows are spread over processes. Followed by greedy decoding.
+    uniforms: (B,) numbers in [0, 1). They are fixed before generation starts, so that what a row samples depends neither on the
+    rows beside it nor on how rows are spread over processes.
     """
-
-    def __init__(self, uniforms: Tensor, temperature: float):
-        self.uniforms, self.temperature, self.position = uniforms, temperature, 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cumulated = torch.softmax(scores.float() / self.temperature, dim=-1).cumsum(-1)
-        u = self.uniforms[:, self.position : self.position + 1] * cumulated[:, -1:]
-        chosen = torch.searchsorted(cumulated, u, right=True).clamp(max=scores.shape[-1] - 1)
-        self.position += 1
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+    cumulated = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
+    chosen = torch.searchsorted(cumulated, uniforms[:, None] * cumulated[:, -1:], right=True)
+    return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def generate(
@@ -62,34 +56,86 @@ def generate(
 ) -> list[list[int]]:
     """Token ids of the answers, each up to and with the mark that ends it (`codec.stops`), or `max_new_tokens` long.
 
-    prompts: token ids per row. uniforms: (B, max_new_tokens) numbers in [0, 1) to sample with; None: greedy. The arg max, or
-    a draw from the model's own distribution: no setting of the model's folder changes it.
+    prompts: token ids per row; what stands in several rows is read once. uniforms: (B, max_new_tokens) numbers in [0, 1) to
+    sample with; None: greedy. The arg max, or a draw from the model's own distribution: no setting of the model's folder
+    changes it.
     """
+    module = unwrapped(model)
+    if uniforms is not None:
+        uniforms = uniforms.to(next(module.parameters()).device)
+
+    def choose(logits: Tensor, step: int, rows: Tensor) -> Tensor:
+        if uniforms is None:
+            return logits.float().argmax(-1)
+        return draw(logits, uniforms[rows, step], temperature)
+
+    write = _from_cache if goes_on(module, codec.pad) else _by_transformers
+    with evaluating(module):
+        answers = write(model, prompts, codec, max_new_tokens, choose).tolist()
+    ends = [next((i for i, token in enumerate(a, 1) if token in codec.stops), len(a)) for a in answers]
+    return [a[:end] for a, end in zip(answers, ends, strict=True)]
+
+
+def _from_cache(
+    model: nn.Module, prompts: Sequence[Sequence[int]], codec: TextCodec, length: int, choose: Callable
+) -> Tensor:
+    """(B, length) tokens; what stands behind an end mark means nothing. A row that has ended leaves the batch, but where
+    processes go in lockstep: there all go on until the last row of the last process has ended."""
+    distinct = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    read = Prefix(unwrapped(model), list(distinct), codec.pad)
+    device = read.mask.device
+    if len(distinct) < len(prompts):
+        read = read.take(torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device))
+    stops = torch.tensor(sorted(codec.stops), device=device)
+    said = torch.full((len(prompts), length), codec.pad, device=device)
+    rows, together = torch.arange(len(prompts), device=device), in_lockstep(model)
+    for step in range(length):
+        tokens = choose(read.logits, step, rows)
+        said[rows, step] = tokens
+        going = (~torch.isin(tokens, stops)).nonzero()[:, 0]
+        if step + 1 == length or not anywhere(model, len(going) > 0):
+            break
+        if not together and len(going) < len(rows):
+            read, rows, tokens = read.take(going), rows[going], tokens[going]
+        read.on(tokens[:, None])
+    return said
+
+
+class Chosen:
+    """A logits processor of transformers that leaves the chosen tokens alone possible; followed by greedy decoding."""
+
+    def __init__(self, choose: Callable[[Tensor, int, Tensor], Tensor]):
+        self.choose, self.step = choose, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = torch.arange(len(scores), device=scores.device)
+        chosen = self.choose(scores, self.step, rows)
+        self.step += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+
+def _by_transformers(
+    model: nn.Module, prompts: Sequence[Sequence[int]], codec: TextCodec, length: int, choose: Callable
+) -> Tensor:
+    """The same from a model whose cache cannot be shared; transformers knows what state it keeps."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     module = unwrapped(model)
     device = next(module.parameters()).device
     width = max(map(len, prompts))
-    ids = torch.tensor([[codec.pad] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=length,
         do_sample=False,
         eos_token_id=sorted(codec.stops),
         pad_token_id=codec.pad,
         use_cache=True,
     )
-    processors = LogitsProcessorList()
-    if uniforms is not None:
-        processors.append(UniformSampling(uniforms.to(device), temperature))
-    with evaluating(module), own_settings(module):
+    with own_settings(module):
         out = module.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=torch.tensor([[codec.pad] * (width - len(p)) + list(p) for p in prompts], device=device),
+            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device),
             generation_config=settings,
-            logits_processor=processors,
+            logits_processor=LogitsProcessorList([Chosen(choose)]),
             synced_gpus=in_lockstep(model),
         )
-    answers = out[:, width:].tolist()
-    ends = [next((i for i, token in enumerate(a, 1) if token in codec.stops), len(a)) for a in answers]
-    return [a[:end] for a, end in zip(answers, ends, strict=True)]
+    return out[:, width:]
