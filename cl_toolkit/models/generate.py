@@ -71,15 +71,15 @@ def generate(
 
     write = _from_cache if goes_on(module, codec.pad) else _by_transformers
     with evaluating(module):
-        answers = write(model, prompts, codec, max_new_tokens, choose).tolist()
+        answers = write(model, prompts, codec, max_new_tokens, choose)
     ends = [next((i for i, token in enumerate(a, 1) if token in codec.stops), len(a)) for a in answers]
     return [a[:end] for a, end in zip(answers, ends, strict=True)]
 
 
 def _from_cache(
     model: nn.Module, prompts: Sequence[Sequence[int]], codec: TextCodec, length: int, choose: Callable
-) -> Tensor:
-    """(B, length) tokens; what stands behind an end mark means nothing. A row that has ended leaves the batch, but where
+) -> list[list[int]]:
+    """`length` tokens a row; what stands behind an end mark means nothing. A row that has ended leaves the batch, but where
     processes go in lockstep: there all go on until the last row of the last process has ended."""
     distinct = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     read = Prefix(unwrapped(model), list(distinct), codec.pad)
@@ -98,31 +98,30 @@ def _from_cache(
         if not together and len(going) < len(rows):
             read, rows, tokens = read.take(going), rows[going], tokens[going]
         read.on(tokens[:, None])
-    return said
+    return said.tolist()
 
 
 class Chosen:
-    """A logits processor of transformers that leaves the chosen tokens alone possible; followed by greedy decoding."""
+    """A logits processor of transformers that leaves the chosen tokens of some rows alone possible; for greedy decoding."""
 
-    def __init__(self, choose: Callable[[Tensor, int, Tensor], Tensor]):
-        self.choose, self.step = choose, 0
+    def __init__(self, choose: Callable[[Tensor, int, Tensor], Tensor], rows: Tensor):
+        self.choose, self.rows, self.step = choose, rows, 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        rows = torch.arange(len(scores), device=scores.device)
-        chosen = self.choose(scores, self.step, rows)
+        chosen = self.choose(scores, self.step, self.rows)
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 
 def _by_transformers(
     model: nn.Module, prompts: Sequence[Sequence[int]], codec: TextCodec, length: int, choose: Callable
-) -> Tensor:
-    """The same from a model whose cache cannot be shared; transformers knows what state it keeps."""
+) -> list[list[int]]:
+    """The same from a model whose cache cannot be shared: transformers knows what state it keeps. Prompts of one length go
+    together, since such a model may see its padding, but where processes go in lockstep."""
     from transformers import GenerationConfig, LogitsProcessorList
 
-    module = unwrapped(model)
+    module, together = unwrapped(model), in_lockstep(model)
     device = next(module.parameters()).device
-    width = max(map(len, prompts))
     settings = GenerationConfig(
         max_new_tokens=length,
         do_sample=False,
@@ -130,12 +129,19 @@ def _by_transformers(
         pad_token_id=codec.pad,
         use_cache=True,
     )
-    with own_settings(module):
-        out = module.generate(
-            input_ids=torch.tensor([[codec.pad] * (width - len(p)) + list(p) for p in prompts], device=device),
-            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device),
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([Chosen(choose)]),
-            synced_gpus=in_lockstep(model),
-        )
-    return out[:, width:]
+    answers: list[list[int]] = [[]] * len(prompts)
+    for width in [max(map(len, prompts))] if together else sorted({*map(len, prompts)}):
+        rows = [i for i, prompt in enumerate(prompts) if together or len(prompt) == width]
+        padding = [width - len(prompts[i]) for i in rows]
+        ids = [[codec.pad] * n + list(prompts[i]) for i, n in zip(rows, padding, strict=True)]
+        with own_settings(module):
+            out = module.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=device),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([Chosen(choose, torch.tensor(rows, device=device))]),
+                synced_gpus=together,
+            )
+        for i, answer in zip(rows, out[:, width:].tolist(), strict=True):
+            answers[i] = answer
+    return answers

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cl_toolkit.models.generate import UniformSampling
+from cl_toolkit.models.generate import draw
 from cl_toolkit.models.logits import target_logits, token_logprobs
 from cl_toolkit.types import IGNORE
 
@@ -38,9 +38,8 @@ def test_only_what_predicts_a_target_is_kept():
 
 
 def test_a_uniform_number_picks_by_the_cumulated_distribution():
-    """p = (1/4, 3/4): below 1/4 the first, from there on the second; each token takes the next number of its row."""
-    sample = UniformSampling(torch.tensor([[0.2, 0.3], [0.9, 0.0]]), 1.0)
-    scores = torch.tensor([[0.0, math.log(3)]] * 2)
-    assert [sample(None, scores).argmax(1).tolist() for _ in range(2)] == [[0, 1], [1, 0]]
-    cold = UniformSampling(torch.tensor([[0.2], [0.05]]), 0.5)  # p = (1/10, 9/10)
-    assert cold(None, scores).argmax(1).tolist() == [1, 0]
+    """p = (1/4, 3/4): below 1/4 the first, from there on the second."""
+    logits = torch.tensor([[0.0, math.log(3)]] * 4)
+    assert draw(logits, torch.tensor([0.2, 0.9, 0.3, 0.0])).tolist() == [0, 1, 1, 0]
+    assert draw(logits[:2], torch.tensor([0.2, 0.05]), 0.5).tolist() == [1, 0]  # p = (1/10, 9/10)
+    assert draw(logits[:1].bfloat16(), torch.tensor([1 - 2**-24])).tolist() == [1]  # never beyond the last
