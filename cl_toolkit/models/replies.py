@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.generate import generate
+from cl_toolkit.models.generate import draw, generate
 from cl_toolkit.models.likelihoods import after, target_logprobs
 from cl_toolkit.models.prefix import Prefix, goes_on
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
@@ -39,15 +39,16 @@ def token_replies(codec: TextCodec, model: nn.Module, requests: Sequence[Request
 def _in_parts(
     items: Sequence[Any], length: Callable[[Any], int], rows: int, answer: Callable, padding: float = math.inf
 ) -> list[Any]:
-    """What `answer` gives for each item, in their order; it gets so many at a time, of near length, at most, and no more than so
-    much padding as is dearer than one more forward."""
-    order = sorted(range(len(items)), key=[length(item) for item in items].__getitem__)
+    """What `answer` gives for each item, in their order; it gets those of near length together, at most so many at a time, and
+    with at most so much padding."""
+    lengths = [length(item) for item in items]
+    order = sorted(range(len(items)), key=lengths.__getitem__)
     found: list[Any] = [None] * len(items)
     while order:
         size, filled = 0, 0
         for i in order[:rows]:
-            filled += length(items[i])
-            if (size + 1) * length(items[i]) - filled > padding:
+            filled += lengths[i]
+            if (size + 1) * lengths[i] - filled > padding:
                 break
             size += 1
         part, order = order[:size], order[size:]
@@ -140,37 +141,55 @@ def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: 
 WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _likely, Sample: _sampled}
 
 
-def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request]) -> list[Reply]:
-    """The answers of a model whose outputs stand for `model.classes`, of one forward. Where answers are restricted, the
-    likeliest of these; a class that the model has never seen has no output."""
+def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+    """The answers of a model whose outputs stand for `model.classes` to requests of one way, at most so many rows at a time.
+    Where answers are restricted, the likeliest of these; a class that the model has never seen has no output."""
+    if len(requests) > rows:
+        return _in_parts(
+            requests, lambda r: codec.length(r.example), rows, lambda some: class_replies(codec, model, some, rows)
+        )
     module = unwrapped(model)
     batch = codec.prompts([r.example for r in requests]).to(next(module.parameters()).device)
     with evaluating(module):
         logits = module(**batch.inputs).logits
-    return [CLASSIFIED[type(r)](r, row, module.classes) for r, row in zip(requests, logits, strict=True)]
+    return CLASSIFIED[type(requests[0])](requests, logits, module.classes)
 
 
-def _class_of(request: Answer | Choice, row: Tensor, classes: Sequence[str]) -> Reply:
-    allowed = request.allowed
-    known = [i for i, label in enumerate(classes) if allowed is None or label in allowed]
-    text = classes[known[int(row[known].argmax())]] if known else ""
-    return Reply(text, chance=1 / max(1, len(allowed or classes)))
+def _classes_of(requests: Sequence[Answer | Choice], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    number: dict[tuple[str, ...] | None, int] = {}
+    of_row = [number.setdefault(request.allowed, len(number)) for request in requests]
+    known = [[i for i, label in enumerate(classes) if allowed is None or label in allowed] for allowed in number]
+    said = []
+    mask = torch.zeros(len(known), len(classes), dtype=torch.bool)
+    for row, (allowed, outputs) in enumerate(zip(number, known, strict=True)):
+        mask[row, outputs] = True
+        chance = 1 / max(1, len(classes if allowed is None else allowed))
+        said.append({i: Reply(classes[i], chance=chance) for i in outputs} or {0: Reply(chance=chance)})
+    if not mask.all():
+        logits = logits.masked_fill(~mask[torch.tensor(of_row)].to(logits.device), -torch.inf)
+    largest = logits.argmax(1).tolist() if classes else [0] * len(requests)
+    return [said[which][i] for which, i in zip(of_row, largest, strict=True)]
 
 
-def _class_logprob(request: Logprobs, row: Tensor, classes: Sequence[str]) -> Reply:
-    index = classes.index(request.example.target) if request.answer is None else request.answer[0]
-    return Reply(classes[index], (index,), (float(row.float().log_softmax(0)[index]),))
+def _class_logprobs(requests: Sequence[Logprobs], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    chosen = [classes.index(r.example.target) if r.answer is None else r.answer[0] for r in requests]
+    return _class_likely(chosen, logits, classes)
 
 
-def _class_sample(request: Sample, row: Tensor, classes: Sequence[str]) -> Reply:
-    u = torch.rand(1, generator=generator_from(request.seed, request.example.id))
-    index = int(torch.searchsorted(row.float().softmax(0).cumsum(0).cpu(), u, right=True).clamp(max=len(classes) - 1))
-    return Reply(classes[index], (index,), (float(row.float().log_softmax(0)[index]),))
+def _class_samples(requests: Sequence[Sample], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    uniforms = torch.cat([torch.rand(1, generator=generator_from(r.seed, r.example.id)) for r in requests])
+    return _class_likely(draw(logits, uniforms.to(logits.device)).tolist(), logits, classes)
+
+
+def _class_likely(chosen: Sequence[int], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    """Replies of these classes, with how likely each is."""
+    logprobs = logits.float().log_softmax(1)[range(len(chosen)), chosen].tolist()
+    return [Reply(classes[i], (i,), (logp,)) for i, logp in zip(chosen, logprobs, strict=True)]
 
 
 CLASSIFIED: dict[type, Callable] = {
-    Answer: _class_of,
-    Choice: _class_of,
-    Logprobs: _class_logprob,
-    Sample: _class_sample,
+    Answer: _classes_of,
+    Choice: _classes_of,
+    Logprobs: _class_logprobs,
+    Sample: _class_samples,
 }
