@@ -34,9 +34,10 @@ def learn(
             batch = objective.encode(session.model, task, session.share(examples))  # this process's share
             for _ in range(objective.updates):
                 for part in session.parts(batch):  # micro-batches; part.total: counts over the whole step
-                    out = objective.forward(session.model, part)
-                    terms = strategy.loss(session.model, part, out)
-                    session.backward(merge_terms({objective.name: out.loss}, terms))
+                    with session.room():  # what does not fit comes again in smaller parts
+                        out = objective.forward(session.model, part)
+                        terms = strategy.loss(session.model, part, out)
+                        session.backward(merge_terms({objective.name: out.loss}, terms))
                 session.step(strategy)  # penalties once, before_step, clip, update
                 watch(session)  # progress, log, curves
     return strategy.after_task(model, task)

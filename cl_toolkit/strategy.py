@@ -152,6 +152,11 @@ class Strategy:
         """Learn from what was just trained: store examples, take a Fisher, merge. The model is plain and whole."""
         return model
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the objective must give for it."""
+        return self.tags.needs
+
     def uses(self, hook: str) -> bool:
         """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
@@ -222,6 +227,10 @@ class Composed(Strategy):
         for part in self.parts:
             model = part.after_task(model, task)
         return model
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(part.needs for part in self.parts))
 
     def uses(self, hook: str) -> bool:
         return any(part.uses(hook) for part in self.parts)

@@ -26,6 +26,7 @@ class TaskView:
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
     examples: the training examples, or what the objective makes of them (`Objective.units`). codec: examples as tensors.
     score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
+    wants_logits: whether somebody needs the logits of training forwards.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class TaskView:
         epochs: float = 1,
         max_steps: int = -1,
         seeds: dict[str, int] | None = None,
+        wants_logits: bool = True,
     ):
         self.name, self.index, self.examples = name, index, tuple(objective.units(codec, examples))
         self.objective, self.score = objective, score
         self.codec: Any = codec  # which one it is, an objective knows by its `inputs`
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
+        self.wants_logits = wants_logits
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.errors import UserError
+from cl_toolkit.lazy import LazyModule
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch = LazyModule("torch")
 
 IGNORE = -100
 """Label of a position that is not a target: prompt, padding, filler."""
@@ -205,27 +211,51 @@ def answers_of(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(choice for t in tasks for e in t.train for choice in e.choices or ()))
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The N targets of a batch, row after row: what is to be predicted, where, and of which example.
+
+    places: (N,) of the outputs that predict them: r T + t for `labels[r, t + 1]`, or the row of a class. labels: (N,).
+    examples: (N,) index into `Batch.examples`. learned: (N,) bool, whether the objective learns it; None where all are.
+    """
+
+    places: Tensor
+    labels: Tensor
+    examples: Tensor
+    learned: Tensor | None
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of values (N,) over the targets that are learned."""
+        return values.sum() if self.learned is None else values.where(self.learned, 0).sum()
+
+
 @dataclass
 class Batch:
-    """Encoded examples. Rows of every tensor go with `examples`.
+    """Encoded examples. Rows of every tensor go with `examples`, unless `owners` says that a row holds several of them.
 
     inputs: what the model's forward takes: `input_ids`, `attention_mask` (B, T), or `input_ids`, `position_ids` (B, T) where
-        rows hold several documents, or `x` (B, ...).
+        rows hold several documents or examples, or `x` (B, ...).
     labels: (B, T) token ids with IGNORE where nothing is to be learned, or (B,) classes.
     targets: as `labels`, and also what rows without a target (`aside`, `filler`) answer; None: the labels.
-    extra: further tensors of the objective, first axis B, e.g. `advantages` (B,), `reference` (B, T).
-    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) whose second axis runs along the tokens.
+    owners: (B, T) index into `examples` of each token, where rows are packed; None: row i is example i.
+    extra: further tensors of the objective, one for each example, e.g. `advantages` (E,), or along tokens.
+    along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) with axes (B, T).
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
         `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
+    wants_logits: whether the objective's forward shall give `Outputs.logits`, for those who say that they need them.
+    memo: what an objective keeps of this part from one update to the next (`Objective.updates`).
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     examples: tuple[Example, ...]
     targets: Tensor | None = None
+    owners: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     along_tokens: frozenset[str] = frozenset()
     total: Mapping[str, float] = field(default_factory=dict)
+    wants_logits: bool = True
+    memo: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Tensor:
@@ -233,16 +263,30 @@ class Batch:
         mask = self.inputs.get("attention_mask")
         return self.extra["lengths"] if mask is None else mask.sum(1)
 
-    def source(self, name: str) -> Tensor:
-        """(B,) bool: which rows have that source."""
-        import torch
+    @cached_property
+    def asked(self) -> Targets:
+        """Where the targets are. Found on the CPU where the batch begins there: a device would have to be waited for."""
+        labels = self.labels
+        all_of_them = labels if self.targets is None else labels.where(labels != IGNORE, self.targets)
+        if labels.dim() == 1:
+            places = rows = (all_of_them != IGNORE).nonzero()[:, 0]
+        else:
+            rows, columns = (all_of_them[:, 1:] != IGNORE).nonzero(as_tuple=True)
+            places = rows * labels.shape[1] + columns
+            labels, all_of_them = (t.flatten() for t in (labels, all_of_them))
+        after = places + (self.labels.dim() > 1)
+        owners = rows if self.owners is None else self.owners.flatten()[after]
+        learned = None if self.targets is None else labels[after] != IGNORE
+        if learned is not None and self.labels.device.type == "cpu" and bool(torch.all(learned)):
+            learned = None
+        return Targets(places, all_of_them[after], owners, learned)
 
+    def source(self, name: str) -> Tensor:
+        """(E,) bool: which examples have that source."""
         return torch.tensor([e.source == name for e in self.examples], device=self.labels.device)
 
     def counts(self) -> dict[str, float]:
-        """What `total` sums over parts and processes. Filler counts nowhere."""
-        import torch
-
+        """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere."""
         if all(e.source == "task" for e in self.examples):
             return {
                 "tokens": float((self.labels != IGNORE).sum()),
@@ -259,67 +303,78 @@ class Batch:
             "memory_tokens": float(torch.where(memory, targets, 0).sum()),
         }
 
-    def rows(self, start: int, stop: int) -> Batch:
-        """The micro-batch of those rows, without columns that are padding in all of them. An empty range gives one
+    def map(self, change: Callable[[str, Tensor], Tensor], **changes: Any) -> Batch:
+        """The batch with `change(name, tensor)` in the place of each tensor, and further fields changed. `targets` and `owners`
+        are called `labels`, which they go with."""
+
+        def each(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(name, tensor) for name, tensor in tensors.items()}
+
+        beside = {"targets": self.targets, "owners": self.owners}
+        moved: dict[str, Any] = {k: None if t is None else change("labels", t) for k, t in beside.items()}
+        moved |= {"inputs": each(self.inputs), "labels": change("labels", self.labels), "extra": each(self.extra)}
+        return replace(self, **{**moved, **changes})
+
+    def rows(self, chosen: Sequence[int]) -> Batch:
+        """The micro-batch of those rows, which are not packed, without columns that are padding in all of them. None gives one
         filler row, so that every process makes the same number of forwards."""
-        if start >= stop:
-            part = self.rows(0, 1)
+        if not chosen:
+            part = self.rows([0])
+            answer = part.labels if part.targets is None else part.targets
             filler = tuple(replace(e, source="filler") for e in part.examples)
-            return replace(part, labels=part.labels.new_full(part.labels.shape, IGNORE), examples=filler)
-        width = int(self.lengths[start:stop].max()) if self.along_tokens else None
+            return replace(
+                part, labels=part.labels.new_full(part.labels.shape, IGNORE), targets=answer, examples=filler
+            )
+        width = max(self.lengths[chosen].tolist()) if self.along_tokens else None
 
         def cut(name: str, tensor: Tensor) -> Tensor:
-            tensor = tensor[start:stop]
+            tensor = tensor[chosen]
             return tensor[:, :width] if name in self.along_tokens else tensor
 
-        return replace(
-            self,
-            inputs={k: cut(k, v) for k, v in self.inputs.items()},
-            labels=cut("labels", self.labels),
-            targets=None if self.targets is None else cut("labels", self.targets),
-            examples=self.examples[start:stop],
-            extra={k: cut(k, v) for k, v in self.extra.items()},
-        )
+        return self.map(cut, examples=tuple(self.examples[i] for i in chosen), memo={})
 
     def to(self, device: Any) -> Batch:
-        """The same batch on another device."""
-        return replace(
-            self,
-            inputs={k: v.to(device) for k, v in self.inputs.items()},
-            labels=self.labels.to(device),
-            targets=None if self.targets is None else self.targets.to(device),
-            extra={k: v.to(device) for k, v in self.extra.items()},
-        )
+        """The same batch on another device; copies to a GPU are not waited for."""
+        device = torch.device(device)
+        if device == self.labels.device:
+            return self
+        apart = device.type == "cuda"
+
+        def moved(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if apart else tensor).to(device, non_blocking=apart)
+
+        asked = self.asked
+        found = self.map(lambda name, tensor: moved(tensor))
+        learned = None if asked.learned is None else moved(asked.learned)
+        found.asked = Targets(moved(asked.places), moved(asked.labels), moved(asked.examples), learned)
+        return found
 
 
-@dataclass
 class Outputs:
-    """What an objective's forward gives: `loss` (scalar, already a sum over counts of the whole step), and the
-    `logits` (B, T, V) or (B, V) and `features` (B, D) for terms that need them."""
+    """What an objective's forward gives: `loss` (scalar, already a sum over counts of the whole step), and for terms that need
+    them `logits` (N, V), those that predict the targets of `Batch.asked`, in the precision that the model computes in, and
+    `features` (B, D)."""
 
-    loss: Tensor
-    logits: Tensor = None  # type: ignore[assignment]  # who reads it says so in `needs`; where it is missing, no run begins
-    features: Tensor = None  # type: ignore[assignment]  # the same
+    def __init__(self, loss: Tensor, logits: Tensor | None = None, features: Tensor | None = None):
+        self.loss, self.given = loss, {"logits": logits, "features": features}
 
+    def _told(self, name: str) -> Tensor:
+        value = self.given[name]
+        if value is None:
+            raise UserError(
+                f"reads out.{name}, which are made only for those who say so: needs={{{name!r}}} in its tags"
+            )
+        return value
 
-def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """At most `limit` of the examples (None: all), spread evenly over them, in their order, without a draw.
+    @property
+    def logits(self) -> Tensor:
+        """Raises UserError where nobody has said that they are needed."""
+        return self._told("logits")
 
-    One of each of `limit` equal stretches, at a place that moves from stretch to stretch by the golden ratio: of a file
-    sorted by class, or in which classes take turns, not one class alone.
-    """
-    count = len(examples)
-    if limit is None or limit >= count:
-        return examples
-    if limit == 0:
-        return examples[:0]
-    bounds = [i * count // limit for i in range(limit + 1)]
-    places = (low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds)))
-    kind: Any = type(examples)
-    return kind(examples[place] for place in places)
-
-
-GOLDEN = (5**0.5 - 1) / 2
+    @property
+    def features(self) -> Tensor:
+        """Raises UserError where the objective has none."""
+        return self._told("features")
 
 
 class Batches(Sequence[list[Example]]):

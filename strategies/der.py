@@ -13,13 +13,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.data.store import ExampleStore
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.logits import by_rows, logprobs
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from cl_toolkit.engine.session import Step
@@ -32,6 +35,13 @@ torch = LazyModule("torch")
 def squared_error(stored: Tensor, logits: Tensor) -> Tensor:
     """sum over N positions and k stored entries of (z_stored - h)^2. Divide by N k for the paper's mean."""
     return ((stored - logits) ** 2).sum()
+
+
+def targets_of(part: Batch, rows: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """Which of the part's N targets are those of some examples, (n,), and the examples in the order of these."""
+    owners = part.asked.examples
+    chosen = torch.isin(owners, torch.tensor(rows, device=owners.device)).nonzero()[:, 0]
+    return chosen, owners[chosen].unique_consecutive().tolist()
 
 
 class DER(Strategy):
@@ -65,7 +75,7 @@ class DER(Strategy):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, "reservoir")
-        self._offered: list[tuple[str, Example]] = []  # (id, example with its logits) of this process in this step
+        self._offered: dict[str, Example] = {}  # id -> example with its logits, of this process in this step
         self._counts = {"logits": 0, "tokens": 0}  # stored numbers and tokens in the whole step's memory
 
     def weights(self) -> dict[str, float]:
@@ -109,51 +119,63 @@ class DER(Strategy):
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.active:
             return {}
+        self._offer(part, out.logits)
         terms: dict[str, Tensor] = {}
-        for row, example in enumerate(part.examples):
-            if example.source == "task":
-                self._offer(part, out.logits, row)
-            who, kind = example.extra.get("rehearsed", (None, None))
-            if who != self.name or example.source != "aside":
-                continue
-            stored = example.extra["logits"].to(out.logits.device)  # (n, k)
-            logits, tokens = self.predicting(out.logits, row, example)
-            if kind == "der":
-                entries = example.extra["entries"].to(logits.device)
-                value = self.config.alpha * squared_error(stored, logits.gather(1, entries)) / self._counts["logits"]
-            else:
-                cross_entropy = torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
-                value = self.weights()["ce"] * cross_entropy / self._counts["tokens"]
-            name = self.name if kind == "der" else f"{self.name}_ce"
-            terms[name] = terms[name] + value if name in terms else value
+        for kind, weight in self.weights().items():
+            rows = [i for i, e in enumerate(part.examples) if e.extra.get("rehearsed") == (self.name, kind)]
+            rows = [i for i in rows if part.examples[i].source == "aside"]
+            if rows:
+                chosen, order = targets_of(part, rows)
+                logits, examples = out.logits.index_select(0, chosen), [part.examples[i] for i in order]
+                value = (
+                    self._error(logits, examples) if kind == "der" else self._entropy(logits, part.asked.labels[chosen])
+                )
+                terms[self.name if kind == "der" else f"{self.name}_ce"] = weight * value
         # a part without memory rows must have the same terms as the other processes' parts
         return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
 
-    def predicting(self, logits: Tensor, row: int, example: Example) -> tuple[Tensor, Tensor]:
-        """(logits (n, V) that predict an example's targets, these targets (n,)), of its row in a batch, which has no labels."""
-        labels = self.task.encode([replace(example, source="task")]).labels.to(logits.device)
-        own = logits[row : row + 1]
-        return target_logits(own[:, : labels.shape[1]] if labels.dim() == 2 else own, labels)  # padding is on the right
+    def _error(self, logits: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Of logits (n, V) at the targets of stored examples, in their order: their part of the step's mean squared error."""
+        if len(logits) != sum(len(e.extra["logits"]) for e in examples):
+            raise UserError(
+                f"strategies.{self.name}: the objective gives rows that are only looked at other targets than when it trains "
+                "them; its encode has to set Batch.targets too"
+            )
+        entries, stored = (
+            torch.cat([e.extra[key] for e in examples]).to(logits.device) for key in ("entries", "logits")
+        )
+        return squared_error(stored, logits.gather(1, entries).float()) / self._counts["logits"]
+
+    def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Of logits (n, V) at targets (n,): their part of the step's mean cross-entropy."""
+        return -by_rows(logprobs, logits.shape[1], logits, labels).sum() / self._counts["tokens"]
 
     def _names(self) -> list[str]:
         names = {"der": (self._counts["logits"], self.name), "ce": (self._counts["tokens"], f"{self.name}_ce")}
         return [name for count, name in names.values() if count]
 
-    def _offer(self, part: Batch, logits: Tensor, row: int) -> None:
-        """Remember a new example with its logits until the step's end."""
-        own, _ = target_logits(logits[row : row + 1].detach(), part.labels[row : row + 1])
-        top = own.topk(min(self.config.top_k, own.shape[-1]))
-        extra = {"logits": top.values.cpu(), "entries": top.indices.cpu()}
-        example = part.examples[row]
-        self._offered.append((example.id, replace(example, extra={**example.extra, **extra})))
+    def _offer(self, part: Batch, logits: Tensor) -> None:
+        """Remember the new examples with their logits until the step's end."""
+        rows = [i for i, example in enumerate(part.examples) if example.source == "task"]
+        if not rows:
+            return
+        chosen, order = targets_of(part, rows)
+        top = logits.detach().index_select(0, chosen).float().topk(min(self.config.top_k, logits.shape[1]))
+        sizes = torch.bincount(part.asked.examples[chosen], minlength=len(part.examples))[order].tolist()
+        for row, values, entries in zip(
+            order, top.values.cpu().split(sizes), top.indices.cpu().split(sizes), strict=True
+        ):
+            example = part.examples[row]  # a copy: a view would keep those of the whole part
+            extra = {**example.extra, "logits": values.clone(), "entries": entries.clone()}
+            self._offered[example.id] = replace(example, extra=extra)
 
     def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.active:
             return
         # in the order of the ids, so that the store does not depend on the number of processes
-        offered = sorted(step.gather(self._offered), key=lambda item: item[0])
+        offered = sorted(step.gather(list(self._offered.items())), key=lambda item: item[0])
         self.store.add(self.task.index, [example for _, example in offered], self.task.generator(f"{self.name}-store"))
-        self._offered = []
+        self._offered = {}
 
 
 class DERpp(DER):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.anchor import quadratic
-from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.logits import drawn
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -40,7 +40,7 @@ def squared_gradients(
     labels. A drawn score has mean zero, so the cross terms of positions vanish in expectation: `sampled` is an unbiased
     estimate of `exact`.
     """
-    logp = torch.log_softmax(logits, -1)
+    logp = torch.log_softmax(logits.float(), -1)
 
     def squared(value: Tensor) -> list[Tensor]:
         grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
@@ -52,7 +52,7 @@ def squared_gradients(
                 yield float(value.detach().exp()), squared(value)
         return
     if kind == "sampled":
-        labels = torch.multinomial(logp.detach().exp().cpu(), 1, generator=generator)[:, 0].to(logits.device)
+        labels = drawn(logp.detach(), torch.rand(len(logp), generator=generator))
     yield 1.0, squared(logp.gather(1, labels[:, None]).sum())
 
 
@@ -146,8 +146,8 @@ class EWC(Strategy):
                     count += 1
                     continue
                 for row in range(len(batch.examples)):
-                    part = batch.rows(row, row + 1)
-                    logits, labels = target_logits(task.forward(model, part).logits, part.labels)
+                    part = batch.rows([row])
+                    logits, labels = task.forward(model, part).logits, part.asked.labels
                     self._add(total, squared_gradients(parameters, logits, labels, config.fisher, generator))
                     count += 1
         return {name: value / count for name, value in zip(trained, total, strict=True)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.logits import by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -80,10 +80,13 @@ class LogitSwap(Strategy):
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.teacher:
             return {}
-        temperature = self.config.temperature
-        with self.teacher(model):  # no variable keeps all logits: a vocabulary per token takes much memory
-            teacher, labels = target_logits(model(**part.inputs).logits, part.labels)
-            teacher = torch.log_softmax(swap(teacher, labels) / temperature, -1)
-        student = torch.log_softmax(target_logits(out.logits, part.labels)[0] / temperature, -1)
-        kl = torch.nn.functional.kl_div(student, teacher, log_target=True, reduction="sum")
-        return {self.name: self.config.weight * kl / max(part.total["tokens"], 1)}
+        with self.teacher(model):
+            teacher = target_logits(model, part)
+        kl = by_rows(self.divergence, teacher.shape[1], teacher, out.logits, part.asked.labels)
+        return {self.name: self.config.weight * part.asked.total(kl) / max(part.total["tokens"], 1)}
+
+    def divergence(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+        """KL of the swapped teacher and the student, (N,). teacher, student (N, V), labels (N,)."""
+        swapped = torch.log_softmax(swap(teacher.float(), labels) / self.config.temperature, -1)
+        own = torch.log_softmax(student.float() / self.config.temperature, -1)
+        return torch.nn.functional.kl_div(own, swapped, log_target=True, reduction="none").sum(-1)

@@ -8,10 +8,11 @@ as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.logits import by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -26,13 +27,13 @@ torch = LazyModule("torch")
 
 
 def distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """sum over N positions of KL( softmax(teacher / T) || softmax(student / T) ). teacher, student (N, V)."""
+    """KL( softmax(teacher / T) || softmax(student / T) ) at each of N positions, (N,). teacher, student (N, V)."""
     return torch.nn.functional.kl_div(
-        torch.log_softmax(student / temperature, -1),
-        torch.log_softmax(teacher / temperature, -1),
+        torch.log_softmax(student.float() / temperature, -1),
+        torch.log_softmax(teacher.float() / temperature, -1),
         log_target=True,
-        reduction="sum",
-    )
+        reduction="none",
+    ).sum(-1)
 
 
 class LwF(Strategy):
@@ -78,14 +79,14 @@ class LwF(Strategy):
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
         if not self.teacher:
             return {}
-        new = part.source("task")
-        with self.teacher(model):  # only its logits at targets are kept
-            teacher, _ = target_logits(model(**part.inputs).logits, part.labels, new)
-        student, _ = target_logits(out.logits, part.labels, new)
+        with self.teacher(model):
+            teacher, student = target_logits(model, part), out.logits
         if self.classes:
             teacher, student = teacher[:, self.classes], student[:, self.classes]
+        kl = by_rows(partial(distillation, temperature=self.config.temperature), student.shape[1], teacher, student)
+        new = part.source("task")[part.asked.examples]
         count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
-        return {self.name: self.config.weight * distillation(teacher, student, self.config.temperature) / count}
+        return {self.name: self.config.weight * kl.where(new, 0).sum() / count}
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.past += 1

@@ -102,7 +102,7 @@ def loses_alike_when_cut(codec: Codec, model: nn.Module, examples: Sequence[Exam
     whole = summed_loss(model, batch)
     rows = range(len(examples))
     try:
-        cut = sum(summed_loss(model, batch.rows(i, i + 1)) for i in rows)
+        cut = sum(summed_loss(model, batch.rows([i])) for i in rows)
     except (RuntimeError, ValueError, IndexError) as error:
         raise Broken(f"a batch cannot be cut into rows ({error}); are its axes named in along_tokens?") from error
     alone = sum(summed_loss(model, codec.batch([example])) for example in examples)

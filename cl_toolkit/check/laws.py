@@ -281,6 +281,31 @@ def ownership(subject: Method) -> str:
     return "watched over two tasks"
 
 
+@law(13, "how rows are packed does not matter", "a setting of speed must not become a setting of the method")
+def packed(subject: Method) -> str:
+    if not subject.divisible:
+        raise NotApplicable("the objective says that it looks at whole rows")
+    whole, worst = subject.trajectory(), 0.0
+    for train in (
+        {"packing": 128},
+        {"packing": 128, "per_device_train_batch_size": 1},
+        {"gradient_checkpointing": True},
+    ):
+        try:
+            other = subject.trajectory(train=train)
+        except UserError as error:
+            if "train.packing" in str(error) or "train.gradient" in str(error):
+                raise NotApplicable(str(error).split(": ", 1)[1]) from None
+            raise
+        for mine, theirs in zip(whole.losses, other.losses, strict=True):
+            if set(mine) != set(theirs):
+                raise Broken(f"with {train} the terms are {sorted(theirs)} instead of {sorted(mine)}")
+            worst = max(worst, *(abs(mine[name] - theirs[name]) for name in mine))
+    if worst > 1e-4:
+        raise Broken(f"losses differ by {worst:.2g}; a row may hold several examples: go by part.asked.examples")
+    return f"packed rows, whole and cut, and blocks computed again: largest difference {worst:.1e}"
+
+
 @law(12, "what is frozen stays", "an adapter method that moves the base model is another method")
 def frozen(subject: Method) -> str:
     adapter = subject.adapter or {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}

@@ -167,6 +167,16 @@ def check_inputs(config: RunConfig, where: str) -> None:
             f"{where}: train.per_device_train_batch_size: objective {config.objective.name} looks at a whole step at once "
             "and cannot be cut; set it to null"
         )
+    if config.train.packing is not None and (not objective.divisible or "logits" not in model.gives):
+        raise UserError(
+            f"{where}: train.packing: {config.train.packing}: packs several examples into a row, for objectives that "
+            f"learn from each token; objective {config.objective.name} with model {model.name} does not; set it to null"
+        )
+    train = config.train
+    blocks = {"compile": train.compile != "none", "gradient_checkpointing": train.gradient_checkpointing}
+    for key, wanted in blocks.items():
+        if wanted and "arrays" in model.inputs:
+            raise UserError(f"{where}: train.{key}: is for models made of blocks; {model.name} has none; leave it out")
     if not objective.divisible and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
             f"{where}: objective.name: {config.objective.name} looks at a whole step at once and cannot be cut; use one process"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cl_toolkit.data.spread import spread
 from cl_toolkit.errors import UserError, did_you_mean, quoted
-from cl_toolkit.types import SEQUENTIAL, Regime, Stage, Stream, Task, spread
+from cl_toolkit.types import SEQUENTIAL, Regime, Stage, Stream, Task
 
 REGIMES = {
     regime.name: regime

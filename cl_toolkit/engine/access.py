@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,20 @@ def scoring_dtype(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+def evaluating(model: nn.Module, plain: bool = True) -> Iterator[nn.Module]:
     """No gradient, eval mode, and the one precision in which this model is scored: `scoring_dtype` of the module, by
-    autocast; its own weights' precision where it has none."""
+    autocast; its own weights' precision where it has none. plain: not through what was compiled for training."""
     dtype = getattr(unwrapped(model), "scoring_dtype", None)
     kind = next(model.parameters()).device.type
-    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model):
+    as_it_is = eager(model) if plain else nullcontext()
+    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model), as_it_is:
         yield model
+
+
+def eager(model: nn.Module) -> AbstractContextManager:
+    """What was compiled for training runs as it is: questions come in all shapes, each of which would be compiled."""
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 counted: ContextVar[bool] = ContextVar("counted", default=True)

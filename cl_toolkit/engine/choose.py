@@ -78,7 +78,17 @@ def open_deepspeed(section: EngineSection, train: Train, device: torch.device) -
 def check_deepspeed(section: EngineSection, train: Train) -> int:
     if find_spec("deepspeed") is None:
         raise UserError("engine.name: deepspeed is not installed here (it is for Linux); use torch")
-    return zero_stage(final_config(section.deepspeed, train))
+    if train.per_device_train_batch_size == "auto":
+        raise UserError(
+            "train.per_device_train_batch_size: auto is for one process without DeepSpeed; processes that wait for each other "
+            "cannot begin a step again: write a number"
+        )
+    stage = zero_stage(final_config(section.deepspeed, train))
+    if stage == 3 and train.compile != "none":
+        raise UserError(
+            f"train.compile: {train.compile}: ZeRO-3 gathers weights layer by layer as it goes; use ZeRO 0 to 2"
+        )
+    return stage
 
 
 ENGINES = {

@@ -12,7 +12,6 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,9 +66,9 @@ class DeepSpeedEngine(Engine):
         processes: Processes | None = None,
         config: Mapping[str, Any] | str | None = None,
     ):
-        self.config = final_config(config, train)
-        self.stage = zero_stage(self.config)
         super().__init__(train, device, processes or start_processes(device))
+        self.config = final_config(config, self.train)
+        self.stage = zero_stage(self.config)
 
     def open(self, model, task, steps):
         return DeepSpeedSession(self, model, task, steps)
@@ -134,17 +133,16 @@ class DeepSpeedSession(Session):
         return _Gradients(self._weights, self._shapes)
 
     def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        batch = self.task.encode(self.share(examples), self.model)
-        batch = replace(batch, total=self.processes.sum(batch.counts())).to(self.engine.device)
-        # Past DeepSpeed's engine: inside it, this backward would be taken for a part of the step.
-        with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=self.engine.train.bf16):
-            loss = self.task.forward(self.module, batch).loss
+        whole = {name: torch.zeros(shape, device=self.engine.device) for name, shape in self._shapes.items()}
+        for part in self.aside(self.task.encode(self.share(examples), self.model)):
+            # Past DeepSpeed's engine: inside it, this backward would be taken for a part of the step.
+            with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=bool(self.engine.train.bf16)):
+                loss = self.task.forward(self.module, part).loss
+            grads = torch.autograd.grad(loss * self.processes.world, list(self._weights.values()), allow_unused=True)
+            for name, grad in zip(self._shapes, grads, strict=True):
+                if grad is not None:
+                    whole[name] += grad
         self.extra_backwards += 1
-        grads = torch.autograd.grad(loss * self.processes.world, list(self._weights.values()), allow_unused=True)
-        whole = {
-            name: torch.zeros(shape, device=self.engine.device) if grad is None else grad.float().contiguous()
-            for (name, shape), grad in zip(self._shapes.items(), grads, strict=True)
-        }
         self.processes.mean_(list(whole.values()))
         return whole
 
@@ -179,6 +177,9 @@ class DeepSpeedSession(Session):
         """Leave no weight whole, nor the second shards of `zero_hpz_partition_size`."""
         self.model.optimizer.empty_partition_cache()
         self.model.optimizer.invalidate_secondary_tensor()
+
+    def forget(self):
+        raise NotImplementedError("a step under DeepSpeed cannot begin again")
 
     def update(self):
         limit = self.engine.train.max_grad_norm

@@ -13,7 +13,8 @@ class Train:
     num_train_epochs: Annotated[float, above(0).up_to(1_000_000)]
     max_steps: Annotated[int, at_least(1).or_(-1)]
     global_batch_size: Annotated[int, at_least(1)]
-    per_device_train_batch_size: Annotated[int, at_least(1)] | None
+    per_device_train_batch_size: Annotated[int, at_least(1)] | Literal["auto"] | None
+    packing: Annotated[int, at_least(2)] | None
     learning_rate: Annotated[float, at_least(0)]
     optim: Literal["adamw_torch", "sgd"]
     weight_decay: Annotated[float, at_least(0)]
@@ -23,7 +24,9 @@ class Train:
     max_grad_norm: Annotated[float, at_least(0)]
     lr_scheduler_type: str
     warmup_ratio: Annotated[float, SHARE]
-    bf16: bool
+    bf16: bool | Literal["auto"]
+    compile: Literal["none", "layers"]
+    gradient_checkpointing: bool
     logging_steps: Annotated[int, at_least(1)]
     num_threads: Annotated[int, at_least(1).up_to(1024)]
 

@@ -4,13 +4,15 @@ gradient."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cl_toolkit.engine.access import counted
+from cl_toolkit.engine.blocks import checkpointed, compiled
+from cl_toolkit.engine.cut import cut, widened
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategy import merge_terms
@@ -29,14 +31,36 @@ NEVER = 2**31 - 1
 """A step that no task reaches."""
 
 
+WIDTHS = {"cuda": 64}
+"""A GPU prepares for each new width of a batch, which takes longer than some padding; a CPU does not."""
+
+
+def in_bf16(train: Train, device: torch.device) -> bool:
+    """Whether training on a device computes in bfloat16: `auto` where it is a GPU that has it."""
+    if train.bf16 != "auto":
+        return bool(train.bf16)
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 class Engine:
-    """Opens sessions. It knows the processes of the job, the device and the settings of `train`."""
+    """Opens sessions. It knows the processes of the job, the device and the settings of `train`, `bf16` settled.
+
+    fitting: rows of a micro-batch that were found to fit (`per_device_train_batch_size: auto`); None: all so far.
+    """
 
     name: str = ""
 
     def __init__(self, train: Train, device: torch.device, processes: Processes | None = None):
-        self.train, self.device = train, device
+        self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
+        self.fitting: int | None = None
+        self.width_multiple = WIDTHS.get(device.type, 1)
+
+    @property
+    def size(self) -> int | None:
+        """Rows of a micro-batch; None: the whole share."""
+        given = self.train.per_device_train_batch_size
+        return given if isinstance(given, int) else self.fitting
 
     def open(self, model: nn.Module, task: TaskView, steps: int) -> Session:
         """A session over `steps` optimizer steps, to be used as a context manager: the optimizer is born on entering
@@ -69,6 +93,9 @@ class Session:
         self._inside = 0
         self._examples: tuple[Example, ...] = ()
         self._bad: dict[str, Tensor] = {}
+        self._cut: list[Batch] | None = None
+        self._full = False
+        self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Session:
         # an adapted model generates past its wrapper: the module inside that generates is listened to as well
@@ -86,10 +113,20 @@ class Session:
         self.all_parameters = sum(p.numel() for p in self.module.parameters())
         self.trained_names = {n for n, p in self.module.named_parameters() if p.requires_grad}
         self.trained_parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
-        self.start()
+        self._dress = ExitStack()
+        try:
+            if self.engine.train.gradient_checkpointing:
+                self._dress.enter_context(checkpointed(self.module))
+            if self.engine.train.compile == "layers":
+                self._dress.enter_context(compiled(self.module))
+            self.start()
+        except BaseException:
+            self._dress.close()
+            raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._dress.close()
         for hook in self._hooks_counting:
             hook.remove()
         # Closing may gather weights: where one of several processes failed, it would wait for the others for ever.
@@ -116,27 +153,80 @@ class Session:
 
     def parts(self, batch: Batch) -> Iterator[Batch]:
         """The micro-batches of this process's share, each with the counts of the whole step in `total`. Every process
-        gives the same number of parts."""
-        batch = replace(batch, total=self.processes.sum(batch.counts()))
+        gives the same number of parts. What did not fit (`room`) is given again in smaller ones."""
+        total = self.processes.sum(batch.counts())
         if (
             self.step_number % self.task.objective.updates == 0
         ):  # a further update on the same rollouts sees nothing new
-            self.examples_seen += int(batch.total["sequences"]) // self.task.objective.copies
-        self.tokens_seen += int(batch.total["tokens"])
+            self.examples_seen += int(total["sequences"]) // self.task.objective.copies
+            self._cut = None
+        self.tokens_seen += int(total["tokens"])
         self._examples = batch.examples
-        batch = batch.to(self.engine.device)
-        size = self.engine.train.per_device_train_batch_size or len(batch.examples)
-        rows = len(batch.examples)
-        number = self.processes.max(-(-rows // size))
-        if number == 1:
-            self.last_part = True
-            yield batch
-            return
-        if not self.task.objective.divisible:
+        self._begin()
+        while True:
+            if self._cut is None:
+                self._cut = self._pieces(batch)
+            self._full = False
+            for i, piece in enumerate(self._cut):
+                self.last_part = i == len(self._cut) - 1
+                part = replace(piece, total=total, wants_logits=self.task.wants_logits).to(self.engine.device)
+                yield part
+                if self._full:
+                    break
+            if not self._full:
+                return
+            self._again()
+
+    def _pieces(self, batch: Batch) -> list[Batch]:
+        """The batch cut, on the CPU; as many pieces on every process."""
+        engine = self.engine
+        pieces = cut(batch, engine.size, engine.train.packing, engine.width_multiple)
+        number = self.processes.max(len(pieces))
+        if number > 1 and not self.task.objective.divisible:
             raise RuntimeError(f"objective {self.task.objective.name} cannot be cut into parts")
-        for i in range(number):
-            self.last_part = i == number - 1
-            yield batch.rows(i * size, min((i + 1) * size, rows))
+        return pieces + [widened(batch.rows(()), engine.width_multiple)] * (number - len(pieces))
+
+    def aside(self, batch: Batch) -> Iterator[Batch]:
+        """The parts of a batch beside the step's own, cut like that; every process gives the same number."""
+        total = self.processes.sum(batch.counts())
+        for piece in self._pieces(batch):
+            yield replace(piece, total=total, wants_logits=False).to(self.engine.device)
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """For the forward and the backward of one part. With `per_device_train_batch_size: auto` one that does not fit into the
+        device's memory is given up, and `parts` begins the step again with parts of half the size."""
+        if isinstance(self.engine.train.per_device_train_batch_size, int | None):
+            yield
+            return
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            if max(len(part.labels) for part in self._cut or ()) == 1:
+                raise UserError(
+                    f"task {self.task.name}: step {self.step_number + 1}: not even one row fits into the memory of "
+                    f"{self.engine.device}; train.gradient_checkpointing: true or a shorter prompt.max_prompt_length may help"
+                ) from error
+            self._full = True
+
+    def _begin(self) -> None:
+        """Remember where this step began, so that it can begin again; all of it is cheap."""
+        if isinstance(self.engine.train.per_device_train_batch_size, int | None):
+            return
+        device = self.engine.device
+        drawn = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._before = (self.forwards, self.backwards, torch.get_rng_state(), drawn)
+
+    def _again(self) -> None:
+        """Back to where the step began, with half the rows in a part: the step and what it draws are the same."""
+        self.engine.fitting = -(-max(len(part.labels) for part in self._cut or ()) // 2)
+        self._cut, self._sums = None, {}
+        self.forwards, self.backwards, drawn, on_device = self._before
+        torch.set_rng_state(drawn)
+        if on_device is not None:
+            torch.cuda.set_rng_state(on_device, self.engine.device)
+            torch.cuda.empty_cache()
+        self.forget()
 
     def backward(self, terms: Mapping[str, Tensor]) -> None:
         """Add the gradient of one part's terms."""
@@ -226,6 +316,10 @@ class Session:
 
     def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The objective's gradient on other examples, over the whole job, without touching the step's own."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop the gradients of a step that begins again."""
         raise NotImplementedError
 
     def update(self) -> None:

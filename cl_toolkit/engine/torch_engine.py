@@ -16,7 +16,7 @@ from cl_toolkit.types import Example
 
 
 def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of one task, by transformers' names: `adamw_torch` or `sgd`."""
+    """The optimizer of one task, by transformers' names: `adamw_torch` (one kernel on a GPU) or `sgd`."""
     if train.optim == "sgd":
         return torch.optim.SGD(parameters, lr=train.learning_rate, weight_decay=train.weight_decay)
     return torch.optim.AdamW(
@@ -25,6 +25,7 @@ def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.
         betas=(train.adam_beta1, train.adam_beta2),
         eps=train.adam_epsilon,
         weight_decay=train.weight_decay,
+        fused=all(parameter.device.type == "cuda" for parameter in parameters) or None,
     )
 
 
@@ -102,14 +103,22 @@ class TorchSession(Session):
         return _Gradients(self._weights)
 
     def gradient_of(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        batch = self.task.encode(examples, self.model).to(self.engine.device)
-        loss = self.task.forward(self.model, batch).loss
+        weights = list(self._weights.values())
+        found: list[Tensor | None] = [None] * len(weights)
+        for part in self.aside(self.task.encode(examples, self.model)):
+            loss = self.task.forward(self.model, part).loss
+            grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            found = [
+                new if old is None else old if new is None else old + new for old, new in zip(found, grads, strict=True)
+            ]
         self.extra_backwards += 1
-        grads = torch.autograd.grad(loss, list(self._weights.values()), allow_unused=True)
         return {
             name: torch.zeros_like(weight) if grad is None else grad
-            for (name, weight), grad in zip(self._weights.items(), grads, strict=True)
+            for (name, weight), grad in zip(self._weights.items(), found, strict=True)
         }
+
+    def forget(self):
+        self.optimizer.zero_grad(set_to_none=True)
 
     def update(self):
         limit = self.engine.train.max_grad_norm
@@ -117,7 +126,7 @@ class TorchSession(Session):
             self.grad_norm = nn.utils.clip_grad_norm_(self._weights.values(), limit)
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
 
     @property
     def learning_rate(self):

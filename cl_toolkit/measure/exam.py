@@ -9,10 +9,11 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from cl_toolkit.data.spread import spread
 from cl_toolkit.measure.scorers import Scorer, as_scorer, score
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.types import Example, Task, spread
+from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
     from cl_toolkit.measure.sections import Evaluate

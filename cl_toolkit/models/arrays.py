@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.kind import Kind
+from cl_toolkit.models.kind import Kind, hide_targets
 from cl_toolkit.models.replies import class_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.ranges import at_least
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Stream, Task
+from cl_toolkit.types import IGNORE, Batch, Example, Stream, Task
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +130,8 @@ class ArrayCodec:
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Arrays and classes. Rows without a target have none."""
         batch = self.prompts(examples)
-        batch.labels = torch.tensor([IGNORE if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples])
-        return batch
+        batch.labels = torch.tensor([IGNORE if e.y is None else e.y for e in examples])
+        return hide_targets(batch)
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
         """Answers to requests of one way. A net's rows are cheap: they go through it together, up to `AT_ONCE` numbers."""

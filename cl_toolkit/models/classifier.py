@@ -16,6 +16,7 @@ import torch
 
 from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.models.hub import HubKind, hub_config, hub_tokenizer, load_hub
+from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.language import end_by_separator
 from cl_toolkit.models.replies import class_replies
 from cl_toolkit.models.requests import Reply, Request
@@ -141,11 +142,13 @@ class ClassCodec(TextCodec):
     def prompts(self, examples: Sequence[Example]) -> Batch:
         batch = super().batch(examples)
         labels = torch.full((len(batch.examples),), IGNORE)
-        return replace(batch, labels=labels, along_tokens=batch.along_tokens - {"labels"})
+        return replace(batch, labels=labels, targets=None, along_tokens=batch.along_tokens - {"labels"})
 
     def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
-        labels = [IGNORE if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples]
-        return replace(self.prompts(examples), labels=torch.tensor(labels))
+        # of a row without a target the class need not be one of the stream's
+        known = (self.index.get(e.target) if e.source in WITHOUT_TARGET else self.class_of(e) for e in examples)
+        labels = torch.tensor([IGNORE if index is None else index for index in known])
+        return hide_targets(replace(self.prompts(examples), labels=labels))
 
     def shown(self, example: Example) -> str:
         ids = self.ids(example)[0]

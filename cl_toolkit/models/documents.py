@@ -94,9 +94,9 @@ def apart(batch: Batch) -> Batch:
     )
 
 
-def check_apart(model: nn.Module) -> None:
-    """Raise UserError for a model that sees from one piece of a row into another: what it says of a piece's tokens must be the
-    same beside another piece as alone, up to a tenth of the difference that seeing it makes."""
+def check_apart(model: nn.Module, place: str) -> None:
+    """Raise UserError, which begins with `place`, for a model that sees from one piece of a row into another: what it says of a
+    piece's tokens must be the same beside another piece as alone, up to a tenth of the difference that seeing it makes."""
     plain = unwrapped(model)
     device, rows = next(model.parameters()).device, plain.get_input_embeddings().weight.shape[0]
     ids = torch.randint(rows, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
@@ -105,14 +105,12 @@ def check_apart(model: nn.Module) -> None:
         try:
             beside = model(input_ids=ids, position_ids=positions).logits[:, 4:]
         except TypeError as error:
-            raise UserError(
-                f"objective.name: lm packs documents, and the model takes no position_ids: {error}"
-            ) from error
+            raise UserError(f"{place} packs pieces into rows, and the model takes no position_ids: {error}") from error
         alone, seen = model(input_ids=ids[:, 4:]).logits, model(input_ids=ids).logits[:, 4:]
     noise = 8 * torch.finfo(alone.dtype).eps * float(alone.abs().max())
     moved, differs = (float((other.float() - alone.float()).abs().max()) for other in (beside, seen))
     if moved > max(noise, 0.1 * differs):
         raise UserError(
-            "objective.name: lm packs documents into rows, and the model sees from one document into the next; use a model "
-            "whose attention goes by position_ids"
+            f"{place} packs pieces into rows, and the model sees from one piece into the next; use a model whose "
+            "attention goes by position_ids"
         )

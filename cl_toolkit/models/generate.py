@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cl_toolkit.engine.access import anywhere, evaluating, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import drawn
 from cl_toolkit.models.prefix import Prefix, goes_on
 
 if TYPE_CHECKING:
@@ -35,17 +36,6 @@ def own_settings(module: nn.Module):
             holder.generation_config = settings
 
 
-def draw(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """Tokens (B,) of the distribution that logits (B, V) are of, by the inverse of its cumulated probabilities.
-
-    uniforms: (B,) numbers in [0, 1). They are fixed before generation starts, so that what a row samples depends neither on the
-    rows beside it nor on how rows are spread over processes.
-    """
-    cumulated = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
-    chosen = torch.searchsorted(cumulated, uniforms[:, None] * cumulated[:, -1:], right=True)
-    return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
-
-
 def generate(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -57,8 +47,9 @@ def generate(
     """Token ids of the answers, each up to and with the mark that ends it (`codec.stops`), or `max_new_tokens` long.
 
     prompts: token ids per row; what stands in several rows is read once. uniforms: (B, max_new_tokens) numbers in [0, 1) to
-    sample with; None: greedy. The arg max, or a draw from the model's own distribution: no setting of the model's folder
-    changes it.
+    sample with (`drawn`); None: greedy. The arg max, or a draw from the model's own distribution: no setting of the model's
+    folder changes it. The numbers are there before generation starts, so that what a row samples depends neither on the rows
+    beside it nor on how rows are spread over processes.
     """
     module = unwrapped(model)
     if uniforms is not None:
@@ -67,7 +58,7 @@ def generate(
     def choose(logits: Tensor, step: int, rows: Tensor) -> Tensor:
         if uniforms is None:
             return logits.float().argmax(-1)
-        return draw(logits, uniforms[rows, step], temperature)
+        return drawn(logits.float() / temperature, uniforms[rows, step])
 
     write = _from_cache if goes_on(module, codec.pad) else _by_transformers
     with evaluating(module):

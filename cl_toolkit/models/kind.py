@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.registry import canonical
+from cl_toolkit.types import IGNORE, WITHOUT_TARGET
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,7 @@ class Codec(Protocol):
         """Rows without targets."""
 
     def batch(self, examples: Sequence[Example]) -> Batch:
-        """Rows with their targets. Rows without a target (`Example.source`) have none."""
+        """Rows with their targets. Rows without a target (`Example.source`) have none in `labels`; see `hide_targets`."""
 
     def class_of(self, example: Example) -> int | None:
         """The index of the output that stands for an example's target; None where answers are written."""
@@ -113,6 +114,17 @@ class Kind:
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
         """Raise UserError where the stream's examples do not fit. with_head: the objective brings the outputs."""
+
+
+def hide_targets(batch: Batch) -> Batch:
+    """A batch whose labels are the targets of every row, as it is to be: rows without a target have no labels, and where there
+    are such rows `targets` still has what they answer."""
+    hidden = [example.source in WITHOUT_TARGET for example in batch.examples]
+    if not any(hidden):
+        return batch
+    labels = batch.labels.clone()
+    labels[hidden] = IGNORE
+    return replace(batch, labels=labels, targets=batch.labels)
 
 
 def kind_class(section: Mapping[str, Any], where: str) -> type[Kind]:

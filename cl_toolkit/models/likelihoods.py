@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import CHUNK, logprobs
 from cl_toolkit.models.prefix import Prefix
 from cl_toolkit.types import IGNORE
 
@@ -15,19 +16,12 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-AT_ONCE = 1024
-"""Positions whose logits are taken to fp32 at a time: (AT_ONCE, V)."""
-
-
 def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log p (N,) of the N tokens of `targets` (B, T) that are not IGNORE, row by row; logits (B, T, V) stand where what they
     say does."""
-    parts = (targets != IGNORE).nonzero().split(AT_ONCE)
-    return torch.cat([_of_these(logits[rows, steps], targets[rows, steps]) for rows, steps in (p.T for p in parts)])
-
-
-def _of_these(logits: Tensor, tokens: Tensor) -> Tensor:
-    return -torch.nn.functional.cross_entropy(logits.float(), tokens, reduction="none")
+    wanted = (targets != IGNORE).nonzero()
+    rows = max(1, CHUNK // logits.shape[-1])  # that are in fp32 at a time
+    return torch.cat([logprobs(logits[i, t], targets[i, t]) for i, t in (part.T for part in wanted.split(rows))])
 
 
 def after(read: Prefix, answers: Sequence[Sequence[Sequence[int]]], rows: int, pad: int) -> list[Tensor]:

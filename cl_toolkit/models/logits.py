@@ -1,31 +1,140 @@
-"""Arithmetic on logits: which position predicts which target, and how likely each target is."""
+"""What a model says of a batch's targets: their logits and log-probabilities, and nothing of all other positions.
+
+A vocabulary times all tokens of a batch is most of a step's memory and much of its time, and the objective looks at the
+targets alone. So the head of a language model, whatever module it is, is called on these alone, inside the model's own
+forward (ZeRO-3 gathers its weights there). What is made of logits in fp32 is made of a few rows at a time, and again in the
+backward.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from cl_toolkit.types import Batch, Targets
 else:
     torch = LazyModule("torch")
 
+CHUNK = 2**28
+"""Numbers of (rows, V) that may exist in fp32 at a time: 1 GiB."""
 
-def target_logits(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Logits and labels at the N positions that predict a target: (N, V) in fp32 and (N,).
 
-    logits (B, T, V) with labels (B, T), where the logits at t predict labels[:, t + 1]; or (B, V) with classes (B,).
-    rows: (B,) bool, which sequences to look at; None: all.
-    """
-    if logits.dim() == 3:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    wanted = labels != IGNORE
-    if rows is not None:
-        wanted = wanted & rows.view(-1, *(1,) * (labels.dim() - 1))
-    return logits[wanted].float(), labels[wanted]
+@dataclass
+class Predicted:
+    """Of the N targets of `Batch.asked`: logp (N,) in fp32; logits (N, V) as the model computes them, None unless wanted."""
+
+    logp: Tensor
+    logits: Tensor | None
+
+
+def logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p of each label (N,) by its logits (N, V): (N,) in fp32."""
+    logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+    return -torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """One entry of each row of logits (N, V), (N,): where its cumulated distribution passes the row's uniform number (N,). What
+    is drawn does not depend on the device but for its rounding."""
+    cumulated = torch.softmax(logits.float(), -1).cumsum(-1)
+    u = uniforms.to(logits.device)[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, u, right=True).clamp(max=logits.shape[-1] - 1)[:, 0]
+
+
+def by_rows(value: Callable[..., Tensor], width: int, *tensors: Tensor) -> Tensor:
+    """`value(*tensors)` (N,), of which each row depends on the same row of the tensors (N, ...) alone: of so many rows at a
+    time that what is `width` wide stays within `CHUNK`, forgotten after the forward and made again in the backward."""
+    rows = max(1, CHUNK // max(width, 1))
+    if len(tensors[0]) <= rows:
+        return value(*tensors)
+    from torch.utils.checkpoint import checkpoint
+
+    parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    return torch.cat([checkpoint(value, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+
+def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: bool | None = None) -> Predicted:
+    """What the model says of the part's targets. logits: whether they are wanted; None: as the part says. temperature: divides
+    the logits before the log-probabilities."""
+    asked, wanted = part.asked, part.wants_logits if logits is None else logits
+    plain = unwrapped(model)
+    if not wanted and getattr(plain, "says_logits", False) and part.labels.dim() > 1:
+        head, width = plain.get_output_embeddings(), _width(plain)
+
+        def likely(rows: Tensor) -> Tensor:
+            def of(rows: Tensor, labels: Tensor) -> Tensor:
+                return logprobs(said(rows), labels, temperature)
+
+            return by_rows(of, width, rows, asked.labels)[None]
+
+        with _replaced(head, lambda hidden: likely(_at(hidden, asked))) as said:
+            return Predicted(model(**part.inputs).logits[0], None)
+    found = target_logits(model, part)
+    logp = by_rows(lambda *both: logprobs(*both, temperature), found.shape[1], found, asked.labels)
+    return Predicted(logp, found if wanted else None)
+
+
+def target_logits(model: nn.Module, part: Batch) -> Tensor:
+    """The logits (N, V) that predict the part's targets, as the model computes them; V classes or tokens."""
+    asked, plain = part.asked, unwrapped(model)
+    if part.labels.dim() == 1:
+        return model(**part.inputs).logits.index_select(0, asked.places)
+    head = getattr(plain, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return _at(model(**part.inputs).logits, asked)
+    with _replaced(head, lambda hidden: said(_at(hidden, asked))[None]) as said:
+        logits = model(**part.inputs).logits
+    return _at(logits, asked) if logits.shape[:2] == part.labels.shape else logits[0]  # the model may pass by its head
+
+
+def _at(outputs: Tensor, asked: Targets) -> Tensor:
+    """outputs (B, T, ...) at the places of the targets, (N, ...)."""
+    return outputs.flatten(0, 1).index_select(0, asked.places)
+
+
+def _width(plain: Any) -> int:
+    """V, also where weights are shards."""
+    return int(plain.config.get_text_config().vocab_size)
+
+
+@contextmanager
+def _replaced(head: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The head with another forward, its hooks as they are; gives its own forward."""
+    own, had = head.forward, "forward" in vars(head)
+    head.forward = forward
+    try:
+        yield own
+    finally:
+        if had:
+            head.forward = own
+        else:
+            del head.forward
+
+
+def says_logits(model: Any) -> bool:
+    """Whether a model's logits are what its head gives, unchanged: then the head may say log-probabilities instead. One that
+    caps or scales its logits afterwards says them first."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return False
+    said: list[Tensor] = []
+    hook = head.register_forward_hook(lambda *given: said.append(given[-1]))
+    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    try:
+        with evaluating(model):
+            logits = model(input_ids=ids).logits
+    finally:
+        hook.remove()
+    return len(said) == 1 and torch.equal(said[0], logits)
 
 
 def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
@@ -34,10 +143,5 @@ def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> 
     logits (B, T, V), labels (B, T) -> (B, T-1), aligned with labels[:, 1:].
     """
     targets = labels[:, 1:]
-    logits = logits[:, :-1].float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    logp = -torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.clamp(min=0).flatten(), reduction="none"
-    ).view_as(targets)
+    logp = logprobs(logits[:, :-1].flatten(0, 1), targets.clamp(min=0).flatten(), temperature).view_as(targets)
     return torch.where(targets >= 0, logp, 0.0)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.generate import draw, generate
+from cl_toolkit.models.generate import generate
 from cl_toolkit.models.likelihoods import after, target_logprobs
+from cl_toolkit.models.logits import drawn
 from cl_toolkit.models.prefix import Prefix, goes_on
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
 from cl_toolkit.seeds import generator_from
@@ -178,7 +179,7 @@ def _class_logprobs(requests: Sequence[Logprobs], logits: Tensor, classes: Seque
 
 def _class_samples(requests: Sequence[Sample], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
     uniforms = torch.cat([torch.rand(1, generator=generator_from(r.seed, r.example.id)) for r in requests])
-    return _class_likely(draw(logits, uniforms.to(logits.device)).tolist(), logits, classes)
+    return _class_likely(drawn(logits, uniforms).tolist(), logits, classes)
 
 
 def _class_likely(chosen: Sequence[int], logits: Tensor, classes: Sequence[str]) -> list[Reply]:

@@ -49,7 +49,7 @@ class Teacher:
         self._copy = beside(model, self._copy)
         adapter = disabled(model) if self._without_adapter else nullcontext()
         weights = swapped(model, self._copy) if self._copy else nullcontext()
-        with adapter, weights, evaluating(unwrapped(model)):
+        with adapter, weights, evaluating(unwrapped(model), plain=False):
             yield model
 
     def state(self) -> dict[str, Any]:

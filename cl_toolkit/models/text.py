@@ -12,10 +12,11 @@ import torch
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import documents
 from cl_toolkit.models.fit import check_texts
+from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.replies import class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Task
+from cl_toolkit.types import IGNORE, Batch, Example, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -259,15 +260,12 @@ class TextCodec:
 
         answers: tokens to put in place of the examples' own targets (choices, rollouts).
         """
-        rows = [
-            self._row(e, None if answers is None else answers[i], e.source in WITHOUT_TARGET)
-            for i, e in enumerate(examples)
-        ]
-        batch = self.padded(rows, examples)
+        rows = [self._row(e, None if answers is None else answers[i]) for i, e in enumerate(examples)]
+        batch = hide_targets(self.padded(rows, examples))
         return documents.apart(batch) if any("starts" in e.extra for e in examples) else batch
 
-    def _row(self, example: Example, answer: Sequence[int] | None, untrained: bool) -> tuple[list[int], list[int]]:
-        """(tokens, labels) of an example, with another answer if one is given; of a document the first window, which is all
+    def _row(self, example: Example, answer: Sequence[int] | None) -> tuple[list[int], list[int]]:
+        """(tokens, targets) of an example, with another answer if one is given; of a document the first window, which is all
         that may be trained of it here."""
         if "starts" in example.extra:
             tokens, labels = documents.row_of(example)
@@ -278,13 +276,12 @@ class TextCodec:
                     f"{example.id}: the document has {len(tokens)} tokens, a row {self.window}; objective lm cuts documents"
                 )
             tokens = tokens[: self.window]
-            labels = [IGNORE, *tokens[1:]]
-            untrained = untrained or answer is not None
+            labels = [IGNORE, *tokens[1:]] if answer is None else [IGNORE] * len(tokens)
         else:
             prompt, own = self.ids(example)
             own = own if answer is None else list(answer)
             tokens, labels = [*prompt, *own], [IGNORE] * len(prompt) + own
-        return tokens, [IGNORE] * len(labels) if untrained else labels
+        return tokens, labels
 
     def padded(self, pairs: Sequence[tuple[list[int], list[int]]], examples: Sequence[Example] = ()) -> Batch:
         """Rows of (tokens, labels), padded on the right."""

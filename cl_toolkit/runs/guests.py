@@ -8,6 +8,7 @@ from typing import Any
 
 from cl_toolkit.errors import UserError, guest, quoted
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.types import Outputs
 
 torch = LazyModule("torch")
 
@@ -26,6 +27,10 @@ def is_batches(value: Any) -> bool:
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
+def is_outputs(value: Any) -> bool:
+    return isinstance(value, Outputs) and (value.given["logits"] is None or value.given["logits"].dim() == 2)
+
+
 STRATEGY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "build": (is_model, "the model"),
     "before_task": (is_model, "the model"),
@@ -42,7 +47,10 @@ OBJECTIVE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "equip": (is_model, "the model"),
     "before_task": (lambda value: hasattr(value, "examples"), "the task"),
     "encode": (lambda value: hasattr(value, "labels"), "a Batch"),
-    "forward": (lambda value: hasattr(value, "loss"), "Outputs"),
+    "forward": (
+        is_outputs,
+        "Outputs, whose logits, if any, are those of the part's targets, (N, V): see target_logits",
+    ),
 }
 """The same for an objective."""
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data.streams import task_hash
+from cl_toolkit.engine.choose import pick_device
+from cl_toolkit.engine.session import in_bf16
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS
 from cl_toolkit.runs.record import PLACE
@@ -31,10 +33,11 @@ READERS = ("report", "check", "cli", "__main__.py")
 
 def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The parts beside the config, as plain data: `code` (component -> where it comes from and its hash), `data` (task ->
-    hash), `model`, `toolkit`. Loads no weights of a model that is not built in. shared: what `shared_parts` gave for another
-    run on the same stream and start model."""
+    hash), `model`, `toolkit`, `precision`. Loads no weights but a built-in model's. shared: what `shared_parts` gave for
+    another run on the same stream and start model."""
     code = {name: source.plain() for name, source in sorted(components(config, stream).items())}
-    return {"code": code, **(shared or shared_parts(config, stream)), "toolkit": toolkit()}
+    precision = "bfloat16" if in_bf16(config.train, pick_device(config.engine.device)) else "float32"
+    return {"code": code, **(shared or shared_parts(config, stream)), "toolkit": toolkit(), "precision": precision}
 
 
 def shared_parts(config: RunConfig, stream: Stream) -> dict[str, Any]:
@@ -136,6 +139,8 @@ def changed_parts(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str 
     for name in sorted({*old["data"], *new["data"]}):
         if old["data"].get(name) != new["data"].get(name):
             return f"other data: task {name} has changed"
+    if old["precision"] != new["precision"]:
+        return f"another precision: {differs(old['precision'], new['precision'], 'train.bf16')}"
     if old["model"] != new["model"]:
         return f"another model: {differs(old['model'], new['model'], 'model')}"
     if old["toolkit"] != new["toolkit"]:

@@ -24,6 +24,8 @@ from cl_toolkit.measure.metrics import explain
 from cl_toolkit.measure.probe import Moment, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
+from cl_toolkit.models.documents import check_apart
+from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, codec_of
@@ -97,6 +99,13 @@ def execute(
         torch.set_num_threads(threads)
 
 
+def fitted(rows: int) -> str:
+    """What `per_device_train_batch_size: auto` has found."""
+    return (
+        f"train.per_device_train_batch_size: auto: {rows} row{'s' * (rows != 1)} at a time fit into the device's memory"
+    )
+
+
 class Run:
     """The state of one run. Only process 0 writes."""
 
@@ -126,6 +135,8 @@ class Run:
         self.codec = codec_of(config, self.stream)
         self.notes = check_fit(self.codec, self.stream, config)
         self.model = self.load_model()
+        if config.train.packing is not None:
+            check_apart(self.model, f"train.packing: {config.train.packing}")
         self.answers = Answers(self.codec, config.evaluate.batch_size, self.engine.processes)
         self.exams = {task.name: Exam.of(task, config.evaluate) for task in self.stream.all_tasks}
         self.matrix, self.probes = Matrix(), build_probes(config)
@@ -149,7 +160,8 @@ class Run:
         config, seed = self.config, self.config.seed.init
         model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
         model = self.objective.equip(model, seed).to(self.engine.device)
-        model.scoring_dtype = torch.bfloat16 if config.train.bf16 else None
+        model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
+        model.says_logits = says_logits(model)
         return model
 
     # the sequence -------------------------------------------------------------------------------------------------
@@ -227,6 +239,9 @@ class Run:
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))
+            if self.engine.fitting is not None and (note := fitted(self.engine.fitting)) not in self.record["notes"]:
+                self.record["notes"] = [*self.record["notes"], note]
+                self.events(events.Note(text=note))
             merge_error = self.end_adapter(task)
         sampled = {"rollouts": objective.rollouts - rollouts}
         cost["rollouts"] += int(self.engine.processes.sum(sampled)["rollouts"])
@@ -259,6 +274,7 @@ class Run:
             epochs=train.num_train_epochs,
             max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
+            wants_logits="logits" in self.strategy.needs,
         )
 
     def score_by_own_task(self):

@@ -10,10 +10,11 @@ from statistics import fmean
 from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.data.spread import spread
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
-from cl_toolkit.types import Example, Stream, spread
+from cl_toolkit.types import Example, Stream
 
 LOOKED_AT = 64
 """Of each task so many examples say how long a row is."""

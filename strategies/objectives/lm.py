@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.documents import check_apart, packed
-from cl_toolkit.models.logits import target_logits
+from cl_toolkit.models.logits import predicted
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import at_least
 from cl_toolkit.types import Outputs
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
-
-torch = LazyModule("torch")
 
 
 class LM(Objective):
@@ -53,14 +50,12 @@ class LM(Objective):
         return packed(examples, codec.document, self.config.block_size)
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
-        check_apart(model)
+        check_apart(model, "objective.name: lm")
         return task
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         return task.codec.batch(examples)
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
-        logits = model(**part.inputs).logits  # (B, T, V)
-        found, tokens = target_logits(logits, part.labels)
-        total = torch.nn.functional.cross_entropy(found, tokens, reduction="sum")
-        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+        said = predicted(model, part)
+        return Outputs(loss=-part.asked.total(said.logp) / max(part.total["tokens"], 1), logits=said.logits)

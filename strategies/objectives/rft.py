@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cl_toolkit.engine.access import eval_mode, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import generate
-from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.logits import predicted
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost
-from cl_toolkit.types import IGNORE, Outputs
+from cl_toolkit.types import Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,41 +178,29 @@ class RFT(Objective):
         rows = [e for e in examples for _ in range(n)]
         batch = task.codec.batch(rows, [answer for row in rollouts for answer in row])
         batch.extra["advantages"] = advantages(rewards, self.config.algorithm).flatten()
-        if self.updates > 1:  # filled in at the first of the updates, part by part; so it stays where it is
-            batch = batch.to(next(model.parameters()).device)
-            batch.extra["old"] = torch.full(batch.labels.shape, torch.nan, device=batch.labels.device)
-            batch.along_tokens |= {"old"}
         return batch
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
         # without dropout, as the rollouts were sampled: at unchanged weights the ratio is 1 and the KL is 0
         reference = self._reference_logp(model, part)
         with eval_mode(unwrapped(model)):
-            logits = model(**part.inputs).logits  # (B, T, V)
-        logp = token_logprobs(logits, part.labels, self.config.temperature)  # (B, T-1)
-        target = part.labels[:, 1:] != IGNORE
-        old = self._old_logp(part, logp)
+            said = predicted(model, part, self.config.temperature)
+        asked, logp = part.asked, said.logp  # (N,)
+        # by the model that sampled: what it is at the first update
+        old = logp.detach() if self.updates == 1 else part.memo.setdefault("old", logp.detach())
         ratio = torch.exp(logp - old)
-        advantage = part.extra["advantages"][:, None].to(logp)
+        advantage = part.extra["advantages"].to(logp)[asked.examples]
         clipped = ratio.clamp(1 - self.config.epsilon, 1 + self.config.epsilon)
         per_token = -torch.minimum(ratio * advantage, clipped * advantage)
         if reference is not None:
             per_token = per_token + self.config.beta * low_variance_kl(reference, logp)
-        total = torch.where(target, per_token, 0.0).sum()
-        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+        return Outputs(loss=asked.total(per_token) / max(part.total["tokens"], 1), logits=said.logits)
 
     def _reference_logp(self, model: nn.Module, part: Batch) -> Tensor | None:
-        """log p of the part's tokens by the model at the task's start, (B, T-1); None without a reference."""
+        """log p of the part's targets by the model at the task's start, (N,); None without a reference."""
         if not self.reference:
             return None
-        with self.reference(model):
-            return token_logprobs(model(**part.inputs).logits, part.labels, self.config.temperature)
-
-    def _old_logp(self, part: Batch, logp: Tensor) -> Tensor:
-        """log p of the part's tokens by the model that sampled them, (B, T-1): what it is at the first update."""
-        if "old" not in part.extra:
-            return logp.detach()
-        kept = part.extra["old"][:, 1:]
-        if kept.isnan().any():
-            kept.copy_(logp.detach())
-        return kept
+        if "reference" not in part.memo:
+            with self.reference(model):
+                part.memo["reference"] = predicted(model, part, self.config.temperature, logits=False).logp
+        return part.memo["reference"]

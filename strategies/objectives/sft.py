@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import predicted
 from cl_toolkit.objective import Objective
-from cl_toolkit.types import IGNORE, Outputs
+from cl_toolkit.types import Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
-
-torch = LazyModule("torch")
 
 
 class SFT(Objective):
@@ -32,9 +30,5 @@ class SFT(Objective):
         return task.codec.batch(examples)
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
-        logits = model(**part.inputs).logits  # (B, T, V) or (B, V)
-        found, labels = (
-            (logits[:, :-1].flatten(0, 1), part.labels[:, 1:].flatten()) if logits.dim() == 3 else (logits, part.labels)
-        )
-        total = torch.nn.functional.cross_entropy(found.float(), labels, ignore_index=IGNORE, reduction="sum")
-        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+        said = predicted(model, part)
+        return Outputs(loss=-part.asked.total(said.logp) / max(part.total["tokens"], 1), logits=said.logits)

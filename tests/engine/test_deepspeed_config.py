@@ -26,6 +26,9 @@ TRAIN = Train(
     lr_scheduler_type="cosine",
     warmup_ratio=0.0,
     bf16=True,
+    packing=None,
+    compile="none",
+    gradient_checkpointing=False,
     logging_steps=10,
     num_threads=1,
 )

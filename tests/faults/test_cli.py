@@ -89,7 +89,7 @@ def test_a_wrong_setting(call, config, command, override, parts):
     ("text", "parts"),
     [
         ("trian: {}", ["my.yaml: trian: unknown key; did you mean 'train'?"]),
-        ("train: {bf16: maybe}", ["my.yaml: train.bf16: expected true or false, got 'maybe'"]),
+        ("train: {bf16: maybe}", ["my.yaml: train.bf16: expected true or false or auto, got 'maybe'"]),
         ("strategies: [replya]", ["my.yaml: strategies: unknown strategy 'replya'; did you mean 'replay'?"]),
         ("strategies: [replay, power_law]", ["my.yaml: strategies: replay and power_law cannot be used together"]),
         ("methods: {m: {strategies: [replay, power-law]}}", ["my.yaml: ", "m", "cannot be used together"]),

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from pieces import ask, configured, task_view, tiny_model, train
+from pieces import ask, byte_codec, configured, task_view, tiny_model, train
 
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.logits import target_logits
-from cl_toolkit.strategies.der import DER, DERpp, squared_error
+from cl_toolkit.strategies.der import DER, DERpp, squared_error, targets_of
 from cl_toolkit.types import Batch, Outputs
 
 OLD = [ask("ab", "c"), ask("d", "efg")]
@@ -20,14 +20,16 @@ def test_the_worked_example():
 
 
 @pytest.mark.parametrize("beside", ["", "a longer question"])
-def test_the_logits_of_a_stored_example_are_those_that_predict_its_answer(beside):
-    strategy, example = DER(DER.Config()), ask("ab", "c")
-    strategy.before_task(None, task_view([example]))
-    ids = strategy.task.codec.batch([example, ask(beside, "d")]).inputs["input_ids"]
-    numbered = torch.arange(ids.shape[1]).view(1, -1, 1).expand(2, -1, 3).float()
-    logits, tokens = strategy.predicting(numbered, 0, example)
-    assert tokens.tolist() == [ord("c"), 257]  # the answer and its end mark
-    assert logits[:, 0].tolist() == [3, 4]  # of <s>ab\n c</s> those at the new line and at the c
+def test_the_targets_of_a_stored_example_are_its_answer_though_it_has_no_label(beside):
+    batch = byte_codec().batch([ask(beside, "d"), ask("ab", "c", source="aside")])
+    chosen, order = targets_of(batch, [1])
+    assert order == [1]
+    assert batch.asked.labels[chosen].tolist() == [ord("c"), 257]  # the answer and its end mark
+    assert (batch.asked.places[chosen] % batch.labels.shape[1]).tolist() == [
+        3,
+        4,
+    ]  # of <s>ab\n c</s>: the new line, the c
+    assert not batch.asked.learned[chosen].any()
 
 
 def learned(cls, steps=4, record=None, **settings):
@@ -43,8 +45,7 @@ def test_logits_are_those_of_the_moment_of_storing():
     class Recording(DER):
         def loss(self, model, part, out):
             for row, example in enumerate(part.examples):
-                own = target_logits(out.logits.detach()[row : row + 1], part.labels[row : row + 1])[0]
-                moments.append((example.id, own))
+                moments.append((example.id, out.logits.detach()[part.asked.examples == row]))
             return super().loss(model, part, out)
 
     _, strategy = learned(Recording, top_k=3)
@@ -77,7 +78,7 @@ def test_the_terms_on_the_batch_are_what_a_forward_of_their_own_gives(cls):
         errors, entropies = [], []
         for e in rows:
             alone = view.encode([ask(e.question, e.target)])
-            logits, tokens = target_logits(model(**alone.inputs).logits, alone.labels)
+            logits, tokens = target_logits(model, alone), alone.asked.labels
             if e.extra["rehearsed"][1] == "der":
                 errors.append((logits.gather(1, e.extra["entries"]) - e.extra["logits"]) ** 2)
             else:
@@ -127,7 +128,7 @@ def test_the_store_does_not_depend_on_who_offers_what():
         strategy = DER(DER.Config(buffer_size=3, top_k=2))
         strategy.before_task(None, task_view(OLD))
         batch = task_view(OLD).encode(examples)
-        logits = torch.arange(batch.labels.numel() * 4.0).view(*batch.labels.shape, 4)
+        logits = torch.arange(len(batch.asked.labels) * 4.0).view(-1, 4)
         strategy.loss(None, batch, Outputs(loss=torch.zeros(()), logits=logits))
         return strategy
 
@@ -135,7 +136,7 @@ def test_the_store_does_not_depend_on_who_offers_what():
     stores = []
     for mine, theirs in ((many, []), (many[4:], many[:4]), (many[:2], many[2:])):
         strategy = offers(mine)
-        step = Half(offers(theirs)._offered if theirs else [])
+        step = Half(list(offers(theirs)._offered.items()) if theirs else [])
         strategy.before_step(None, step)
         stores.append([e.id for _, e in strategy.store.items])
     assert stores[0] == stores[1] == stores[2]

@@ -1,6 +1,7 @@
 """Language modelling and perplexity, worked out by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from pieces import Evaluator, ask, byte_codec, equal, score_of, task_view, tiny_model, train, weights_of
 
 from cl_toolkit.models.documents import packed
-from cl_toolkit.strategies.der import DER
+from cl_toolkit.models.logits import target_logits
+from cl_toolkit.strategies.der import targets_of
 from cl_toolkit.strategies.objectives.lm import LM
 from cl_toolkit.types import IGNORE, Example, Task
 
@@ -90,7 +92,7 @@ def test_neither_packing_nor_grouping_nor_padding_nor_cutting_changes_the_loss()
         assert len(blocks) == len(groups)
         batch = view.encode(blocks)
         assert view.forward(model, batch).loss.item() == pytest.approx(total / count, rel=1e-4)
-        parts = [view.forward(model, batch.rows(i, i + 1)).loss.item() for i in range(len(blocks))]
+        parts = [view.forward(model, batch.rows([i])).loss.item() for i in range(len(blocks))]
         assert sum(parts) == pytest.approx(total / count, rel=1e-4)
 
 
@@ -102,17 +104,17 @@ def test_batches_epochs_and_stores_count_blocks():
 
 def test_der_matches_the_targets_of_a_block_and_no_document_begins_with_one():
     view = view_of(12, LONGER)
-    strategy = DER(DER.Config())
-    strategy.before_task(None, view)
     block = next(e for e in view.examples if len(e.extra["starts"]) > 1)
-    beside = view.codec.batch([view.examples[-1], block])
-    logits = tiny_model()(**beside.inputs).logits
-    found, tokens = strategy.predicting(logits, 1, block)
+    beside = view.codec.batch([view.examples[-1], replace(block, source="aside")])
+    model = tiny_model()
+    chosen, order = targets_of(beside, [1])
+    tokens, found = beside.asked.labels[chosen], target_logits(model, beside)[chosen]
+    assert order == [1]
     labels = view.codec.batch([block]).labels[0]
     assert tokens.tolist() == [t for t in labels.tolist() if t != IGNORE]
     assert BEGIN not in tokens
     places = (labels[1:] != IGNORE).nonzero()[:, 0]
-    torch.testing.assert_close(found, logits[1, places], rtol=0, atol=0)
+    torch.testing.assert_close(found, model(**beside.inputs).logits[1, places], rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_neighbour_it_is_what_sft_learns_of_an_answer_without_a_question():

@@ -11,6 +11,7 @@ from cl_toolkit.models import adapters
 from cl_toolkit.models.logits import target_logits
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.logit_swap import LogitSwap, swap
+from cl_toolkit.types import Batch, Outputs
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]
 
@@ -55,13 +56,16 @@ def test_a_tie_with_the_label_swaps_nothing():
 def test_the_logits_before_a_token_are_those_that_predict_it_and_others_do_not_count():
     logits = torch.arange(2 * 4 * 3.0).view(2, 4, 3)
     labels = torch.tensor([[-100, -100, 1, 2], [-100, 0, -100, -100]])
-    chosen, targets = target_logits(logits, labels)
-    assert targets.tolist() == [1, 2, 0]
-    assert torch.equal(chosen, torch.stack([logits[0, 1], logits[0, 2], logits[1, 0]]))
-    only_second = target_logits(logits, labels, torch.tensor([False, True]))
-    assert only_second[1].tolist() == [0]
-    classes = target_logits(torch.eye(2), torch.tensor([1, -100]))
-    assert classes[0].tolist() == [[1, 0]]
+
+    def says(**inputs):
+        return Outputs(loss=torch.zeros(()), logits=inputs["given"])
+
+    batch = Batch({"given": logits}, labels, tuple(EXAMPLES[:2]))
+    assert batch.asked.labels.tolist() == [1, 2, 0]
+    assert batch.asked.examples.tolist() == [0, 0, 1]
+    assert torch.equal(target_logits(says, batch), torch.stack([logits[0, 1], logits[0, 2], logits[1, 0]]))
+    classes = Batch({"given": torch.eye(2)}, torch.tensor([1, -100]), tuple(EXAMPLES[:2]))
+    assert target_logits(says, classes).tolist() == [[1, 0]]
 
 
 def term(strategy, model, view, examples=EXAMPLES):
@@ -111,10 +115,9 @@ def test_the_teacher_is_the_model_before_the_first_task(kind):
     out = view.forward(model, batch)
     value = strategy.loss(model, batch, out)["logit_swap"]
     with torch.no_grad():
-        teacher, labels = target_logits(original(**batch.inputs).logits, batch.labels)
-        p = torch.softmax(swap(teacher, labels), -1)
-        student, _ = target_logits(out.logits, batch.labels)
-        expected = (p * (p.log() - torch.log_softmax(student, -1))).sum(-1).mean()
+        teacher = original(**batch.inputs).logits[:, :-1][batch.labels[:, 1:] != -100]
+        p = torch.softmax(swap(teacher, batch.labels[batch.labels != -100]), -1)
+        expected = (p * (p.log() - torch.log_softmax(out.logits, -1))).sum(-1).mean()
     assert value.item() == pytest.approx(0.3 * expected.item(), rel=1e-4)
     assert equal(weights_of(model), state)
     assert [n for n, p in model.named_parameters() if p.requires_grad] == trained

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from cl_toolkit.models.generate import draw
-from cl_toolkit.models.logits import target_logits, token_logprobs
+from cl_toolkit.models.logits import drawn, token_logprobs
 from cl_toolkit.types import IGNORE
 
 LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
@@ -25,21 +24,9 @@ def test_a_temperature_divides_the_logits(temperature, p):
     assert found[0].tolist() == pytest.approx([math.log(p), 0])
 
 
-def test_only_what_predicts_a_target_is_kept():
-    logits, labels = target_logits(LOGITS.bfloat16(), torch.tensor([[0, IGNORE, 1]]))
-    assert logits.dtype == torch.float32
-    assert labels.tolist() == [1]
-    assert logits.shape == (1, 2)
-    both = LOGITS.expand(2, -1, -1), torch.tensor([[0, 1, 0], [0, 1, 1]])
-    assert target_logits(*both, torch.tensor([False, True]))[1].tolist() == [1, 1]
-    arrays = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, IGNORE])
-    assert target_logits(*arrays)[0].tolist() == [[1.0, 2.0]]
-    assert len(target_logits(*arrays, torch.tensor([False, True]))[1]) == 0
-
-
 def test_a_uniform_number_picks_by_the_cumulated_distribution():
     """p = (1/4, 3/4): below 1/4 the first, from there on the second."""
     logits = torch.tensor([[0.0, math.log(3)]] * 4)
-    assert draw(logits, torch.tensor([0.2, 0.9, 0.3, 0.0])).tolist() == [0, 1, 1, 0]
-    assert draw(logits[:2], torch.tensor([0.2, 0.05]), 0.5).tolist() == [1, 0]  # p = (1/10, 9/10)
-    assert draw(logits[:1].bfloat16(), torch.tensor([1 - 2**-24])).tolist() == [1]  # never beyond the last
+    assert drawn(logits, torch.tensor([0.2, 0.9, 0.3, 0.0])).tolist() == [0, 1, 1, 0]
+    assert drawn(logits[:2] / 0.5, torch.tensor([0.2, 0.05])).tolist() == [1, 0]  # p = (1/10, 9/10)
+    assert drawn(logits[:1].bfloat16(), torch.tensor([1 - 2**-24])).tolist() == [1]  # never beyond the last

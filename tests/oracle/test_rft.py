@@ -9,8 +9,7 @@ from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, tr
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
-from cl_toolkit.models.generate import draw
-from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.logits import drawn, predicted, token_logprobs
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
@@ -134,18 +133,20 @@ def test_the_clipped_ratio_by_hand():
     objective, model = rft(beta=0.0, num_iterations=2, epsilon=0.2), tiny_model()
     task = view(objective, QUESTIONS[:1])
     batch = task.encode(task.examples, model)
-    now = torch.nn.functional.pad(token_logprobs(model(**batch.inputs).logits, batch.labels), (1, 0)).detach()
+    owners = batch.asked.examples
+    now = token_logprobs(model(**batch.inputs).logits, batch.labels)[batch.labels[:, 1:] != IGNORE].detach()
     objective.forward(model, batch)  # the first update
-    assert torch.allclose(batch.extra["old"][:, 1:], now[:, 1:], atol=1e-5)
+    assert torch.allclose(batch.memo["old"], now, atol=1e-5)
     signs = torch.tensor([1.0, 1.0, -1.0, -1.0])
     ratios = torch.tensor([2.0, 0.5, 2.0, 0.5])
-    batch.extra = {"advantages": signs, "old": now - ratios.log()[:, None]}
+    batch.extra, batch.memo["old"] = {"advantages": signs}, now - ratios.log()[owners]
     targets = (batch.labels != IGNORE).sum(1)
     # min(ratio A, clip(ratio) A): 1.2, 0.5, -2.0, -0.8
     wanted = -(torch.tensor([1.2, 0.5, -2.0, -0.8]) * targets).sum() / targets.sum()
     assert objective.forward(model, batch).loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     for row, moves in enumerate([False, True, True, False]):
-        alone = batch.rows(row, row + 1)
+        alone = batch.rows([row])
+        alone.memo["old"] = batch.memo["old"][owners == row]
         gradients = torch.autograd.grad(objective.forward(model, alone).loss, list(model.parameters()))
         assert any(g.any() for g in gradients) == moves
 
@@ -202,7 +203,7 @@ def test_what_a_strategy_encodes_does_not_change_what_is_sampled_for_training():
 def test_sampled_frequencies_follow_the_softmax(temperature):
     logits, rows = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]), 40_000
     uniforms = torch.rand(rows, generator=torch.Generator().manual_seed(5))
-    chosen = draw(logits.expand(rows, -1), uniforms, temperature)
+    chosen = drawn(logits.expand(rows, -1) / temperature, uniforms)
     expected = torch.softmax(logits / temperature, 0) * rows
     counts = torch.bincount(chosen, minlength=5).float()
     assert counts[3] == 0
@@ -256,8 +257,7 @@ def test_the_reference_by_switching_off_and_by_a_copy(life):
         assert moved > 1e-4
         again = task.encode(task.examples, model)  # the reference is still the model of the start
         with torch.no_grad():
-            assert not torch.allclose(objective._reference_logp(model, again), token_logprobs(
-                model(**again.inputs).logits, again.labels), atol=1e-3)  # fmt: skip
+            assert not torch.allclose(objective._reference_logp(model, again), predicted(model, again).logp, atol=1e-3)
         assert {n for n, p in model.named_parameters() if p.requires_grad} == trained
         model = adapters.end_task(model, adapter)
 
@@ -305,7 +305,7 @@ def test_under_dropout_the_ratio_is_1_and_the_kl_0_at_unchanged_weights():
     objective.before_task(model, task)
     batch = task.encode(task.examples, model)
     batch.extra["advantages"].zero_()
-    for _ in range(2):  # the reference is asked anew, the old log-probabilities are those of the first time
+    for _ in range(2):  # the old log-probabilities and the reference's are those of the first time
         assert objective.forward(model, batch).loss.item() == pytest.approx(0.0, abs=1e-6)
         assert model.training
 
@@ -318,7 +318,7 @@ def test_the_reference_is_asked_in_the_parts_of_the_training_forward():
         forward = objective.forward
 
         def watched(model, part, forward=forward, rows=rows):
-            handle = model.register_forward_hook(lambda m, a, out: rows.append(len(out.logits)))
+            handle = model.register_forward_pre_hook(lambda m, a, k: rows.append(len(k["input_ids"])), with_kwargs=True)
             try:
                 return forward(model, part)
             finally:

@@ -117,8 +117,15 @@ class PullsAtTheBoundary(Strategy):  # 3
 
 
 class TakesTheMeanOfItsPart(Strategy):  # 9
+    tags = Tags(needs=frozenset({"logits"}))
+
     def loss(self, model, part, out):
         return {"small": 0.1 * (out.logits**2).mean()}
+
+
+class TakesARowForAnExample(Strategy):  # 13
+    def loss(self, model, part, out):
+        return {"rows": out.loss * 0 + 0.01 * len(part.labels) / max(part.total["sequences"], 1)}
 
 
 class ChangesTheFirstTask(Strategy):  # 1
@@ -140,5 +147,6 @@ CAUGHT_BY = {
     "KeepsAnObject": 10,
     "PullsAtTheBoundary": 3,
     "TakesTheMeanOfItsPart": 9,
+    "TakesARowForAnExample": 13,
     "ChangesTheFirstTask": 1,
 }

@@ -10,6 +10,7 @@ import torch
 
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data.spread import spread
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
@@ -23,7 +24,7 @@ from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.types import Example, Message, Task, spread
+from cl_toolkit.types import Example, Message, Task
 
 
 def tiny_model(seed: int = 0, hidden_size: int = 16):

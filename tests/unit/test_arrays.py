@@ -1,6 +1,7 @@
 """Streams of arrays: digits, nets, class-incremental scores, encoders of text, and what is refused."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from cl_toolkit import UserError
 from cl_toolkit.benchmarks.digits import Digits
 from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
 from cl_toolkit.models.adapters import begin_task, end_task, layers
-from cl_toolkit.models.arrays import MLP, SmallCNN
+from cl_toolkit.models.arrays import MLP, ArrayCodec, SmallCNN
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
-from cl_toolkit.types import Task
+from cl_toolkit.types import IGNORE, Example, Task
 
 MLP8 = {"name": "mlp", "hidden_size": 8, "num_hidden_layers": 1}
 SUPCON = {"name": "supcon", "projection_size": 8, "hidden_size": 16}
@@ -122,6 +123,15 @@ class Fixed(torch.nn.Module):
         from cl_toolkit.models.nets import NetOutput
 
         return NetOutput(logits=self.weight.expand(len(x), 3), features=x)
+
+
+def test_targets_have_the_classes_of_rows_without_a_target():
+    examples = [Example(id=str(i), x=torch.zeros(1, 2, 2), y=i, target=str(i)) for i in range(3)]
+    codec = ArrayCodec()
+    assert codec.batch(examples).targets is None
+    batch = codec.batch([examples[0], replace(examples[1], source="aside"), replace(examples[2], source="filler")])
+    assert batch.labels.tolist() == [0, IGNORE, IGNORE]
+    assert batch.targets.tolist() == [0, 1, 2]
 
 
 def test_the_answer_is_the_largest_output_among_what_is_allowed():

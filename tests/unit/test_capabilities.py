@@ -6,6 +6,7 @@ from tiny import tiny_run_config, trajectory
 
 from cl_toolkit import Strategy, Tags, UserError
 from cl_toolkit.config.refusals import conflict
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.objective import Objective
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.types import IGNORE, Outputs
@@ -21,15 +22,15 @@ class LM(Objective):
         wanted = batch.inputs["attention_mask"].bool() & (batch.labels != IGNORE).any(1, keepdim=True)
         batch.labels = torch.where(wanted, batch.inputs["input_ids"], IGNORE)
         batch.labels[:, 0] = IGNORE
+        if batch.targets is not None:  # of rows that are only looked at
+            batch.targets = batch.inputs["input_ids"].where(batch.inputs["attention_mask"].bool(), IGNORE)
+            batch.targets[:, 0] = IGNORE
         return batch
 
     def forward(self, model, part):
-        logits = model(**part.inputs).logits
-        targets = part.labels[:, 1:].flatten()
-        total = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORE, reduction="sum"
-        )
-        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+        logits = target_logits(model, part)
+        losses = torch.nn.functional.cross_entropy(logits, part.asked.labels, reduction="none")
+        return Outputs(loss=part.asked.total(losses) / max(part.total["tokens"], 1), logits=logits)
 
 
 class Wants(Strategy):

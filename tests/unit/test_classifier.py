@@ -168,8 +168,12 @@ def test_what_is_said_of_a_text_depends_on_no_padding(name, place):
 def test_labels_are_classes_and_what_is_no_target_has_none(place):
     batch = codec(place).batch([said("x"), said("y", "blue"), said("z", "blue", source="aside")])
     assert batch.labels.tolist() == [0, 1, IGNORE]
+    assert batch.targets.tolist() == [0, 1, 1]
+    assert codec(place).batch([said("x"), said("y", "?", source="aside")]).targets.tolist() == [0, IGNORE]
+    assert codec(place).batch([said("x")]).targets is None
+    assert codec(place).prompts([said("z", "blue", source="aside")]).targets is None
     assert batch.counts()["tokens"] == 2
-    assert batch.rows(1, 2).labels.tolist() == [1]
+    assert batch.rows([1]).labels.tolist() == [1]
     assert codec(place).shown(said("x")) == "<s>x\n⟦red⟧"
     with pytest.raises(UserError, match="'bleu' is none of the stream's classes; did you mean 'blue'"):
         codec(place).batch([said("x", "bleu")])

@@ -1,5 +1,7 @@
 """Text to tokens and back: bytes, chat templates, truncation, labels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pieces import ask, byte_codec
@@ -184,6 +186,21 @@ def test_filler_has_no_labels_and_other_answers_can_be_put_in():
     batch = codec.batch([ask("q", "a"), ask("q", "a", source="filler")], [[*b"xyz", codec.eos], [*b"z", codec.eos]])
     assert codec.decode([t for t in batch.labels[0].tolist() if t != IGNORE]) == "xyz"
     assert (batch.labels[1] == IGNORE).all()
+
+
+@pytest.mark.parametrize("source", ["aside", "filler"])
+def test_targets_have_the_answers_of_rows_without_a_target(source):
+    codec = byte_codec()
+    examples = [ask("q", "one"), ask("a longer question", "two")]
+    assert codec.batch(examples).targets is None  # it stands for the labels
+    whole, beside = codec.batch(examples), codec.batch([examples[0], replace(examples[1], source=source)])
+    assert torch.equal(beside.targets, whole.labels)
+    assert torch.equal(beside.labels[0], whole.labels[0])
+    assert (beside.labels[1] == IGNORE).all()
+    assert torch.equal(beside.inputs["input_ids"], whole.inputs["input_ids"])
+    part = beside.rows(0, 1)
+    assert part.targets.shape == part.labels.shape
+    assert beside.counts()["tokens"] == 4
 
 
 class Marks:

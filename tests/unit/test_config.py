@@ -228,7 +228,7 @@ REFUSALS = [
     ("train: {learning_rate: fast}", "train.learning_rate: expected a number, got 'fast'"),
     ("train: {max_steps: 1.5}", "train.max_steps: expected a whole number, got 1.5"),
     ("train: {max_steps: true}", "train.max_steps: expected a whole number, got True"),
-    ("train: {bf16: 1}", "train.bf16: expected true or false, got 1"),
+    ("train: {bf16: 1}", "train.bf16: expected true or false or auto, got 1"),
     ("train: {optim: adam}", "train.optim: expected adamw_torch | sgd, got 'adam'"),
     ("train: {global_batch_size: 0}", "train.global_batch_size: expected 1 or more, got 0"),
     ("train: {learning_rate: .nan}", "train.learning_rate: expected a finite number, got nan"),

@@ -1,5 +1,6 @@
 """Documents: packed, kept apart, cut into windows, scored."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -90,7 +91,10 @@ def test_a_block_by_hand():
         [IGNORE, 257, IGNORE, 120, 257, IGNORE, IGNORE],
     ]
     assert batch.lengths.tolist() == [7, 5]
-    part = batch.rows(1, 2)
+    aside = byte_codec().batch([first, replace(second, source="aside")])
+    assert torch.equal(aside.targets, batch.labels)
+    assert aside.labels.tolist() == [batch.labels[0].tolist(), [IGNORE] * 7]
+    part = batch.rows([1])
     assert part.inputs["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
     assert part.labels.shape == (1, 5)
 
@@ -99,7 +103,7 @@ def test_a_block_by_hand():
 @pytest.mark.parametrize("name", MODELS)
 def test_the_logits_of_a_packed_row_are_those_of_its_pieces_alone(name, how):
     model = model_of(name, how)
-    check_apart(model)
+    check_apart(model, "lm")
     blocks = blocks_of(33)
     assert max(len(pieces_of(b)) for b in blocks) > 2
     batch = byte_codec().batch(blocks)  # the last row is padded
@@ -139,10 +143,10 @@ class Across(torch.nn.Module):
 
 
 def test_a_model_that_sees_across_documents_is_refused():
-    with pytest.raises(UserError, match="sees from one document into the next"):
-        check_apart(Across(model_of("llama")))
+    with pytest.raises(UserError, match="sees from one piece into the next"):
+        check_apart(Across(model_of("llama")), "lm")
     with pytest.raises(UserError, match="takes no position_ids"):
-        check_apart(Across(model_of("llama"), heard=False))
+        check_apart(Across(model_of("llama"), heard=False), "lm")
 
 
 # windows -------------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from files import call, write_case
 from tiny import tiny_run_config, trajectory
 
 from cl_toolkit import UserError
+from cl_toolkit.data.spread import spread
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
-from cl_toolkit.types import Example, Message, spread
+from cl_toolkit.types import Example, Message
 
 HEAD = """from dataclasses import dataclass
 from cl_toolkit import Strategy

@@ -163,6 +163,7 @@ DOORS = {
         "models.targets",
         "models.generate",
         "engine.torch_engine",
+        "engine.blocks",
         "engine.deepspeed_engine",
     },
     "peft": {"models.adapters"},

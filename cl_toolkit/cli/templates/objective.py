@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from torch.nn.functional import cross_entropy
 
 from cl_toolkit import at_least
+from cl_toolkit.models.logits import target_logits
 from cl_toolkit.objective import Objective
-from cl_toolkit.types import IGNORE, Outputs
+from cl_toolkit.types import Outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,11 +37,8 @@ class MyIdea(Objective):
         return task.codec.batch(examples)
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
-        logits = model(**part.inputs).logits  # (B, T, V), or (B, V) of classes
-        written = logits.dim() == 3
-        found = logits[:, :-1].flatten(0, 1) if written else logits
-        labels = part.labels[:, 1:].flatten() if written else part.labels
+        logits = target_logits(model, part)  # (N, V): at each target of the part, over tokens or classes
         smoothing = self.config.smoothing
-        total = cross_entropy(found.float(), labels, ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum")
+        losses = cross_entropy(logits.float(), part.asked.labels, label_smoothing=smoothing, reduction="none")
         # a sum over the part divided by a count of the whole step: it does not matter how a batch is cut
-        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+        return Outputs(loss=part.asked.total(losses) / max(part.total["tokens"], 1), logits=logits)
