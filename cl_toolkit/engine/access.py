@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.lazy import LazyModule
@@ -23,6 +24,15 @@ def unwrapped(model: nn.Module) -> Any:
 def in_lockstep(model: nn.Module) -> bool:
     """Whether every process must make the same number of forwards: under ZeRO-3, where each holds a shard of each weight."""
     return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
+
+
+def anywhere(model: nn.Module, found: bool) -> bool:
+    """Whether something was found in any of the processes that make their forwards in lockstep; without these, here."""
+    if not in_lockstep(model):
+        return found
+    flag = torch.tensor(float(found), device=next(model.parameters()).device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 @contextmanager
@@ -58,6 +68,20 @@ def eager(model: nn.Module) -> AbstractContextManager:
     """What was compiled for training runs as it is: questions come in all shapes, each of which would be compiled."""
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+counted: ContextVar[bool] = ContextVar("counted", default=True)
+"""Whether the forwards of now are a cost of the method."""
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Forwards by which it is seen what a model can do: no session counts them."""
+    before = counted.set(False)
+    try:
+        yield
+    finally:
+        counted.reset(before)
 
 
 def beside(model: nn.Module, kept: Any) -> Any:

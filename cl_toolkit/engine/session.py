@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cl_toolkit.engine.access import counted
 from cl_toolkit.engine.blocks import checkpointed, compiled
 from cl_toolkit.engine.cut import cut, widened
 from cl_toolkit.engine.processes import Processes
@@ -135,7 +136,7 @@ class Session:
             self.close()
 
     def _enter_forward(self, *_: object) -> None:
-        self.forwards += self._inside == 0
+        self.forwards += self._inside == 0 and counted.get()
         self._inside += 1
 
     def _leave_forward(self, *_: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cl_toolkit.engine.access import in_lockstep
@@ -16,30 +16,32 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Answers requests: those of one way (see `Request.way`) are sorted by length and batched, and what is asked twice is
-    answered once. With several processes each takes every n-th batch, and all get every reply."""
+    """Answers requests: those of one way (see `Request.way`) together, and what is asked twice is answered once. At most
+    `batch_size` rows go through the model at a time. With several processes each answers every n-th of those in the order of
+    their length, and all get every reply."""
 
     def __init__(self, codec: Codec, batch_size: int, processes: Processes | None = None):
         self.codec, self.batch_size, self.processes = codec, batch_size, processes or Processes()
 
     def __call__(self, model: nn.Module, requests: Sequence[Request]) -> list[Reply]:
         """The replies, in the order of the requests."""
-        asked = {request.key: request for request in requests}
-        found: list[tuple[tuple, Reply]] = []
-        for batch in self._shared(model, list(self._batches(list(asked.values())))):
-            given = self.codec.reply(model, batch, self.batch_size)
-            found += [(request.key, reply) for request, reply in zip(batch, given, strict=True)]
-        if not in_lockstep(model):
-            found = self.processes.gather(found)
-        replies = dict(found)
-        return [replies[request.key] for request in requests]
+        shared = self.processes.world > 1 and not in_lockstep(model)
+        at: dict[tuple, int] = {}
+        places = [at.setdefault(request.key, len(at)) for request in requests]
+        asked = requests if len(at) == len(requests) else list(dict(zip(places, requests, strict=True)).values())
+        ways = [request.way for request in asked]
+        found: dict[int, Reply] = {}
+        for way in dict.fromkeys(ways):
+            mine = [place for place, other in enumerate(ways) if other == way]
+            if shared:
+                mine = self._share(mine, asked)
+            if mine:
+                found.update(zip(mine, self.codec.reply(model, [asked[p] for p in mine], self.batch_size), strict=True))
+        if shared:
+            found = dict(self.processes.gather(list(found.items())))
+        return [found[place] for place in places]
 
-    def _batches(self, requests: list[Request]) -> Iterator[list[Request]]:
-        requests.sort(key=lambda request: self.codec.length(request.example))
-        for way in dict.fromkeys(request.way for request in requests):
-            of_way = [request for request in requests if request.way == way]
-            for start in range(0, len(of_way), self.batch_size):
-                yield of_way[start : start + self.batch_size]
-
-    def _shared(self, model: nn.Module, batches: list[list[Request]]) -> list[list[Request]]:
-        return batches if in_lockstep(model) else batches[self.processes.rank :: self.processes.world]
+    def _share(self, places: Sequence[int], asked: Sequence[Request]) -> list[int]:
+        """Those that this process answers: as many of every length as the others."""
+        by_length = sorted(places, key=lambda place: self.codec.length(asked[place].example))
+        return by_length[self.processes.rank :: self.processes.world]

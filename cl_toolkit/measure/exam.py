@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cl_toolkit.measure.sections import Evaluate
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Scored:
     """One example, answered and scored. chance: the score of pure guessing, 1 / number of allowed answers where the answer
     was chosen, None where it is not known. cut: a generated answer that did not end within `max_new_tokens`. weight: what the
@@ -41,6 +41,10 @@ class Exam:
     task: Task
     examples: tuple[Example, ...]
     max_new_tokens: int
+    _parts: dict[int, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _asked: dict[tuple[str, ...] | None, list[Request]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @staticmethod
     def of(task: Task, section: Evaluate) -> Exam:
@@ -49,7 +53,9 @@ class Exam:
 
     def part(self, size: int) -> Exam:
         """At most so many of its examples, spread over them."""
-        return replace(self, examples=tuple(spread(self.examples, size)))
+        if size not in self._parts:
+            self._parts[size] = replace(self, examples=tuple(spread(self.examples, size)))
+        return self._parts[size]
 
     @property
     def name(self) -> str:
@@ -61,7 +67,13 @@ class Exam:
         return as_scorer(SCORERS.get(self.task.scorer, f"task {self.name}: scorer"))
 
     def ask(self, allowed: tuple[str, ...] | None = None) -> list[Request]:
-        """A request per example. allowed: what every answer is chosen from instead of its own choices."""
+        """A request per example, the same ones again and again. allowed: what every answer is chosen from instead of its own
+        choices."""
+        if allowed not in self._asked:
+            self._asked[allowed] = self._ask(allowed)
+        return self._asked[allowed]
+
+    def _ask(self, allowed: tuple[str, ...] | None) -> list[Request]:
         scorer = self.scorer
         ways: dict[str, Callable[[Example], Request]] = {
             "answer": lambda e: Answer(e, self.max_new_tokens),
@@ -72,16 +84,14 @@ class Exam:
 
     def read(self, replies: Sequence[Reply]) -> list[Scored]:
         """The replies, scored, in the order of the examples."""
-        scorer, found = self.scorer, []
-        for example, reply in zip(self.examples, replies, strict=True):
-            likelihood = scorer.reads == "likelihood"
-            said = sum(reply.logprobs) if likelihood else reply.text
-            value = score(self.name, self.task.scorer, scorer, example, said)
-            if likelihood:
-                found.append(Scored(self.name, example, "", value, chance=None, weight=len(reply.logprobs)))
-            else:
-                found.append(Scored(self.name, example, reply.text, value, reply.chance, reply.cut))
-        return found
+        task, name, scorer = self.name, self.task.scorer, self.scorer
+        answered = zip(self.examples, replies, strict=True)
+        if scorer.reads == "likelihood":
+            values = ((e, r, score(task, name, scorer, e, sum(r.logprobs))) for e, r in answered)
+            return [Scored(task, e, "", value, chance=None, weight=len(r.logprobs)) for e, r, value in values]
+        return [
+            Scored(task, e, r.text, score(task, name, scorer, e, r.text), r.chance, r.cut) for e, r in answered
+        ]
 
     def value(self, scored: Sequence[Scored]) -> float:
         """What the scores come to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from cl_toolkit.models.requests import Reply, Request
@@ -85,4 +86,4 @@ def look(
         return {}
     asked = {name: list(probe.ask(moment)) for name, probe in due.items()}
     replies = iter(answers(model, [request for requests in asked.values() for request in requests]))
-    return {name: list(probe.read(moment, [next(replies) for _ in asked[name]])) for name, probe in due.items()}
+    return {name: list(probe.read(moment, list(islice(replies, len(asked[name]))))) for name, probe in due.items()}

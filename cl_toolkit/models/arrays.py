@@ -101,6 +101,10 @@ class SmallCNN(Net):
             )
 
 
+AT_ONCE = 2**20
+"""Numbers in the arrays that go through a net at a time when it is asked."""
+
+
 class ArrayCodec:
     """Examples that are arrays already: `x` (B, ...) and classes (B,)."""
 
@@ -130,7 +134,8 @@ class ArrayCodec:
         return hide_targets(batch)
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
-        return class_replies(self, model, requests)
+        """Answers to requests of one way. A net's rows are cheap: they go through it together, up to `AT_ONCE` numbers."""
+        return class_replies(self, model, requests, max(rows, AT_ONCE // self.length(requests[0].example)))
 
     def by_class(self) -> ArrayCodec:
         return self

@@ -155,7 +155,7 @@ class ClassCodec(TextCodec):
         return f"{self.tokenizer.decode(ids, skip_special_tokens=False)}⟦{example.target}⟧"
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
-        return class_replies(self, model, requests)
+        return class_replies(self, model, requests, rows)
 
     def by_class(self) -> ClassCodec:
         return self

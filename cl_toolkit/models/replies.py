@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import generate
-from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.likelihoods import after, target_logprobs
+from cl_toolkit.models.logits import drawn
+from cl_toolkit.models.prefix import Prefix, goes_on
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.types import IGNORE
@@ -24,21 +28,54 @@ else:
     torch = LazyModule("torch")
 
 
+PADDING = 256
+"""Tokens of padding that a forward may have: about what one more forward costs."""
+
+
 def token_replies(codec: TextCodec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
-    """The answers of a language model to requests of one way."""
+    """The answers of a language model to requests of one way, at most so many rows at a time, those of near length together."""
     return WRITTEN[type(requests[0])](codec, model, requests, rows)
 
 
+def _in_parts(
+    items: Sequence[Any], length: Callable[[Any], int], rows: int, answer: Callable, padding: float = math.inf
+) -> list[Any]:
+    """What `answer` gives for each item, in their order; it gets those of near length together, at most so many at a time, and
+    with at most so much padding."""
+    lengths = [length(item) for item in items]
+    order = sorted(range(len(items)), key=lengths.__getitem__)
+    found: list[Any] = [None] * len(items)
+    while order:
+        size, filled = 0, 0
+        for i in order[:rows]:
+            filled += lengths[i]
+            if (size + 1) * lengths[i] - filled > padding:
+                break
+            size += 1
+        part, order = order[:size], order[size:]
+        for i, given in zip(part, answer([items[i] for i in part]), strict=True):
+            found[i] = given
+    return found
+
+
 def _written(codec: TextCodec, model: nn.Module, requests: Sequence[Answer], rows: int) -> list[Reply]:
+    limit = requests[0].max_new_tokens
     prompts = [codec.ids(r.example)[0] for r in requests]
-    answers = generate(model, prompts, codec, requests[0].max_new_tokens)
+    answers = _in_parts(prompts, len, rows, lambda some: generate(model, some, codec, limit))
     return [Reply(codec.said(a), tuple(a), cut=not codec.ended(a)) for a in answers]
 
 
 def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], rows: int) -> list[Reply]:
-    prompts, length = [codec.opening(r.example) for r in requests], requests[0].max_new_tokens
-    uniforms = torch.stack([torch.rand(length, generator=generator_from(r.seed, r.example.id)) for r in requests])
-    answers = generate(model, prompts, codec, length, uniforms)
+    limit = requests[0].max_new_tokens
+    asked = [
+        (codec.opening(r.example), torch.rand(limit, generator=generator_from(r.seed, r.example.id))) for r in requests
+    ]
+
+    def drawn(some: Sequence[tuple[list[int], Tensor]]) -> list[list[int]]:
+        prompts, uniforms = zip(*some, strict=True)
+        return generate(model, prompts, codec, limit, torch.stack(uniforms))
+
+    answers = _in_parts(asked, lambda pair: len(pair[0]), rows, drawn)
     likely = _likely(
         codec, model, [Logprobs(r.example, tuple(a)) for r, a in zip(requests, answers, strict=True)], rows
     )
@@ -49,16 +86,19 @@ def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], row
 
 def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Tensor]:
     """Per request log p(choice | prompt) of each allowed answer, summed over its tokens as they are trained, end mark
-    included."""
-    allowed = [r.allowed or () for r in requests]
-    pairs = [
-        pair
-        for r, choices in zip(requests, allowed, strict=True)
-        for c in choices
-        for pair in codec.asked(r.example, codec.answer(r.example, c))
-    ]
-    sums = torch.cat([part.sum(1).cpu() for part in _logprobs(codec, model, pairs, rows)])
-    return list(sums.split([len(choices) for choices in allowed]))
+    included. A prompt goes through the model once, whatever number of answers is allowed."""
+    module = unwrapped(model)
+    asked = [(codec.opening(r.example), [codec.answer(r.example, c) for c in r.allowed or ()]) for r in requests]
+    if not goes_on(module, codec.pad):
+        rows_of = iter(_logprobs(codec, model, [(prompt, a) for prompt, answers in asked for a in answers], rows))
+        return [torch.tensor([sum(next(rows_of)) for _ in answers]) for _, answers in asked]
+
+    def scored(some: Sequence[tuple[list[int], list[list[int]]]]) -> list[Tensor]:
+        with evaluating(module):
+            read = Prefix(module, [prompt for prompt, _ in some], codec.pad)
+            return after(read, [answers for _, answers in some], rows, codec.pad)
+
+    return _in_parts(asked, lambda pair: len(pair[0]), rows, scored, PADDING)
 
 
 def _chosen(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Reply]:
@@ -73,65 +113,84 @@ def _chosen(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows
 
 def _likely(codec: TextCodec, model: nn.Module, requests: Sequence[Logprobs], rows: int) -> list[Reply]:
     asked = [codec.asked(r.example, r.answer) for r in requests]
-    found = (row for part in _logprobs(codec, model, [p for pairs in asked for p in pairs], rows) for row in part.cpu())
+    found = iter(_logprobs(codec, model, [pair for pairs in asked for pair in pairs], rows))
     replies = []
     for pairs in asked:
-        tokens, logprobs = [], []
-        for context, answer in pairs:
-            row = next(found)
-            tokens += answer
-            logprobs += row[len(context) - 1 : len(context) - 1 + len(answer)].tolist()
-        replies.append(Reply(tokens=tuple(tokens), logprobs=tuple(logprobs)))
+        tokens = tuple(token for _, answer in pairs for token in answer)
+        replies.append(Reply(tokens=tokens, logprobs=tuple(p for _ in pairs for p in next(found))))
     return replies
 
 
-def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: int) -> list[Tensor]:
-    """log p of the tokens of (context, tokens), in parts of `rows`; (rows, T - 1) each, as `token_logprobs` gives them."""
+def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: int) -> list[list[float]]:
+    """Per (context, tokens) the log p of each of these tokens."""
     module = unwrapped(model)
-    device = next(module.parameters()).device
-    parts = []
-    with evaluating(module):
-        for start in range(0, len(pairs), rows):
-            some = [([*c, *a], [IGNORE] * len(c) + a) for c, a in pairs[start : start + rows]]
-            batch = codec.padded(some).to(device)
-            parts.append(token_logprobs(module(**batch.inputs).logits, batch.labels))
-    return parts
+    device, few = next(module.parameters()).device, goes_on(module, codec.pad)
+
+    def scored(some: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        batch = codec.padded([([*context, *tokens], [IGNORE] * len(context) + [*tokens]) for context, tokens in some])
+        start = min(len(context) for context, _ in some)  # before it there is nothing to be scored
+        keep = batch.labels.shape[1] - start + 1
+        with evaluating(module):
+            options = {"logits_to_keep": keep} if few else {}
+            logits = module(**batch.to(device).inputs, **options).logits[:, -keep:]
+        found = iter(target_logprobs(logits[:, :-1], batch.labels[:, start:].to(device)).tolist())
+        return [list(islice(found, len(tokens))) for _, tokens in some]
+
+    return _in_parts(pairs, lambda pair: len(pair[0]) + len(pair[1]), rows, scored, PADDING)
 
 
 WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _likely, Sample: _sampled}
 
 
-def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request]) -> list[Reply]:
-    """The answers of a model whose outputs stand for `model.classes`, of one forward. Where answers are restricted, the
-    likeliest of these; a class that the model has never seen has no output."""
+def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+    """The answers of a model whose outputs stand for `model.classes` to requests of one way, at most so many rows at a time.
+    Where answers are restricted, the likeliest of these; a class that the model has never seen has no output."""
+    if len(requests) > rows:
+        return _in_parts(
+            requests, lambda r: codec.length(r.example), rows, lambda some: class_replies(codec, model, some, rows)
+        )
     module = unwrapped(model)
     batch = codec.prompts([r.example for r in requests]).to(next(module.parameters()).device)
     with evaluating(module):
         logits = module(**batch.inputs).logits
-    return [CLASSIFIED[type(r)](r, row, module.classes) for r, row in zip(requests, logits, strict=True)]
+    return CLASSIFIED[type(requests[0])](requests, logits, module.classes)
 
 
-def _class_of(request: Answer | Choice, row: Tensor, classes: Sequence[str]) -> Reply:
-    allowed = request.allowed
-    known = [i for i, label in enumerate(classes) if allowed is None or label in allowed]
-    text = classes[known[int(row[known].argmax())]] if known else ""
-    return Reply(text, chance=1 / max(1, len(allowed or classes)))
+def _classes_of(requests: Sequence[Answer | Choice], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    number: dict[tuple[str, ...] | None, int] = {}
+    of_row = [number.setdefault(request.allowed, len(number)) for request in requests]
+    known = [[i for i, label in enumerate(classes) if allowed is None or label in allowed] for allowed in number]
+    said = []
+    mask = torch.zeros(len(known), len(classes), dtype=torch.bool)
+    for row, (allowed, outputs) in enumerate(zip(number, known, strict=True)):
+        mask[row, outputs] = True
+        chance = 1 / max(1, len(classes if allowed is None else allowed))
+        said.append({i: Reply(classes[i], chance=chance) for i in outputs} or {0: Reply(chance=chance)})
+    if not mask.all():
+        logits = logits.masked_fill(~mask[torch.tensor(of_row)].to(logits.device), -torch.inf)
+    largest = logits.argmax(1).tolist() if classes else [0] * len(requests)
+    return [said[which][i] for which, i in zip(of_row, largest, strict=True)]
 
 
-def _class_logprob(request: Logprobs, row: Tensor, classes: Sequence[str]) -> Reply:
-    index = classes.index(request.example.target) if request.answer is None else request.answer[0]
-    return Reply(classes[index], (index,), (float(row.float().log_softmax(0)[index]),))
+def _class_logprobs(requests: Sequence[Logprobs], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    chosen = [classes.index(r.example.target) if r.answer is None else r.answer[0] for r in requests]
+    return _class_likely(chosen, logits, classes)
 
 
-def _class_sample(request: Sample, row: Tensor, classes: Sequence[str]) -> Reply:
-    u = torch.rand(1, generator=generator_from(request.seed, request.example.id))
-    index = int(torch.searchsorted(row.float().softmax(0).cumsum(0).cpu(), u, right=True).clamp(max=len(classes) - 1))
-    return Reply(classes[index], (index,), (float(row.float().log_softmax(0)[index]),))
+def _class_samples(requests: Sequence[Sample], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    uniforms = torch.cat([torch.rand(1, generator=generator_from(r.seed, r.example.id)) for r in requests])
+    return _class_likely(drawn(logits, uniforms).tolist(), logits, classes)
+
+
+def _class_likely(chosen: Sequence[int], logits: Tensor, classes: Sequence[str]) -> list[Reply]:
+    """Replies of these classes, with how likely each is."""
+    logprobs = logits.float().log_softmax(1)[range(len(chosen)), chosen].tolist()
+    return [Reply(classes[i], (i,), (logp,)) for i, logp in zip(chosen, logprobs, strict=True)]
 
 
 CLASSIFIED: dict[type, Callable] = {
-    Answer: _class_of,
-    Choice: _class_of,
-    Logprobs: _class_logprob,
-    Sample: _class_sample,
+    Answer: _classes_of,
+    Choice: _classes_of,
+    Logprobs: _class_logprobs,
+    Sample: _class_samples,
 }

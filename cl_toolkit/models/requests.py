@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from cl_toolkit.types import Example
 
@@ -19,12 +20,12 @@ class Answer:
         """Of a model of classes: the classes that it may say."""
         return self.example.choices
 
-    @property
+    @cached_property
     def way(self) -> tuple:
         """Requests of one way are answered in one batch."""
         return Answer, self.max_new_tokens
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         """What is asked: two requests with one key have one reply."""
         return *self.way, self.example.id
@@ -39,11 +40,11 @@ class Choice:
     allowed: tuple[str, ...] | None
     per_byte: bool = False
 
-    @property
+    @cached_property
     def way(self) -> tuple:
         return Choice, self.per_byte
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         return *self.way, self.example.id, self.allowed
 
@@ -55,11 +56,11 @@ class Logprobs:
     example: Example
     answer: tuple[int, ...] | None = None
 
-    @property
+    @cached_property
     def way(self) -> tuple:
         return (Logprobs,)
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         return *self.way, self.example.id, self.answer
 
@@ -73,11 +74,11 @@ class Sample:
     max_new_tokens: int
     seed: int
 
-    @property
+    @cached_property
     def way(self) -> tuple:
         return Sample, self.max_new_tokens
 
-    @property
+    @cached_property
     def key(self) -> tuple:
         return *self.way, self.example.id, self.seed
 
@@ -85,7 +86,7 @@ class Sample:
 Request = Answer | Choice | Logprobs | Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What a model said.
 

@@ -315,7 +315,7 @@ class TextCodec:
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
         """Answers to requests of one way; at most so many rows go through the model at a time."""
-        return token_replies(self, model, requests, rows) if self.writes else class_replies(self, model, requests)
+        return token_replies(self, model, requests, rows) if self.writes else class_replies(self, model, requests, rows)
 
     def by_class(self) -> TextCodec:
         """The same prompts for a model whose outputs are classes."""

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from cl_toolkit.models.generate import UniformSampling
-from cl_toolkit.models.logits import token_logprobs
+from cl_toolkit.models.logits import drawn, token_logprobs
 from cl_toolkit.types import IGNORE
 
 LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
@@ -26,9 +25,8 @@ def test_a_temperature_divides_the_logits(temperature, p):
 
 
 def test_a_uniform_number_picks_by_the_cumulated_distribution():
-    """p = (1/4, 3/4): below 1/4 the first, from there on the second; each token takes the next number of its row."""
-    sample = UniformSampling(torch.tensor([[0.2, 0.3], [0.9, 0.0]]), 1.0)
-    scores = torch.tensor([[0.0, math.log(3)]] * 2)
-    assert [sample(None, scores).argmax(1).tolist() for _ in range(2)] == [[0, 1], [1, 0]]
-    cold = UniformSampling(torch.tensor([[0.2], [0.05]]), 0.5)  # p = (1/10, 9/10)
-    assert cold(None, scores).argmax(1).tolist() == [1, 0]
+    """p = (1/4, 3/4): below 1/4 the first, from there on the second."""
+    logits = torch.tensor([[0.0, math.log(3)]] * 4)
+    assert drawn(logits, torch.tensor([0.2, 0.9, 0.3, 0.0])).tolist() == [0, 1, 1, 0]
+    assert drawn(logits[:2] / 0.5, torch.tensor([0.2, 0.05])).tolist() == [1, 0]  # p = (1/10, 9/10)
+    assert drawn(logits[:1].bfloat16(), torch.tensor([1 - 2**-24])).tolist() == [1]  # never beyond the last

@@ -9,8 +9,7 @@ from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, tr
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
-from cl_toolkit.models.generate import UniformSampling
-from cl_toolkit.models.logits import predicted, token_logprobs
+from cl_toolkit.models.logits import drawn, predicted, token_logprobs
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
@@ -203,8 +202,8 @@ def test_what_a_strategy_encodes_does_not_change_what_is_sampled_for_training():
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_sampled_frequencies_follow_the_softmax(temperature):
     logits, rows = torch.tensor([1.0, 0.0, -1.0, -torch.inf, 2.0]), 40_000
-    uniforms = torch.rand(rows, 1, generator=torch.Generator().manual_seed(5))
-    chosen = UniformSampling(uniforms, temperature)(None, logits.expand(rows, -1)).argmax(1)
+    uniforms = torch.rand(rows, generator=torch.Generator().manual_seed(5))
+    chosen = drawn(logits.expand(rows, -1) / temperature, uniforms)
     expected = torch.softmax(logits / temperature, 0) * rows
     counts = torch.bincount(chosen, minlength=5).float()
     assert counts[3] == 0

@@ -145,7 +145,7 @@ def test_several_processes_answer_what_one_would(model):
         else:
             found = tool(model, [task()])
     assert found == evaluator(2)(model, [task()])
-    assert [len(part) for part in sent.values()] == [4, 3, 2]
+    assert [len(part) for part in sent.values()] == [3, 3, 3]
 
 
 def test_no_trace_is_left(model):

@@ -69,6 +69,7 @@ class Heard:
 def everything(model, codec):
     """All that is scored: answers, likelihoods, rollouts; and what was heard."""
     prompts = [codec.ids(LONG)[0][-20:], codec.ids(SHORT)[0][:4]]
+    generate(model, prompts, codec, 1)  # what a model can do is tried once
     heard = Heard(model.module if hasattr(model, "module") else model)
     try:
         greedy = generate(model, prompts, codec, 6)

@@ -1,0 +1,49 @@
+"""How likely tokens are: of whole rows, and of the answers that go on from what was read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import CHUNK, logprobs
+from cl_toolkit.models.prefix import Prefix
+from cl_toolkit.types import IGNORE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = LazyModule("torch")
+
+def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p (N,) of the N tokens of `targets` (B, T) that are not IGNORE, row by row; logits (B, T, V) stand where what they
+    say does."""
+    wanted = (targets != IGNORE).nonzero()
+    rows = max(1, CHUNK // logits.shape[-1])  # that are in fp32 at a time
+    return torch.cat([logprobs(logits[i, t], targets[i, t]) for i, t in (part.T for part in wanted.split(rows))])
+
+
+def after(read: Prefix, answers: Sequence[Sequence[Sequence[int]]], rows: int, pad: int) -> list[Tensor]:
+    """log p of each answer that is given to each row of what was read, summed over the answer's tokens; on the CPU.
+
+    At most `rows` of them go through the model at a time, those of near length together. The first token is said by what was
+    read, the last one needs not be read.
+    """
+    device = read.logits.device
+    given = [(row, answer) for row, of_row in enumerate(answers) for answer in of_row]
+    prompt = torch.tensor([row for row, _ in given], device=device)
+    first = torch.tensor([answer[0] for _, answer in given], device=device)
+    sums = read.logits.float().log_softmax(-1)[prompt, first]
+    longer = sorted((i for i, (_, answer) in enumerate(given) if len(answer) > 1), key=lambda i: len(given[i][1]))
+    for start in range(0, len(longer), rows):
+        some = longer[start : start + rows]
+        tokens, lengths = [given[i][1] for i in some], [len(given[i][1]) - 1 for i in some]
+        width = max(lengths)
+        ids = torch.tensor([[*t[:-1], *[pad] * (width - n)] for t, n in zip(tokens, lengths, strict=True)])
+        targets = torch.tensor([[*t[1:], *[IGNORE] * (width - n)] for t, n in zip(tokens, lengths, strict=True)])
+        at = torch.tensor(some, device=device)
+        logits = read.take(prompt[at]).on(ids.to(device), torch.tensor(lengths, device=device))
+        found = target_logprobs(logits, targets.to(device)).split(lengths)
+        sums[at] += torch.stack([part.sum() for part in found])
+    return list(sums.cpu().split([len(of_row) for of_row in answers]))

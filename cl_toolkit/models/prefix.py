@@ -1,0 +1,121 @@
+"""Prompts that a model reads once: what follows goes on from its cache, for several answers to one prompt too."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from cl_toolkit.engine.access import evaluating, uncounted
+from cl_toolkit.lazy import LazyModule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = LazyModule("torch")
+
+
+class Prefix:
+    """Rows of tokens that a model has read, padded on the left, so that the next token of each row stands in the same column
+    and a sliding window sees what it would see without padding. Only for a model of which `goes_on` is true.
+
+    logits: (B, V), of the token after each row.
+    """
+
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], pad: int):
+        device, width = next(model.parameters()).device, max(map(len, rows))
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+        self.model = model
+        self.cache: Any = None
+        self.lengths = torch.tensor([len(row) for row in rows], device=device)
+        self.mask = (torch.arange(width, device=device) >= width - self.lengths[:, None]).long()
+        places = (torch.arange(width, device=device) - (width - self.lengths[:, None])).clamp(min=0)
+        self.logits = self._forward(ids, places, 1)[:, -1]
+
+    def _forward(self, ids: Tensor, places: Tensor, keep: int) -> Tensor:
+        out: Any = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.cache = out.past_key_values
+        return out.logits
+
+    def take(self, rows: Tensor) -> Prefix:
+        """The rows of these indices (N,), each as often as it is named. Neither that nor what follows changes this one."""
+        other = copy.copy(self)
+        other.cache, other.logits = _own(self.cache), self.logits[rows]
+        other.cache.reorder_cache(rows)
+        other.lengths, other.mask = self.lengths[rows], self.mask[rows]
+        return other
+
+    def on(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Read (B, T) more tokens: the logits (B, T, V) after each. lengths: (B,), how many of them are a row's own; nothing
+        can follow where some are padding."""
+        width = ids.shape[1]
+        steps = torch.arange(width, device=ids.device)
+        if lengths is not None:  # padding stands at no place that the model might not have
+            steps = torch.minimum(steps, (lengths - 1).clamp(min=0)[:, None])
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(ids), width)], 1)
+        logits = self._forward(ids, self.lengths[:, None] + steps, width)
+        self.logits, self.lengths = logits[:, -1], self.lengths + width
+        return logits
+
+
+def _own(cache: Any) -> Any:
+    """The same states, of which each can be put into the place of another without a trace in the given cache."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in other.layers:
+        for name, states in vars(layer).items():
+            if isinstance(states, dict):  # of a recurrent layer there may be several
+                setattr(layer, name, dict(states))
+    return other
+
+
+_found: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def goes_on(model: nn.Module, pad: int) -> bool:
+    """Whether a model says after a `Prefix` what it says of whole rows. It is tried once per model, on a few tokens: a
+    recurrent state that cannot be shared, a forward without a cache or one that sees padding are told by what they say."""
+    if model not in _found:
+        with uncounted(), evaluating(model):
+            try:
+                _found[model] = _says_the_same(model, pad)
+            except Exception:  # whatever it cannot do; what is wrong with the model itself shows where it is asked plainly
+                _found[model] = False
+    return _found[model]
+
+
+def _says_the_same(model: Any, pad: int) -> bool:
+    """The largest difference of a logit is rounding, and less than a tenth of what another prompt makes of it."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.get_text_config().vocab_size, (12,), generator=draw)
+    prompts, answers = (tokens[:2], tokens[6:10]), (tokens[2:6], tokens[8:])
+    device = next(model.parameters()).device
+
+    def plain(prompt: Tensor, answer: Tensor) -> Tensor:
+        ids = torch.cat([prompt, answer])[None].to(device)
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 :].float()
+
+    wanted = [[plain(prompt, answer) for answer in answers] for prompt in prompts]  # each (4, V)
+    whole = Prefix(model, [prompt.tolist() for prompt in prompts], pad)
+    moved = []
+    for rows in ([1, 0, 1], [0, 1]):  # twice: the first may leave no trace in what the second begins with
+        part = whole.take(torch.tensor(rows, device=device))
+        said = [answers[i % 2].to(device) for i in range(len(rows))]
+        first = part.logits
+        begun = part.on(torch.stack([answer[:2] for answer in said]))
+        ended = part.on(torch.stack([answer[2:] for answer in said]))
+        found = torch.cat([first[:, None], begun, ended], 1).float()
+        moved += [(found[i] - wanted[row][i % 2]).abs().max() for i, row in enumerate(rows)]
+    sizes = [logits for of_prompt in wanted for logits in of_prompt]
+    rounding = 64 * torch.finfo(first.dtype).eps * max(float(logits.abs().max()) for logits in sizes)
+    differs = max(float((a - b).abs().max()) for a, b in zip(*wanted, strict=True))
+    return float(torch.stack(moved).max()) <= min(rounding, 0.1 * differs)
