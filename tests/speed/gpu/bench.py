@@ -90,16 +90,17 @@ def steps(setting: Setting, table: Table) -> None:
 
 def text(setting: Setting, table: Table) -> None:
     """Rows of lognormal length, as real text has them."""
-    for name, train in {"padded": {}, "in parts, by length": {"per_device_train_batch_size": 4}, "packed": {"packing": setting.width},
-                        "packed, compiled": {"packing": setting.width, "compile": "layers"}}.items():  # fmt: skip
+    packed = {"packing": setting.width}
+    forms: dict[str, dict] = {"padded": {}, "in parts, by length": {"per_device_train_batch_size": 4}}
+    for name, train in {**forms, "packed": packed, "packed, compiled": {**packed, "compile": "layers"}}.items():
         clear(setting)
         rows = Lengths(setting, 16)
         seconds = learned(setting, rows, **train)
         table.add(f"text of mixed lengths, {name}", rows.tokens / sum(seconds), "real tokens/s", n=len(seconds))
         table.add(f"text of mixed lengths, {name}: memory", held(setting), "GiB")
     clear(setting)
-    table.step("32 rows, the default batch, cut until it fits", learned(setting, setting.full(32), per_device_train_batch_size="auto"),
-               32 * setting.width)  # fmt: skip
+    seconds = learned(setting, setting.full(32), per_device_train_batch_size="auto")
+    table.step("32 rows, the default batch, cut until it fits", seconds, 32 * setting.width)
 
 
 def rollouts(setting: Setting, table: Table) -> None:

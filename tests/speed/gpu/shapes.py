@@ -67,11 +67,12 @@ class Setting:
 def setting_of(small: bool) -> Setting:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if small:
-        config = LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                             tie_word_embeddings=True, use_cache=False)  # fmt: skip
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = LlamaConfig(vocab_size=300, tie_word_embeddings=True, use_cache=False, **shape)
         return Setting(device, config, 4, 32, 12, 8, 4, 2, 4, 1, 2)
-    config = LlamaConfig(vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-                         num_key_value_heads=8, max_position_embeddings=8192, tie_word_embeddings=True, use_cache=False)  # fmt: skip
+    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    shape |= {"num_key_value_heads": 8, "max_position_embeddings": 8192}
+    config = LlamaConfig(vocab_size=128_256, tie_word_embeddings=True, use_cache=False, **shape)
     return Setting(device, config, 8, 1024, 300, 500, 200, 8, 128)
 
 
