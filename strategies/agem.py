@@ -75,8 +75,9 @@ class AGEM(Strategy):
         chosen = [replace(memory[i], source="memory") for i in order[: self.config.memory_batch_size].tolist()]
         r = step.gradient_of(chosen)
         grads = step.grads
-        g_dot_r = float(sum((grads[name] * value).sum() for name, value in r.items()))
-        factor = projection(g_dot_r, float(sum((value**2).sum() for value in r.values())))
+        g_dot_r = sum(torch.dot(grads[name].flatten(), value.flatten()) for name, value in r.items())
+        r_dot_r = sum(torch.dot(value.flatten(), value.flatten()) for value in r.values())
+        factor = projection(float(g_dot_r), float(r_dot_r))
         if factor:
             for name, value in r.items():
                 grads[name] = grads[name] - factor * value

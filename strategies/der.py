@@ -126,6 +126,7 @@ class DER(Strategy):
             rows = [i for i in rows if part.examples[i].source == "aside"]
             if rows:
                 chosen, order = targets_of(part, rows)
+                self._check(part, chosen, rows)
                 logits, examples = out.logits.index_select(0, chosen), [part.examples[i] for i in order]
                 value = (
                     self._error(logits, examples) if kind == "der" else self._entropy(logits, part.asked.labels[chosen])
@@ -134,13 +135,15 @@ class DER(Strategy):
         # a part without memory rows must have the same terms as the other processes' parts
         return terms | {name: out.loss.new_zeros(()) for name in self._names() if name not in terms}
 
+    def _check(self, part: Batch, chosen: Tensor, rows: Sequence[int]) -> None:
+        if len(chosen) != sum(len(part.examples[i].extra["logits"]) for i in rows):
+            raise UserError(
+                f"strategies.{self.name}: rows that are only looked at have other targets than when they are trained; the "
+                "codec, or the objective's encode, has to set Batch.targets too"
+            )
+
     def _error(self, logits: Tensor, examples: Sequence[Example]) -> Tensor:
         """Of logits (n, V) at the targets of stored examples, in their order: their part of the step's mean squared error."""
-        if len(logits) != sum(len(e.extra["logits"]) for e in examples):
-            raise UserError(
-                f"strategies.{self.name}: the objective gives rows that are only looked at other targets than when it trains "
-                "them; its encode has to set Batch.targets too"
-            )
         entries, stored = (
             torch.cat([e.extra[key] for e in examples]).to(logits.device) for key in ("entries", "logits")
         )

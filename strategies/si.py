@@ -82,16 +82,23 @@ class SI(Strategy):
     def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.config.weight:
             return
-        now = {name: weight.detach().clone() for name, weight in step.weights.items()}
-        self._walk(now)
-        grads = {name: step.grads[name] - step.penalty_grads.get(name, 0) for name in now}
-        self._last = {name: (now[name], grads[name].detach()) for name in now}
-        self._first = self._first or now
+        weights, grads = step.weights, step.grads
+        if not self._last:
+            self._first = {name: weight.detach().clone() for name, weight in weights.items()}
+            self._last = {name: (first.clone(), torch.empty_like(first)) for name, first in self._first.items()}
+            self._path = {name: torch.zeros_like(first) for name, first in self._first.items()}
+        else:
+            self._walk(weights)
+        for name, (weight, grad) in self._last.items():
+            weight.copy_(weights[name].detach())
+            grad.copy_(grads[name].detach())
+            if name in step.penalty_grads:
+                grad.sub_(step.penalty_grads[name])
 
-    def _walk(self, now: dict[str, Tensor]) -> None:
+    def _walk(self, now: Mapping[str, Tensor]) -> None:
         """Add the step that led here to the path."""
         for name, (weight, grad) in self._last.items():
-            self._path[name] = self._path.get(name, 0) - grad * (now[name] - weight)
+            self._path[name].addcmul_(grad, now[name].detach() - weight, value=-1)
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self._last:  # switched off, or a task that was never trained

@@ -83,6 +83,8 @@ def hides_targets(codec: Codec, examples: Sequence[Example]) -> str:
     aside = codec.batch([replace(example, source="aside") for example in examples])
     if (aside.labels != IGNORE).any():
         raise Broken("an example that is only looked at (source `aside`) has a target")
+    if aside.targets is None or not torch.equal(aside.targets, codec.batch(examples).labels):
+        raise Broken("`targets` of an example that is only looked at (source `aside`) is not what it answers")
     return f"{len(examples)} prompts are the same with other targets"
 
 

@@ -54,6 +54,23 @@ def final_config(given: Mapping[str, Any] | str | None, train: Train) -> dict[st
     }
 
 
+BUCKET = 500_000_000
+"""DeepSpeed's own: numbers that are gathered or reduced at once."""
+
+ALIGNED = 1024
+"""Buckets are a multiple of it; DeepSpeed asks for one of 2 or 4."""
+
+
+def with_buckets(config: Mapping[str, Any], trained: int) -> dict[str, Any]:
+    """The config with buckets no larger than what is trained, where it names none: DeepSpeed's own take 2 GB each from any
+    model."""
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, Mapping):
+        return dict(config)
+    size = min(BUCKET, -(-max(trained, 1) // ALIGNED) * ALIGNED)
+    return {**config, "zero_optimization": {"reduce_bucket_size": size, "allgather_bucket_size": size, **zero}}
+
+
 def zero_stage(config: Mapping[str, Any]) -> int:
     """The ZeRO stage of a DeepSpeed config: 0 where it names none."""
     zero = config.get("zero_optimization", {})

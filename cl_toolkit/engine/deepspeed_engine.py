@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.engine.deepspeed_config import final_config, with_buckets, zero_stage
 from cl_toolkit.engine.processes import DistributedProcesses, Processes
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.session import Engine, GradientsView, Session
@@ -69,6 +69,7 @@ class DeepSpeedEngine(Engine):
         super().__init__(train, device, processes or start_processes(device))
         self.config = final_config(config, self.train)
         self.stage = zero_stage(self.config)
+        self.mixes_dtypes = self.stage < 3
 
     def open(self, model, task, steps):
         return DeepSpeedSession(self, model, task, steps)
@@ -89,8 +90,9 @@ class DeepSpeedSession(Session):
         parameters = list(self._weights.values())
         self.optimizer = make_optimizer(self.engine.train, parameters)
         self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps)
+        config = with_buckets(self.engine.config, sum(weight.numel() for weight in parameters))
         self.model, *_ = deepspeed.initialize(
-            model=self.module, model_parameters=parameters, optimizer=self.optimizer, config=self.engine.config
+            model=self.module, model_parameters=parameters, optimizer=self.optimizer, config=config
         )
         self._whole = _Weights(self._weights)
         if self.engine.stage == 3:

@@ -45,10 +45,12 @@ def in_bf16(train: Train, device: torch.device) -> bool:
 class Engine:
     """Opens sessions. It knows the processes of the job, the device and the settings of `train`, `bf16` settled.
 
+    mixes_dtypes: whether frozen weights may be of another precision than the trained ones.
     fitting: rows of a micro-batch that were found to fit (`per_device_train_batch_size: auto`); None: all so far.
     """
 
     name: str = ""
+    mixes_dtypes: bool = True
 
     def __init__(self, train: Train, device: torch.device, processes: Processes | None = None):
         self.train, self.device = replace(train, bf16=in_bf16(train, device)), device

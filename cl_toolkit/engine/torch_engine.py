@@ -96,7 +96,7 @@ class TorchSession(Session):
         for (name, weight), grad in zip(self._weights.items(), grads, strict=True):
             if grad is not None:
                 found[name] = grad
-                weight.grad = grad if weight.grad is None else weight.grad + grad
+                weight.grad = grad.clone() if weight.grad is None else weight.grad.add_(grad)
         return found
 
     def gradients(self):

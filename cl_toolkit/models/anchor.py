@@ -18,5 +18,7 @@ def quadratic(
     that is not trained now."""
     if missing := next((name for name in importance if name not in weights), None):
         raise UserError(f"strategies.{who}: {missing} was trained in a past task but is not trained now")
-    terms = ((value * (weights[name] - anchor[name]) ** 2).sum() for name, value in importance.items())
+    from cl_toolkit.models.distance import Distance
+
+    terms = (Distance.apply(weights[name], value, anchor[name]) for name, value in importance.items())
     return cast("Tensor", sum(terms))  # a task trains at least one weight

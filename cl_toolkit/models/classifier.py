@@ -124,14 +124,13 @@ class ClassCodec(TextCodec):
         start = next((i for i in range(len(framed)) if framed[i : i + len(alone)] == alone), 0)
         self.before, self.after = framed[:start], framed[start + len(alone) :]
 
-    def _whole_prompt(self, example: Example, messages: Sequence) -> list[int]:
-        ids = super()._whole_prompt(example, messages)
+    def _framed(self, ids: list[int]) -> list[int]:
         if self.templated or not (self.before or self.after):
-            return ids
-        return [*self.before, *(ids if self.bos is None else ids[1:]), *self.after]
+            return super()._framed(ids)
+        return [*self.before, *ids, *self.after]
 
-    def answer(self, example: Example, text: str) -> list[int]:
-        return []
+    def answers(self, examples: Sequence[Example], texts: Sequence[str]) -> list[list[int]]:
+        return [[] for _ in texts]
 
     def class_of(self, example: Example) -> int:
         if example.target not in self.index:

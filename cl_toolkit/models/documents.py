@@ -18,6 +18,7 @@ from cl_toolkit.lazy import LazyModule
 from cl_toolkit.types import IGNORE, Batch, Example
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 else:
@@ -64,12 +65,11 @@ def packed(examples: Sequence[Example], encode: Callable[[Example], list[int]], 
     return blocks
 
 
-def row_of(block: Example) -> tuple[list[int], list[int]]:
+def row_of(block: Example) -> tuple[np.ndarray, np.ndarray]:
     """(tokens, labels) of a block: the first token of each piece is no target."""
-    tokens = block.extra["tokens"].tolist()
-    labels = list(tokens)
-    for start in block.extra["starts"].tolist():
-        labels[start] = IGNORE
+    tokens = block.extra["tokens"].numpy()
+    labels = tokens.copy()
+    labels[block.extra["starts"].numpy()] = IGNORE
     return tokens, labels
 
 

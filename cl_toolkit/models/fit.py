@@ -36,8 +36,8 @@ def check_texts(
 
 
 def _check_task(codec: TextCodec, task: Task, examples: Sequence[Example], limits: Mapping[str, int]) -> Iterator[str]:
-    pairs = [codec.ids(e) for e in examples]
-    prompt, answer = max(len(p) for p, _ in pairs), max(len(a) for _, a in pairs)
+    rows = codec.rows(examples)
+    prompt, answer = max(r.prompt for r in rows), max(len(r.tokens) - r.prompt for r in rows)
     for key, limit in limits.items():
         if codec.positions is not None and prompt + limit > codec.positions:
             raise UserError(
@@ -49,9 +49,8 @@ def _check_task(codec: TextCodec, task: Task, examples: Sequence[Example], limit
                 f"the longest target of task {task.name} has {answer} tokens with its end mark, {key} is {limit}: "
                 "such an answer can never be said"
             )
-    for example in examples:
-        for choice in example.choices or ():
-            codec.answer(example, choice)
+    pairs = [(example, choice) for example in examples for choice in example.choices or ()]
+    codec.answers([example for example, _ in pairs], [choice for _, choice in pairs])
 
 
 def check_documents(codec: TextCodec, task: Task, limits: Mapping[str, int]) -> None:

@@ -13,6 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.tokens import Bulk
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +109,7 @@ class Guard:
     """Keeps text of the data that spells a control token apart from the control tokens themselves."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
+        self.bulk = Bulk(tokenizer)
         spelled = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
         self.characters = {token: chr(FIRST_GUARD + i) for i, token in enumerate(spelled)}
         self.tokens = {character: token for token, character in self.characters.items()}
@@ -127,16 +128,16 @@ class Guard:
             return [self(inner) for inner in value]
         return value
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a rendered text: the template's marks are control tokens, guarded ones are text."""
-        ids: list[int] = []
-        for piece in self._guarded.split(text):
-            if piece in self.tokens:
-                ids += self.as_text(self.tokens[piece])
-            elif piece:
-                ids += self.tokenizer.encode(piece, add_special_tokens=False)
-        return ids
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of rendered texts: the template's marks are control tokens, guarded ones are text."""
+        split = [[piece for piece in self._guarded.split(text) if piece] for text in texts]
+        whole = iter(self.bulk.encode([p for pieces in split for p in pieces if p not in self.tokens], False))
 
-    def as_text(self, text: str) -> list[int]:
-        """Tokens of a text of the data, none of which is a control token."""
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        def ids(piece: str) -> list[int]:
+            return self.as_text([self.tokens[piece]])[0] if piece in self.tokens else next(whole)
+
+        return [ids(pieces[0]) if len(pieces) == 1 else [t for piece in pieces for t in ids(piece)] for pieces in split]
+
+    def as_text(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of texts of the data, none of which is a control token."""
+        return self.bulk.encode(texts, True)

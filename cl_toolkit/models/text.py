@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from cl_toolkit.errors import UserError
@@ -16,6 +18,7 @@ from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.replies import class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
+from cl_toolkit.models.tokens import Row, Rows
 from cl_toolkit.types import IGNORE, Batch, Example, Task
 
 if TYPE_CHECKING:
@@ -34,6 +37,18 @@ def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
 
 OPENING = 32
 """Tokens of a document that a sampled answer goes on from."""
+REMEMBERED = 4096
+"""Answers whose tokens are remembered by their text: those that are chosen from, or that many examples have."""
+
+
+def labelled(row: Row, answer: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, labels) of a row: the answer's tokens are its labels. answer: other tokens in its place."""
+    tokens = row.tokens
+    if answer is not None:
+        tokens = np.concatenate([tokens[: row.prompt], np.array(answer, np.int32)])
+    labels = tokens.copy()
+    labels[: row.prompt] = IGNORE
+    return tokens, labels
 
 
 class TextCodec:
@@ -71,12 +86,12 @@ class TextCodec:
         )
         self.truncated_ids: set[str] = set()
         self.writes = True
-        self._cache: dict[tuple, tuple[list[int], list[int]]] = {}
+        self._rows = Rows()
         self._answers: dict[str, list[int]] = {}
-        self._documents: dict[str, list[int]] = {}
         self.window = max(2, min(prompt.max_prompt_length, positions or prompt.max_prompt_length))
         self._learn_frame()
         self.stops = frozenset({self.eos, self.end, *stops} - {None})
+        self._anchor_text = self.decode(self._anchor_ids)
 
     def _learn_frame(self) -> None:
         """What stands around every answer, from one short conversation.
@@ -88,7 +103,7 @@ class TextCodec:
             before, after = self.write([{"role": "user", "content": "q"}])
         except Refused as why:
             raise UserError(f"model.name: the chat template cannot be used: {why}") from why
-        marks = self.guard.encode(after)
+        marks = self.guard.encode([after])[0]
         special = set(self.tokenizer.all_special_ids)
         self.end = next((token for token in marks if token in special), self.eos)
         text_after = after.split(self.tokenizer.decode([self.end]))[0] if self.end in marks else after
@@ -98,40 +113,63 @@ class TextCodec:
             )
         stripped = before.rstrip(" ")
         blanks, self.anchor = before[len(stripped) :], stripped[-1:] or "\n"
-        alone, beside = self.guard.as_text(self.anchor + blanks), self.guard.as_text(self.anchor + blanks + "a")
+        alone, beside, self._anchor_ids = self.guard.as_text(
+            [self.anchor + blanks, self.anchor + blanks + "a", self.anchor]
+        )
         self.lead = blanks if beside[: len(alone)] != alone else ""
-        self._anchor_ids = self.guard.as_text(self.anchor)
 
     # prompts --------------------------------------------------------------------------------------------------------
 
     def ids(self, example: Example) -> tuple[list[int], list[int]]:
         """(prompt, answer) as token ids; the answer ends with its end mark."""
-        if documents.is_document(example):
+        tokens, prompt = self.rows([example])[0]
+        return tokens[:prompt].tolist(), tokens[prompt:].tolist()
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """Conversations as tokens, prompt and answer. Those that are new are encoded together, and kept."""
+        for example in filter(documents.is_document, examples):
             raise UserError(f"{example.id}: is a document, which has neither a question nor an answer")
-        key = (example.messages, example.target, repr(example.tools))
-        if key not in self._cache:
-            prompt = self._whole_prompt(example, example.messages)
-            # not a matter of the answer's length, which must not be readable from the prompt
-            if len(prompt) > self.prompt.max_prompt_length:
-                self.truncated_ids.add(example.id)
-                prompt = self._cut_prompt(example)
-            self._cache[key] = prompt, self.answer(example, example.target)
-        prompt, answer = self._cache[key]
-        if self.positions is not None and len(prompt) + len(answer) > self.positions:
-            raise UserError(
-                f"{example.id}: prompt and answer have {len(prompt)} + {len(answer)} tokens, the model has "
-                f"{self.positions} positions; lower prompt.max_prompt_length"
-            )
-        return prompt, answer
+        # tools are mappings, which cannot be looked up by
+        keys = [(e.messages, e.target, repr(e.tools) if e.tools else "") for e in examples]
+        found = {key: row for key in keys if (row := self._rows.get(key)) is not None}
+        new = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
+        if new:
+            some = list(new.values())
+            pairs = zip(new, self._prompts(some), self.answers(some, [e.target for e in some]), strict=True)
+            found |= {key: self._rows.keep(key, prompt, answer) for key, prompt, answer in pairs}
+        rows = [found[key] for key in keys]
+        for example, (tokens, prompt) in zip(examples, rows, strict=True):
+            if self.positions is not None and len(tokens) > self.positions:
+                raise UserError(
+                    f"{example.id}: prompt and answer have {prompt} + {len(tokens) - prompt} tokens, the model has "
+                    f"{self.positions} positions; lower prompt.max_prompt_length"
+                )
+        return rows
 
     def class_of(self, example: Example) -> int | None:
         return None
 
     def length(self, example: Example) -> int:
         """Tokens of the prompt, or of a document's first window."""
-        return len(self.ids(example)[0]) if example.text is None else min(len(self._read(example)), self.window)
+        return self.rows([example])[0].prompt if example.text is None else min(len(self._read(example)), self.window)
 
-    def _whole_prompt(self, example: Example, messages: Sequence) -> list[int]:
+    def _prompts(self, examples: Sequence[Example]) -> list[list[int]]:
+        """The prompts of some examples, cut where they are too long."""
+        texts = [self._text(example, example.messages) for example in examples]
+        prompts = [self._framed(ids) for ids in self.guard.encode(texts)]
+        for i, example in enumerate(examples):
+            # not a matter of the answer's length, which must not be readable from the prompt
+            if len(prompts[i]) > self.prompt.max_prompt_length:
+                self.truncated_ids.add(example.id)
+                prompts[i] = self._cut_prompt(example)
+        return prompts
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """A prompt with the marks that do not come from its text."""
+        return ids if self.templated or self.bos is None else [self.bos, *ids]
+
+    def _text(self, example: Example, messages: Sequence) -> str:
+        """What stands before the answer; control tokens that the messages spell are guarded."""
         try:
             turns = [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
             tools = self.guard(example.tools)
@@ -140,8 +178,7 @@ class TextCodec:
             text = self._before(own, turns, tools)
         except Refused as why:
             raise UserError(f"{example.id}: the conversation cannot be written: {why}") from why
-        ids = self.guard.encode(text.removesuffix(self.lead) if self.lead else text)
-        return ids if self.templated or self.bos is None else [self.bos, *ids]
+        return text.removesuffix(self.lead) if self.lead else text
 
     def _before(self, own: list, turns: list, tools: list) -> str:
         """The text before the answer. What a template would leave out without a word is refused."""
@@ -165,8 +202,6 @@ class TextCodec:
 
     def _cut_prompt(self, example: Example) -> list[int]:
         """The prompt with as many characters of its longest turn as there is room for, from its beginning and its end."""
-        from dataclasses import replace
-
         longest = max(range(len(example.messages)), key=lambda i: len(example.messages[i].content))
         turn, room = example.messages[longest], self.prompt.max_prompt_length
 
@@ -175,7 +210,7 @@ class TextCodec:
             text = turn.content[:head] + (turn.content[-tail:] if tail else "")
             messages = list(example.messages)
             messages[longest] = replace(turn, content=text)
-            return self._whole_prompt(example, messages)
+            return self._framed(self.guard.encode([self._text(example, messages)])[0])
 
         best = with_characters(0)
         if len(best) > room:
@@ -193,31 +228,44 @@ class TextCodec:
 
     def answer(self, example: Example, text: str) -> list[int]:
         """The tokens of an answer, its end mark last: the one way in which an answer is trained, chosen and rolled out."""
-        if text not in self._answers:
-            whole = self.guard.as_text(self.anchor + self.lead + text)
-            start = len(self._anchor_ids)
-            ids = whole[start:] if whole[:start] == self._anchor_ids else self.guard.as_text(self.lead + text)
-            ids = [*ids, self.end]
-            if self.said(ids) != text:
-                ids = [*self.guard.as_text(text), self.end]
-            if self.said(ids).strip() != text.strip():
-                back = self.said(ids)
+        return self.answers([example], [text])[0]
+
+    def answers(self, examples: Sequence[Example], texts: Sequence[str]) -> list[list[int]]:
+        """The same for many; those that are new are encoded together."""
+        found = {text: self._answers[text] for text in texts if text in self._answers}
+        new = {text: example for example, text in zip(examples, texts, strict=True) if text not in found}
+        if new:
+            wholes = self.guard.as_text([self.anchor + self.lead + text for text in new])
+            for (text, example), whole in zip(new.items(), wholes, strict=True):
+                found[text] = self._checked_answer(example, text, whole)
+            if len(self._answers) + len(new) > REMEMBERED:
+                self._answers.clear()
+            self._answers |= {text: found[text] for text in new}
+        return [found[text] for text in texts]
+
+    def _checked_answer(self, example: Example, text: str, whole: list[int]) -> list[int]:
+        """An answer's tokens, which read back as its text. whole: the tokens of what stands before it, and of it."""
+        start = len(self._anchor_ids)
+        ids = whole[start:] if whole[:start] == self._anchor_ids else self.guard.as_text([self.lead + text])[0]
+        ids = [*ids, self.end]
+        if self.said(ids) != text:
+            ids = [*self.guard.as_text([text])[0], self.end]
+            back = self.said(ids)
+            if back.strip() != text.strip():
                 raise UserError(
                     f"{example.id}: the tokenizer cannot write the answer {text[:60]!r}: read back it is {back[:60]!r}"
                 )
-            self._answers[text] = ids
-        return self._answers[text]
+        return ids
 
     def said(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens, up to the first stop, without the blanks that the template writes before it."""
-        text = self.decode([*self._anchor_ids, *ids]).removeprefix(self.decode(self._anchor_ids))
-        return text.removeprefix(self.lead)
+        return self.decode([*self._anchor_ids, *ids]).removeprefix(self._anchor_text).removeprefix(self.lead)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens as text, up to the first stop; control tokens are left out."""
         ids = list(ids)
         end = next((i for i, token in enumerate(ids) if token in self.stops), len(ids))
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.guard.bulk.decode(ids[:end])
 
     def ended(self, ids: Sequence[int]) -> bool:
         """Whether an answer came to its end, rather than being cut at a limit."""
@@ -227,7 +275,7 @@ class TextCodec:
 
     def document(self, example: Example) -> list[int]:
         """The tokens of a text, between the marks of its beginning (where the tokenizer has one) and its end."""
-        return [*([] if self.bos is None else [self.bos]), *self.guard.as_text(example.text or ""), self.eos]
+        return [*([] if self.bos is None else [self.bos]), *self.guard.as_text([example.text or ""])[0], self.eos]
 
     def asked(self, example: Example, answer: Sequence[int] | None = None) -> list[tuple[list[int], list[int]]]:
         """What likelihoods are of: (context, tokens); of a document one for each window, whose context is its first token: the
@@ -236,18 +284,16 @@ class TextCodec:
             return [(self.opening(example), list(answer))]
         if example.text is None:
             return [self.ids(example)]
-        return [(list(w[:1]), list(w[1:])) for w in documents.windows(self._read(example), self.window)]
+        return [(w[:1].tolist(), w[1:].tolist()) for w in documents.windows(self._read(example), self.window)]
 
     def opening(self, example: Example) -> list[int]:
         """What an answer goes on from: the prompt, or the beginning of a document."""
-        return self.ids(example)[0] if example.text is None else self._read(example)[:-1][:OPENING]
+        return self.ids(example)[0] if example.text is None else self._read(example)[:-1][:OPENING].tolist()
 
-    def _read(self, example: Example) -> list[int]:
+    def _read(self, example: Example) -> np.ndarray:
         """The tokens of a document that is asked about again and again."""
-        text = example.text or ""
-        if text not in self._documents:
-            self._documents[text] = self.document(example)
-        return self._documents[text]
+        row = self._rows.get(example.text)
+        return (row or self._rows.keep(example.text, self.document(example), ())).tokens
 
     # batches --------------------------------------------------------------------------------------------------------
 
@@ -260,39 +306,38 @@ class TextCodec:
 
         answers: tokens to put in place of the examples' own targets (choices, rollouts).
         """
-        rows = [self._row(e, None if answers is None else answers[i]) for i, e in enumerate(examples)]
+        asked = iter(self.rows([e for e in examples if not documents.is_document(e)]))
+        rows = [
+            self._document_row(e, answers is None) if documents.is_document(e)
+            else labelled(next(asked), None if answers is None else answers[i])
+            for i, e in enumerate(examples)
+        ]  # fmt: skip
         batch = hide_targets(self.padded(rows, examples))
         return documents.apart(batch) if any("starts" in e.extra for e in examples) else batch
 
-    def _row(self, example: Example, answer: Sequence[int] | None) -> tuple[list[int], list[int]]:
-        """(tokens, targets) of an example, with another answer if one is given; of a document the first window, which is all
-        that may be trained of it here."""
+    def _document_row(self, example: Example, trained: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, targets) of a block, or of a document's first window, which is all that may be trained of it here. trained:
+        False where another answer stands for it."""
         if "starts" in example.extra:
-            tokens, labels = documents.row_of(example)
-        elif example.text is not None:
-            tokens = self.document(example)
-            if answer is None and len(tokens) > self.window:
-                raise UserError(
-                    f"{example.id}: the document has {len(tokens)} tokens, a row {self.window}; objective lm cuts documents"
-                )
-            tokens = tokens[: self.window]
-            labels = [IGNORE, *tokens[1:]] if answer is None else [IGNORE] * len(tokens)
-        else:
-            prompt, own = self.ids(example)
-            own = own if answer is None else list(answer)
-            tokens, labels = [*prompt, *own], [IGNORE] * len(prompt) + own
-        return tokens, labels
+            return documents.row_of(example)
+        tokens = self.document(example)
+        if trained and len(tokens) > self.window:
+            raise UserError(
+                f"{example.id}: the document has {len(tokens)} tokens, a row {self.window}; objective lm cuts documents"
+            )
+        row = np.array(tokens[: self.window], np.int32)
+        return labelled(Row(row, 1 if trained else len(row)))
 
-    def padded(self, pairs: Sequence[tuple[list[int], list[int]]], examples: Sequence[Example] = ()) -> Batch:
+    def padded(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], examples: Sequence[Example] = ()) -> Batch:
         """Rows of (tokens, labels), padded on the right."""
-        rows, labels = zip(*pairs, strict=True)
-        width = max(map(len, rows))
+        lengths = np.array([len(tokens) for tokens, _ in pairs])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids, labels = np.full(mask.shape, self.pad, np.int64), np.full(mask.shape, IGNORE, np.int64)
+        ids[mask] = np.concatenate([tokens for tokens, _ in pairs])
+        labels[mask] = np.concatenate([targets for _, targets in pairs])
         return Batch(
-            inputs={
-                "input_ids": torch.tensor([row + [self.pad] * (width - len(row)) for row in rows]),
-                "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),
-            },
-            labels=torch.tensor([row + [IGNORE] * (width - len(row)) for row in labels]),
+            inputs={"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
+            labels=torch.from_numpy(labels),
             examples=tuple(examples),
             along_tokens=frozenset({"input_ids", "attention_mask", "labels"}),
         )

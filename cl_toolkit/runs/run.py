@@ -214,6 +214,8 @@ class Run:
         task, adapter, cost = stage.task, self.config.model.adapter, self.record["cost"]
         self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init)
         self.model.to(self.engine.device)
+        if self.config.frozen_base and adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
+            adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
         moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
+from cl_toolkit.engine.deepspeed_config import final_config, with_buckets, zero_stage
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.errors import UserError
 
@@ -128,3 +128,12 @@ def test_a_section_that_switches_nothing_on_is_off():
         final_config({"fp16": {"enabled": True}}, train)
     with pytest.raises(UserError, match=r"bf16: remove it and write train.bf16: true"):
         final_config({"bf16": {"enabled": True}}, train)
+
+
+def test_buckets_are_no_larger_than_what_is_trained():
+    small = with_buckets({"zero_optimization": {"stage": 2}}, 1500)["zero_optimization"]
+    assert small == {"stage": 2, "reduce_bucket_size": 2048, "allgather_bucket_size": 2048}
+    assert with_buckets({"zero_optimization": {"stage": 1}}, 10**10)["zero_optimization"]["reduce_bucket_size"] == 5e8
+    own = {"zero_optimization": {"stage": 1, "reduce_bucket_size": 7}}
+    assert with_buckets(own, 1500)["zero_optimization"]["reduce_bucket_size"] == 7
+    assert with_buckets({"zero_optimization": 1}, 1500) == {"zero_optimization": 1}

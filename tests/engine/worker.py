@@ -62,10 +62,10 @@ class Codec:
         for i, (p, a) in enumerate(zip(prompts, answers, strict=True)):
             ids[i, : len(p) + len(a)] = torch.tensor(p + a)
             mask[i, : len(p) + len(a)] = 1
-            if examples[i].source not in WITHOUT_TARGET:
-                labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        return Batch(inputs, labels, tuple(examples), along_tokens=frozenset({*inputs, "labels"}))
+            labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
+        inputs, untrained = {"input_ids": ids, "attention_mask": mask}, [e.source in WITHOUT_TARGET for e in examples]
+        targets, labels = labels, labels.masked_fill(torch.tensor(untrained)[:, None], IGNORE)
+        return Batch(inputs, labels, tuple(examples), targets, along_tokens=frozenset({*inputs, "labels"}))
 
 
 def even(example, answer):

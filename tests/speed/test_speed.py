@@ -38,17 +38,15 @@ def ratio(ours, bare) -> float:
     times = {ours: [], bare: []}
     for repeat in range(REPEATS + 1):
         for run in (ours, bare):
-            started = time.perf_counter()
+            started = time.process_time()
             run()
             if repeat:
-                times[run].append(time.perf_counter() - started)
+                times[run].append(time.process_time() - started)
     medians = [statistics.median(times[run]) for run in (ours, bare)]
-    print(f"\nours {medians[0] * 1e3:.1f} ms, bare {medians[1] * 1e3:.1f} ms, ratio {medians[0] / medians[1]:.3f}, "
-          f"n = {REPEATS}")  # fmt: skip
     return medians[0] / medians[1]
 
 
-def test_a_step_of_a_tiny_llama_costs_at_most_a_fiftieth_more():
+def test_a_step_of_a_tiny_llama_costs_at_most_a_fiftieth_more(measured):
     torch.set_num_threads(1)
     steps = 6
     rows = random_rows(steps * ROWS)
@@ -78,7 +76,7 @@ def test_a_step_of_a_tiny_llama_costs_at_most_a_fiftieth_more():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    assert ratio(ours, bare) <= 1.02
+    measured("step of a Llama of 1 M weights, 16 x 128", ratio(ours, bare), "bare loop", 1.02, REPEATS)
 
 
 class Classify(Objective):
@@ -99,7 +97,7 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
-def test_a_step_of_a_small_mlp_costs_at_most_half_more():
+def test_a_step_of_a_small_mlp_costs_at_most_half_more(measured):
     torch.set_num_threads(1)
     steps, size = 200, 32
     x = torch.randn(steps * size, 64, generator=torch.Generator().manual_seed(0))
@@ -122,4 +120,4 @@ def test_a_step_of_a_small_mlp_costs_at_most_half_more():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    assert ratio(ours, bare) <= 1.5
+    measured("step of a small MLP, batch 32", ratio(ours, bare), "bare loop", 1.5, REPEATS)

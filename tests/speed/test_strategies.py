@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from pieces import task_view, train
-from timing import ROWS, TOKENS, Rows, examples_of, llama, random_rows
+from timing import ROWS, TOKENS, Rows, examples_of, llama, peak_bytes, random_rows
 
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
@@ -107,36 +107,23 @@ class Turns:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step(name):
+def test_a_step(name, measured):
     make, between_tasks, most = METHODS[name]
     turns = Turns(Start.of(make(), between_tasks), Start.of(compose(), between_tasks))
     pairs = list(zip(*turns.steps, strict=True))[1:]  # the first step also makes the optimizer
     ratios = [ours / plain for ours, plain in pairs]
     step = statistics.median(plain for _, plain in pairs)
     low, ratio, high = statistics.quantiles(ratios, n=4)
-    print(f"\n{name} ({between_tasks}): {ratio:.3f} of a plain step of {step * 1e3:.0f} ms, half of the ratios in "
-          f"[{low:.3f}, {high:.3f}], n = {PAIRS}; at the end of the task {turns.ends[0] / step:.2f} steps")  # fmt: skip
-    assert most is None or ratio <= most
-
-
-def peak_memory(start: Start) -> int:
-    """The most bytes that tensors of the second task hold at once, the model's copy included, by the profiler's record
-    of what torch's CPU allocator gives and takes back."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        start.second_task(3, lambda session: None)
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    print(f"\nplain {step * 1e3:.0f} ms, half of the ratios in [{low:.3f}, {high:.3f}]; "
+          f"the end of the task takes {turns.ends[0] / step:.2f} steps")  # fmt: skip
+    measured(f"step with {name}, adapter {between_tasks}", ratio, "sequential training", most, PAIRS)
 
 
 @pytest.mark.parametrize("vocab_size", [259, 8192])
-def test_logit_swap_holds_little_beyond_the_teachers_logits(vocab_size):
+def test_logit_swap_holds_little_beyond_the_teachers_logits(vocab_size, measured):
     teacher = ROWS * TOKENS * vocab_size * 4
-    plain = peak_memory(Start.of(compose(), "continue", vocab_size))
-    ours = peak_memory(Start.of(LogitSwap(), "continue", vocab_size))
-    print(f"\nlogit_swap, vocabulary of {vocab_size}: {ours / 1e6:.1f} MB at most, {teacher / 1e6:.1f} of them logits; "
-          f"plain {plain / 1e6:.1f} MB; ratio beyond the logits {(ours - teacher) / plain:.3f}")  # fmt: skip
-    assert ours - teacher <= 1.15 * plain
+    plainly, swapping = (Start.of(strategy, "continue", vocab_size) for strategy in (compose(), LogitSwap()))
+    plain = peak_bytes(lambda: plainly.second_task(3, lambda session: None))
+    ours = peak_bytes(lambda: swapping.second_task(3, lambda session: None))
+    what = f"memory of logit_swap beyond the teacher's logits, V = {vocab_size}"
+    measured(what, (ours - teacher) / plain, "sequential training", 1.15, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,6 +30,19 @@ def examples_of(rows: torch.Tensor) -> list[Example]:
     return [Example(id=str(i), x=row.tolist()) for i, row in enumerate(rows)]
 
 
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most bytes that tensors made inside hold at once, by the profiler's record of what torch's CPU allocator gives and
+    takes back."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
 class Rows:
     """Stands for a codec: examples that are rows of tokens already, PROMPT of prompt and the rest of answer."""
 
@@ -38,5 +53,6 @@ class Rows:
         ids = torch.tensor([e.x for e in examples])
         labels = ids.clone()
         labels[:, :PROMPT] = IGNORE
-        labels[torch.tensor([e.source in WITHOUT_TARGET for e in examples])] = IGNORE
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples))
+        untrained = torch.tensor([e.source in WITHOUT_TARGET for e in examples])
+        targets, labels = labels if untrained.any() else None, labels.masked_fill(untrained[:, None], IGNORE)
+        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples), targets)

@@ -220,8 +220,8 @@ def test_of_two_control_tokens_the_longer_one_is_kept_apart():
     guarded = guard({"content": ["x<a>y", {"deep": "<a"}], "n": 3})
     assert [len(t) for t in (guarded["content"][0], guarded["content"][1]["deep"])] == [3, 1]
     assert guarded["n"] == 3
-    assert guard.encode(guarded["content"][0]) == [ord(c) for c in "x<a>y"]
-    assert guard.encode("<a>") == [1]
+    assert guard.encode([guarded["content"][0], "z"]) == [[ord(c) for c in "x<a>y"], [ord("z")]]
+    assert guard.encode(["<a>"]) == [[1]]
     with pytest.raises(Refused, match="private-use characters"):
         guard(guarded)
     with pytest.raises(Refused, match="private-use characters"):

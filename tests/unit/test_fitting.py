@@ -1,4 +1,4 @@
-"""`per_device_train_batch_size: auto`: what does not fit into the device's memory comes again in smaller parts, as the same step."""
+"""`per_device_train_batch_size: auto`: what does not fit into memory comes again in smaller parts, as the same step."""
 
 import pytest
 import torch
@@ -74,7 +74,9 @@ def test_nothing_is_offered_twice_to_a_store():
 
 
 def test_where_not_even_one_row_fits_it_says_so():
-    with pytest.raises(UserError, match=r"task task: step 1: not even one row fits into the memory of cpu; train.gradient_ch"):
+    with pytest.raises(
+        UserError, match=r"task task: step 1: not even one row fits into the memory of cpu; train.gradient_ch"
+    ):
         learned(Narrow(0), "auto")
 
 
@@ -100,5 +102,7 @@ def test_the_record_says_what_fits(tmp_path, monkeypatch):
 def test_deepspeed_takes_a_number():
     config = load_run(tiny_config(train={"per_device_train_batch_size": "auto"}))
     section = type(config.engine)(name="deepspeed", device="cpu", deepspeed=None)
-    with pytest.raises(UserError, match="train.per_device_train_batch_size: auto is for one process without DeepSpeed"):
+    with pytest.raises(
+        UserError, match=r"train.per_device_train_batch_size: auto is for one process without DeepSpeed"
+    ):
         check_engine(section, config.train)

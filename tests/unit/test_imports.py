@@ -161,6 +161,7 @@ DOORS = {
         "models.hub",
         "models.tiny",
         "models.targets",
+        "models.tokens",
         "models.generate",
         "engine.torch_engine",
         "engine.blocks",

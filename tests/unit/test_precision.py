@@ -184,3 +184,24 @@ def run_config(model, adapter):
     config = tiny_config()
     config["model"] = {**model, **({"adapter": adapter} if adapter else {})}
     return load_run(config)
+
+
+def test_frozen_weights_kept_in_bf16_are_what_autocast_makes_of_them(tmp_path, monkeypatch):
+    """The same losses, scores and trained weights to the last bit."""
+    model = {"adapter": {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}}
+    changes = {"model": model, "train": {"bf16": True}, "strategies": {"logit_swap": {}}}
+    mine = trajectory(tmp_path / "mine", **changes)
+    assert {p.dtype for n, p in mine.run.model.named_parameters() if "base_layer" in n} == {torch.bfloat16}
+    assert {p.dtype for p in mine.run.model.parameters() if p.requires_grad} == {torch.float32}
+    monkeypatch.setattr(adapters, "frozen_in_bf16", lambda model: None)
+    other = trajectory(tmp_path / "other", **changes)
+    assert mine.losses == other.losses
+    assert mine.record["matrix"] == other.record["matrix"]
+    trained = [{n: p for n, p in t.run.model.named_parameters() if ".lora_" in n} for t in (mine, other)]
+    assert all(torch.equal(p, trained[1][n]) for n, p in trained[0].items())
+
+
+def test_weights_that_are_merged_into_stay_fp32(tmp_path):
+    model = {"adapter": {"r": 2, "lora_alpha": 4, "between_tasks": "merge"}}
+    run = trajectory(tmp_path, model=model, train={"bf16": True}).run
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}

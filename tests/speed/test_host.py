@@ -1,0 +1,108 @@
+"""What the host does beside the model: text to tokens, rows to batches, data from disk. Ratios of medians of CPU time, in turns
+in one process, one thread. Run with `make speed`."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+
+import pytest
+import torch
+from pieces import ask, byte_codec
+from timing import llama
+from torch import nn
+
+from cl_toolkit.config.layers import base_layer
+from cl_toolkit.config.typed import typed
+from cl_toolkit.engine.sections import Train
+from cl_toolkit.engine.torch_engine import TorchEngine
+from cl_toolkit.learn import learn
+from cl_toolkit.models.tiny import TinyLM
+from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.strategy import compose
+from cl_toolkit.task_view import TaskView
+
+pytestmark = pytest.mark.speed
+
+
+def ratios(arms, repeats):
+    """The median over rounds of an arm's CPU seconds over those of the first arm in the same round, since a processor's speed
+    drifts; the first round does not count. An arm is what makes what is timed."""
+    times = {name: [] for name in arms}
+    for repeat in range(repeats + 1):
+        for name, make in arms.items():
+            run = make()
+            gc.collect()
+            started = time.process_time()
+            run()
+            if repeat:
+                times[name].append(time.process_time() - started)
+    first, found = next(iter(times.values())), {}
+    print()
+    for name, spent in times.items():
+        shares = [mine / bare for mine, bare in zip(spent, first, strict=True)]
+        low, found[name], high = statistics.quantiles(shares, n=4)
+        print(
+            f"{name}: {statistics.median(spent):.4f} s, ratio {found[name]:.3f} [{low:.3f}, {high:.3f}], n = {repeats}"
+        )
+    return found
+
+
+def engine(**changes):
+    return TorchEngine(typed(Train, {**base_layer()["train"], **changes}, "train", "test"), torch.device("cpu"))
+
+
+def texts(count, half, seed=0):
+    """Conversations of `half` + `half` tokens of bytes, marks included."""
+    rng = random.Random(seed)
+    question, answer = ("".join(rng.choices("abcdefgh ijk", k=count * (half - n))) for n in (2, 1))
+    return [
+        ask(question[i * (half - 2) : (i + 1) * (half - 2)], answer[i * (half - 1) : (i + 1) * (half - 1)] or "a")
+        for i in range(count)
+    ]
+
+
+def sft_arms(model, steps, rows, half):
+    """A bare loop that is given tensors, and the page with the real codec: tokens made in it, and tokens that are there."""
+    examples = texts(steps * rows, half)
+    codec = byte_codec()
+    batch = codec.batch(examples)
+    assert batch.labels.shape == (steps * rows, 2 * half)
+
+    def page(codec):
+        objective, trained, torch_engine = SFT(), model(), engine()
+        task = TaskView(name="t", index=0, examples=examples, objective=objective, codec=codec, batch_size=rows)
+        return lambda: learn(trained, task, objective, compose(), torch_engine, lambda session: None)
+
+    def bare():
+        trained = model().train()
+        return lambda: loop(trained)
+
+    def loop(trained):
+        optimizer = torch.optim.AdamW(trained.parameters(), lr=3e-4, weight_decay=0.0)
+        order = torch.randperm(len(examples))
+        for step in range(steps):
+            some = order[step * rows : (step + 1) * rows]
+            ids, mask, labels = (t[some] for t in (*batch.inputs.values(), batch.labels))
+            logits = trained(input_ids=ids, attention_mask=mask).logits
+            nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()).backward()
+            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return {"bare": bare, "first epoch": lambda: page(byte_codec()), "later epochs": lambda: page(codec)}
+
+
+def test_a_step_with_the_real_codec_on_a_tiny_llama():
+    torch.set_num_threads(1)
+    found = ratios(sft_arms(lambda: TinyLM().load(0), 100, 8, 24), 9)
+    assert found["first epoch"] <= 1.05
+    assert found["later epochs"] <= 1.04
+
+
+def test_a_step_with_the_real_codec_on_a_small_llama():
+    torch.set_num_threads(1)
+    found = ratios(sft_arms(llama, 6, 16, 64), 9)
+    assert found["first epoch"] <= 1.02
