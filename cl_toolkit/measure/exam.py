@@ -89,9 +89,7 @@ class Exam:
         if scorer.reads == "likelihood":
             values = ((e, r, score(task, name, scorer, e, sum(r.logprobs))) for e, r in answered)
             return [Scored(task, e, "", value, chance=None, weight=len(r.logprobs)) for e, r, value in values]
-        return [
-            Scored(task, e, r.text, score(task, name, scorer, e, r.text), r.chance, r.cut) for e, r in answered
-        ]
+        return [Scored(task, e, r.text, score(task, name, scorer, e, r.text), r.chance, r.cut) for e, r in answered]
 
     def value(self, scored: Sequence[Scored]) -> float:
         """What the scores come to."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
+
 def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log p (N,) of the N tokens of `targets` (B, T) that are not IGNORE, row by row; logits (B, T, V) stand where what they
     say does."""

@@ -17,6 +17,10 @@ else:
     torch = LazyModule("torch")
 
 
+STATES = ("past_key_values", "cache_params")
+"""What transformers calls the state in which a model remembers what it has read."""
+
+
 class Prefix:
     """Rows of tokens that a model has read, padded on the left, so that the next token of each row stands in the same column
     and a sliding window sees what it would see without padding. Only for a model of which `goes_on` is true.
@@ -28,7 +32,7 @@ class Prefix:
         device, width = next(model.parameters()).device, max(map(len, rows))
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
         self.model = model
-        self.cache: Any = None
+        self.state: dict[str, Any] = {}
         self.lengths = torch.tensor([len(row) for row in rows], device=device)
         self.mask = (torch.arange(width, device=device) >= width - self.lengths[:, None]).long()
         places = (torch.arange(width, device=device) - (width - self.lengths[:, None])).clamp(min=0)
@@ -39,18 +43,20 @@ class Prefix:
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=places,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
+            **self.state,
         )
-        self.cache = out.past_key_values
+        self.state = {name: out[name] for name in STATES if name in out}
         return out.logits
 
     def take(self, rows: Tensor) -> Prefix:
         """The rows of these indices (N,), each as often as it is named. Neither that nor what follows changes this one."""
         other = copy.copy(self)
-        other.cache, other.logits = _own(self.cache), self.logits[rows]
-        other.cache.reorder_cache(rows)
+        other.state = {name: _own(state) for name, state in self.state.items()}
+        for state in other.state.values():
+            state.reorder_cache(rows)
+        other.logits = self.logits[rows]
         other.lengths, other.mask = self.lengths[rows], self.mask[rows]
         return other
 
@@ -65,6 +71,34 @@ class Prefix:
         logits = self._forward(ids, self.lengths[:, None] + steps, width)
         self.logits, self.lengths = logits[:, -1], self.lengths + width
         return logits
+
+
+class WholeRows:
+    """The same for any causal model: it reads each row from its beginning again and again, padded on the right."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], pad: int):
+        device, width = next(model.parameters()).device, max(map(len, rows))
+        self.model, self.pad = model, pad
+        self.ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+        self.lengths = torch.tensor([len(row) for row in rows], device=device)
+        self._read()
+
+    def _read(self) -> None:
+        mask = torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+        out: Any = self.model(input_ids=self.ids, attention_mask=mask.long())
+        self.logits = out.logits[torch.arange(len(self.ids), device=self.ids.device), self.lengths - 1]
+
+    def take(self, rows: Tensor) -> WholeRows:
+        """The rows of these indices (N,), each as often as it is named."""
+        other = copy.copy(self)
+        other.ids, other.lengths, other.logits = self.ids[rows], self.lengths[rows], self.logits[rows]
+        return other
+
+    def on(self, ids: Tensor) -> None:
+        """Read (B, 1) tokens more."""
+        grown = torch.cat([self.ids, torch.full_like(ids, self.pad)], 1)
+        self.ids, self.lengths = grown.scatter(1, self.lengths[:, None], ids), self.lengths + 1
+        self._read()
 
 
 def _own(cache: Any) -> Any:
@@ -88,7 +122,9 @@ def goes_on(model: nn.Module, pad: int) -> bool:
         with uncounted(), evaluating(model):
             try:
                 _found[model] = _says_the_same(model, pad)
-            except Exception:  # whatever it cannot do; what is wrong with the model itself shows where it is asked plainly
+            except (
+                Exception
+            ):  # whatever it cannot do; what is wrong with the model itself shows where it is asked plainly
                 _found[model] = False
     return _found[model]
 
