@@ -241,15 +241,18 @@ class Batch:
 
     def counts(self) -> dict[str, float]:
         """What `total` sums over parts and processes. Filler counts nowhere."""
-        import torch
-
         if all(e.source == "task" for e in self.examples):
+            classes = self.labels.dim() == 1  # so few that a call of torch takes longer than to count them
             return {
-                "tokens": float((self.labels != IGNORE).sum()),
+                "tokens": float(
+                    len(self.labels) - self.labels.tolist().count(IGNORE) if classes else (self.labels != IGNORE).sum()
+                ),
                 "sequences": float(len(self.examples)),
                 "memory": 0.0,
                 "memory_tokens": 0.0,
             }
+        import torch
+
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
         memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
         return {
@@ -282,7 +285,10 @@ class Batch:
         )
 
     def to(self, device: Any) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; itself where it is there."""
+        tensors = (self.labels, self.targets, *self.inputs.values(), *self.extra.values())
+        if all(tensor is None or tensor.device == device for tensor in tensors):
+            return self
         return replace(
             self,
             inputs={k: v.to(device) for k, v in self.inputs.items()},
