@@ -21,7 +21,7 @@ from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
 from cl_toolkit.measure.matrix import Matrix
 from cl_toolkit.measure.metrics import explain
-from cl_toolkit.measure.probe import Moment, look
+from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
@@ -211,9 +211,10 @@ class Run:
         def watch(session: Session) -> None:
             cost["steps"] += 1
             self.log(session, stage, k)
-            seen = cost["examples"] + session.examples_seen
-            with self.meter.clock("curves"), session.unwatched():
-                self.look(replace(moment, step=cost["steps"], examples_seen=seen), session.model)
+            now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
+            if looking := due(self.probes, now):
+                with self.meter.clock("curves"), session.unwatched():
+                    self.look(now, session.model, looking)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
@@ -296,9 +297,9 @@ class Run:
             allowed=self.stream.allowed(row),
         )
 
-    def look(self, moment: Moment, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """The matrix and the probes look, those that are due; rows of the probes go into the record."""
-        found = look(self.answers, model, {"": self.matrix, **self.probes}, moment)
+    def look(self, moment: Moment, model: nn.Module, looking: Mapping[str, Probe]) -> dict[str, list[dict[str, Any]]]:
+        """Those that are due look; rows of the probes go into the record, those of the matrix (without a name) do not."""
+        found = look(self.answers, model, looking, moment)
         for name, rows in found.items():
             if name and rows:
                 self.record["probes"][name].extend(rows)
@@ -310,7 +311,7 @@ class Run:
         cost = self.record["cost"]
         moment = self.moment("start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
         with self.meter.clock("evaluate"):
-            rows = self.look(moment, self.model)[""]
+            rows = self.look(moment, self.model, due({"": self.matrix, **self.probes}, moment))[""]
         add_row(self.record, row, rows)
         if self.writes:
             lines = [line for scored in self.matrix.found.values() for line in answer_lines(scored)]
