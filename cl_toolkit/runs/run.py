@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -255,20 +256,21 @@ class Run:
             examples=task.train,
             objective=objective,
             codec=self.codec,
-            score=self.score_by_own_task(),
+            score=self.score_by_own_task,
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
             max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
 
-    def score_by_own_task(self):
+    @cached_property
+    def score_by_own_task(self) -> Callable[[Example, str], float]:
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
         is better."""
-        owners = {e.id: self.exams[t.name] for t in self.stream.all_tasks for e in t.train}
+        owners = {e.id: t.name for t in self.stream.all_tasks for e in t.train}
 
         def reward(example: Example, answer: str) -> float:
-            exam = owners[example.id]
+            exam = self.exams[owners[example.id]]
             value = score(exam.name, exam.task.scorer, exam.scorer, example, answer)
             return value * (1 if exam.scorer.higher_is_better else -1)
 
