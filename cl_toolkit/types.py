@@ -292,16 +292,9 @@ class Batch:
         """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere."""
         if all(e.source == "task" for e in self.examples):
             classes = self.labels.dim() == 1  # so few that a call of torch takes longer than to count them
-            return {
-                "tokens": float(
-                    len(self.labels) - self.labels.tolist().count(IGNORE) if classes else (self.labels != IGNORE).sum()
-                ),
-                "sequences": float(len(self.examples)),
-                "memory": 0.0,
-                "memory_tokens": 0.0,
-            }
-        import torch
-
+            missing = self.labels.tolist().count(IGNORE) if classes else (self.labels == IGNORE).sum()
+            tokens, rows = float(self.labels.numel() - missing), float(len(self.examples))
+            return {"tokens": tokens, "sequences": rows, "memory": 0.0, "memory_tokens": 0.0}
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
         memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
         return {
