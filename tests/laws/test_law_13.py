@@ -101,7 +101,11 @@ def test_computed_again_in_the_backward(name, plain, tmp_path):
 @pytest.mark.parametrize("name", ["replay", pytest.param("rft", marks=pytest.mark.grid)])
 def test_compiled(name, plain, tmp_path):
     """To fp32's rounding as well, since what is fused is added up in another order."""
+    from torch._dynamo.utils import counters
+
     torch.compiler.reset()
+    counters.clear()
     mine = followed(name, tmp_path, compile="layers")
+    assert counters["stats"]["unique_graphs"] > 0
     close(mine, plain(name))
     assert not any(getattr(module, "_compiled_call_impl", None) for module in mine.run.model.modules())
