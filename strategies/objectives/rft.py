@@ -158,13 +158,17 @@ class RFT(Objective):
     ) -> tuple[Tensor, Tensor]:
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
         assert task.score is not None  # a run's tasks have a scorer
-        accuracy = [[task.score(e, task.codec.said(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
-        shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
+        said = [[task.codec.said(a) for a in row] for row in rollouts]
+        accuracy = [[task.score(e, text) for text in row] for e, row in zip(examples, said, strict=True)]
+        shaped = [
+            [self.well_formed(task.codec, answer, text) for answer, text in zip(*both, strict=True)]
+            for both in zip(rollouts, said, strict=True)
+        ]
         return torch.tensor(accuracy), torch.tensor(shaped)
 
-    def well_formed(self, codec: TextCodec, answer: list[int]) -> float:
-        """1 for an answer that ended by itself and matches the pattern."""
-        matches = re.fullmatch(self.config.format_pattern, codec.said(answer), re.DOTALL) is not None
+    def well_formed(self, codec: TextCodec, answer: list[int], text: str) -> float:
+        """1 for an answer that ended by itself and whose text matches the pattern."""
+        matches = re.fullmatch(self.config.format_pattern, text, re.DOTALL) is not None
         return float(codec.ended(answer) and matches)
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
