@@ -23,7 +23,13 @@ def unwrapped(model: nn.Module) -> Any:
 
 def in_lockstep(model: nn.Module) -> bool:
     """Whether every process must make the same number of forwards: under ZeRO-3, where each holds a shard of each weight."""
-    return getattr(model, "zero_optimization_stage", lambda: 0)() == 3
+    return getattr(model, "zero_optimization_stage", lambda: 0)() == 3 and not getattr(unwrapped(model), "whole", False)
+
+
+def in_one_piece(model: nn.Module) -> AbstractContextManager:
+    """For many forwards without gradient: under ZeRO-3 the weights are put together once, where they fit into the memory of
+    every process, and nothing is in lockstep. To be entered by all processes; nothing may be trained inside."""
+    return getattr(unwrapped(model), "gathered", nullcontext)()
 
 
 def anywhere(model: nn.Module, found: bool) -> bool:

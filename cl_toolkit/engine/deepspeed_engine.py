@@ -109,7 +109,8 @@ class DeepSpeedSession(Session):
         self._whole = _Weights(self._weights)
         if self.engine.stage == 3:
             plain: Any = self.module
-            plain.swapped_shards = self._swapped_shards  # for `adapters.swapped`; gone when the engine is closed
+            plain.swapped_shards = self._swapped_shards  # for `access.swapped`; gone when the engine is closed
+            plain.gathered = self._gathered  # for `access.in_one_piece`
             self._hooks = (
                 self.module.register_forward_pre_hook(self._before_forward, prepend=True),
                 self.module.register_forward_hook(self._after_forward),
@@ -186,6 +187,45 @@ class DeepSpeedSession(Session):
             self._only_shards()
             for name, data in before.items():
                 shards[name].data = data
+
+    @contextmanager
+    def _gathered(self):
+        """ZeRO-3 with every weight whole and its hooks, which fetch and let go of weights at each forward, out of the way."""
+        import deepspeed
+
+        plain: Any = self.module
+        weights = list(plain.parameters())
+        if getattr(plain, "whole", False) or not self._fit(weights):
+            yield
+            return
+        parts = self.model.optimizer.parameter_offload
+        handles = [*parts.forward_hooks, *parts.backward_hooks, parts.fwd_pre_hook]
+        known: dict[int, Any] = {id(hooks): hooks for hooks in (handle.hooks_dict_ref() for handle in handles)}
+        before = [(hooks, dict(hooks)) for hooks in known.values()]
+        self._only_shards()
+        with deepspeed.zero.GatheredParameters(weights):
+            for handle in handles:
+                handle.hooks_dict_ref().pop(handle.id)
+            plain.whole = True
+            try:
+                yield
+            finally:
+                plain.whole = False
+                for hooks, own in before:  # in their order
+                    hooks.clear()
+                    hooks.update(own)
+
+    def _fit(self, weights: Sequence[Any]) -> bool:
+        """Whether all weights fit into half of what every process has free, which leaves as much for what they compute."""
+        import psutil
+
+        wanted = sum(weight.ds_numel * weight.element_size() for weight in weights)
+        device = self.engine.device
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+        else:
+            free = psutil.virtual_memory().available // self.processes.world
+        return not self.processes.max(int(2 * wanted > free))
 
     def _only_shards(self) -> None:
         """Leave no weight whole, nor the second shards of `zero_hpz_partition_size`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cl_toolkit.engine.access import in_lockstep
+from cl_toolkit.engine.access import in_lockstep, in_one_piece
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.models.requests import Reply, Request
 
@@ -25,10 +25,16 @@ class Answers:
 
     def __call__(self, model: nn.Module, requests: Sequence[Request]) -> list[Reply]:
         """The replies, in the order of the requests."""
-        shared = self.processes.world > 1 and not in_lockstep(model)
         at: dict[tuple, int] = {}
         places = [at.setdefault(request.key, len(at)) for request in requests]
         asked = requests if len(at) == len(requests) else list(dict(zip(places, requests, strict=True)).values())
+        with in_one_piece(model):
+            found = self._answered(model, asked)
+        return [found[place] for place in places]
+
+    def _answered(self, model: nn.Module, asked: Sequence[Request]) -> dict[int, Reply]:
+        """The replies by the places of the requests, on every process."""
+        shared = self.processes.world > 1 and not in_lockstep(model)
         ways = [request.way for request in asked]
         found: dict[int, Reply] = {}
         for way in dict.fromkeys(ways):
@@ -37,9 +43,7 @@ class Answers:
                 mine = self._share(mine, asked)
             if mine:
                 found.update(zip(mine, self.codec.reply(model, [asked[p] for p in mine], self.batch_size), strict=True))
-        if shared:
-            found = dict(self.processes.gather(list(found.items())))
-        return [found[place] for place in places]
+        return dict(self.processes.gather(list(found.items()))) if shared else found
 
     def _share(self, places: Sequence[int], asked: Sequence[Request]) -> list[int]:
         """Those that this process answers: as many of every length as the others."""

@@ -61,7 +61,7 @@ class Codec(Protocol):
         """A training example as the model sees it; what is trained stands between ⟦ and ⟧."""
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
-        """Answers to requests of one way; at most so many rows go through the model at a time."""
+        """Answers to any number of requests of one way; at most so many rows go through the model at a time."""
 
     def by_class(self) -> Codec:
         """The same, for a model whose outputs are classes (`model.classes`)."""

@@ -60,7 +60,7 @@ def _in_parts(
 
 def _written(codec: TextCodec, model: nn.Module, requests: Sequence[Answer], rows: int) -> list[Reply]:
     limit = requests[0].max_new_tokens
-    prompts = [codec.ids(r.example)[0] for r in requests]
+    prompts = [row.tokens[: row.prompt].tolist() for row in codec.rows([r.example for r in requests])]
     answers = _in_parts(prompts, len, rows, lambda some: generate(model, some, codec, limit))
     return [Reply(codec.said(a), tuple(a), cut=not codec.ended(a)) for a in answers]
 
@@ -88,7 +88,10 @@ def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice]
     """Per request log p(choice | prompt) of each allowed answer, summed over its tokens as they are trained, end mark
     included. A prompt goes through the model once, whatever number of answers is allowed."""
     module = unwrapped(model)
-    asked = [(codec.opening(r.example), [codec.answer(r.example, c) for c in r.allowed or ()]) for r in requests]
+    of_row = [(r.example, choice) for r in requests for choice in r.allowed or ()]
+    answers = iter(codec.answers(*zip(*of_row, strict=True)))
+    codec.rows([r.example for r in requests if r.example.text is None])  # encoded together
+    asked = [(codec.opening(r.example), list(islice(answers, len(r.allowed or ())))) for r in requests]
     if not goes_on(module, codec.pad):
         rows_of = iter(_logprobs(codec, model, [(prompt, a) for prompt, answers in asked for a in answers], rows))
         return [torch.tensor([sum(next(rows_of)) for _ in answers]) for _, answers in asked]

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cl_toolkit.engine.access import eval_mode, in_lockstep, unwrapped
+from cl_toolkit.engine.access import eval_mode, in_lockstep, in_one_piece, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import predicted
@@ -133,40 +133,42 @@ class RFT(Objective):
     ) -> list[list[list[int]]]:
         """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
         example and sample number alone, not on the other rows or on the number of processes."""
-        config, step = self.config, task.rollouts
+        step = task.rollouts
         task.rollouts += 1
-        n, length = config.num_generations, config.max_completion_length
-        found: list[list[list[int]]] = []
-        at_once = len(examples) if in_lockstep(model) else 64  # shares may differ in length, calls may not
-        for start in range(0, len(examples), at_once):
-            some = examples[start : start + at_once]
-            uniforms = torch.stack(
-                [
-                    torch.rand(
-                        length, generator=generator_from(task.seeds["rollout"], label, task.index, step, e.id, i)
-                    )
-                    for e in some
-                    for i in range(n)
-                ]
-            )
-            prompts = [task.codec.ids(e)[0] for e in some for _ in range(n)]
-            answers = generate(model, prompts, task.codec, length, uniforms, config.temperature)
-            self.rollouts += len(answers)
-            found += [answers[i : i + n] for i in range(0, len(answers), n)]
-        return found
+        with in_one_piece(model):
+            # shares may differ in length, calls may not
+            at_once = len(examples) if in_lockstep(model) else 64
+            parts = [examples[start : start + at_once] for start in range(0, len(examples), at_once)]
+            return [answers for part in parts for answers in self._drawn(model, task, part, label, step)]
+
+    def _drawn(
+        self, model: nn.Module, task: TaskView, examples: Sequence[Example], label: str, step: int
+    ) -> list[list[list[int]]]:
+        """The rollouts of some examples in one batch, which reads each prompt once."""
+        n, length = self.config.num_generations, self.config.max_completion_length
+        keys = [(label, task.index, step, e.id, i) for e in examples for i in range(n)]
+        uniforms = torch.stack([torch.rand(length, generator=generator_from(task.seeds["rollout"], *k)) for k in keys])
+        prompts = [prompt for e in examples for prompt in [task.codec.ids(e)[0]] * n]
+        answers = generate(model, prompts, task.codec, length, uniforms, self.config.temperature)
+        self.rollouts += len(answers)
+        return [answers[i : i + n] for i in range(0, len(answers), n)]
 
     def score(
         self, task: TaskView, examples: Sequence[Example], rollouts: list[list[list[int]]]
     ) -> tuple[Tensor, Tensor]:
         """(accuracy, format) of rollouts, each (B, n) with values in [0, 1]."""
         assert task.score is not None  # a run's tasks have a scorer
-        accuracy = [[task.score(e, task.codec.said(a)) for a in row] for e, row in zip(examples, rollouts, strict=True)]
-        shaped = [[self.well_formed(task.codec, a) for a in row] for row in rollouts]
+        said = [[task.codec.said(a) for a in row] for row in rollouts]
+        accuracy = [[task.score(e, text) for text in row] for e, row in zip(examples, said, strict=True)]
+        shaped = [
+            [self.well_formed(task.codec, answer, text) for answer, text in zip(*both, strict=True)]
+            for both in zip(rollouts, said, strict=True)
+        ]
         return torch.tensor(accuracy), torch.tensor(shaped)
 
-    def well_formed(self, codec: TextCodec, answer: list[int]) -> float:
-        """1 for an answer that ended by itself and matches the pattern."""
-        matches = re.fullmatch(self.config.format_pattern, codec.said(answer), re.DOTALL) is not None
+    def well_formed(self, codec: TextCodec, answer: list[int], text: str) -> float:
+        """1 for an answer that ended by itself and whose text matches the pattern."""
+        matches = re.fullmatch(self.config.format_pattern, text, re.DOTALL) is not None
         return float(codec.ended(answer) and matches)
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:

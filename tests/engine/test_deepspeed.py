@@ -38,6 +38,7 @@ FROZEN = {f"{s}-frozen": {"engine": "deepspeed", "stage": s, "frozen": True} for
 BF16 = {f"{s}-bf16": {"engine": "deepspeed", "stage": s, "bf16": True} for s in (0, 2, 3)}
 REOPEN = {f"{s}-reopen": {"engine": "reopen", "stage": s} for s in (0, 2, 3)}
 WHOLE = {"whole": {"engine": "whole"}}
+ANSWERED = {"answered": {"engine": "answered"}}
 
 STRATEGY_SETTINGS = {  # that make a strategy felt
     "replay": {},
@@ -89,7 +90,7 @@ DISTILL_ZERO = {f"{stage}-prototype_distill": at_stage(stage, DISTILL) for stage
 DISTILL_TORCH = {"torch-prototype_distill": {"engine": "torch", **SMALL, **DISTILL}}
 EACH_ZERO = {name: at_stage(3, setting) for name, setting in (EACH | SHARDS).items()}
 ALONE = REOPEN | WHOLE | EACH_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
-SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO}
+SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | ANSWERED}
 """By number of processes."""
 GRID = {f"{stage}-{name}": at_stage(stage, setting) for stage in STAGES for name, setting in EACH.items()}
 RUNS = [(world, name) for world in SETTINGS for name in LAW_9] + [(2, name) for name in FROZEN | BF16]
@@ -271,6 +272,14 @@ def test_a_teacher_leaves_backward_its_memory(results):
     """A forward between a forward and its backward does not keep ZeRO-3 from letting go of weights."""
     without, beside = results[1]["whole"]
     assert beside == without < 0.5
+
+
+def test_answers_at_zero_3_are_those_of_the_plain_model(results):
+    """With weights put together once each process answers its share; else all answer everything. Nothing stays whole."""
+    found = results[2]["answered"]
+    assert all(way["same"] for way in found.values())
+    assert found["again"]["forwards"] == found["whole"]["forwards"] < 0.75 * found["lockstep"]["forwards"]
+    assert found["whole"]["left"] == found["again"]["left"] == 0
 
 
 def test_the_run_uses_everything_that_law_9_names(results):

@@ -12,12 +12,18 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cl_toolkit.config.layers import base_layer
+from cl_toolkit.config.typed import typed
 from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
+from cl_toolkit.measure.answers import Answers
 from cl_toolkit.models import adapters
-from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.requests import Answer, Choice, Logprobs, Sample
+from cl_toolkit.models.sections import Adapter, Prompt
+from cl_toolkit.models.text import TextCodec
+from cl_toolkit.models.tiny import TinyLM, build_tiny, byte_tokenizer
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.objectives.rft import RFT
@@ -336,6 +342,34 @@ def whole(processes):
     return shares
 
 
+def answered(processes):
+    """What is answered inside a session of ZeRO-3, with weights put together once and, as where they do not fit, in lockstep:
+    whether it is what the plain model says, the forwards of this process, and the share of weights that stays whole."""
+    model = build_tiny(TinyLM(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2), 0)
+    codec = TextCodec(byte_tokenizer(), typed(Prompt, base_layer()["prompt"], "prompt", "worker"))
+    examples = [
+        Example(id=q, messages=(Message(role="user", content=q),), target="ab", choices=("a", "ab", "ccc"))
+        for q in ("x", "a longer question", "yz", "what?", "w" * 30)
+    ]
+    asked = [r for e in examples for r in (Answer(e, 6), Choice(e, e.choices), Logprobs(e), Sample(e, 6, 1))]
+    plain = Answers(codec, 2)(model, asked)
+    task = TaskView(name="t", index=0, examples=examples, objective=SFT(), codec=codec, batch_size=2)
+    engine, found = DeepSpeedEngine(make_train(), CPU, processes, zero(3)), {}
+    with engine.open(model, task, 1) as session:
+        for name, fits in (("whole", True), ("lockstep", False), ("again", True)):
+            session._fit = lambda weights, fits=fits: fits
+            before = session.forwards
+            replies = Answers(codec, 2, processes)(session.model, asked)
+            same = all(
+                (a.text, a.tokens) == (b.text, b.tokens)
+                and torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
+                for a, b in zip(replies, plain, strict=True)
+            )
+            left = sum(p.numel() for p in model.parameters() if p.ds_status.name == "AVAILABLE")
+            found[name] = {"same": same, "forwards": session.forwards - before, "left": left}
+    return found
+
+
 def main(settings, result):
     torch.set_num_threads(1)
     processes = start_processes(CPU)
@@ -348,6 +382,8 @@ def main(settings, result):
             results[name] = reopen(processes, setting["stage"])
         elif setting["engine"] == "whole":
             results[name] = whole(processes)
+        elif setting["engine"] == "answered":
+            results[name] = answered(processes)
         else:
             config = zero(setting["stage"], **setting.get("zero", {}))
             results[name] = run(DeepSpeedEngine(train, CPU, processes, config), setting)
