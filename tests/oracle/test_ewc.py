@@ -170,7 +170,7 @@ def test_bad_settings(settings):
 
 
 def test_what_does_not_fit_on_the_device_stays_on_the_host_and_does_the_same(monkeypatch):
-    """A device of a kind of its own stands for a GPU: what is asked for there must not be moved, and the penalty is the same."""
+    """A device that is full: nothing is moved there, and what has to be asked for is counted."""
     asked, model = [], tiny_model()
 
     def full(device, size):
