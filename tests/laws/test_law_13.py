@@ -62,7 +62,7 @@ def seen(monkeypatch):
     return found
 
 
-# that parts, packing and recomputation change no loss is asked of each registered method by laws 9 and 13; here, that they happen
+# that parts, packing and recomputation change no loss is asked of each method by laws 9 and 13; here, that they happen
 
 
 @pytest.mark.parametrize("name", ["sft", "lm", "derpp", "rft"])

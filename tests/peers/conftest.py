@@ -1,30 +1,9 @@
-"""What Avalanche needs to be imported: torchvision beside a build of torch that it was not compiled for."""
+"""What Avalanche needs to be imported, and what it says."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
-import torch
+import vision  # noqa: F401  # its operators are declared
 
 
 def pytest_configure(config):
     # said of what no test here uses: a solver that Avalanche imports, its own metrics
     for message in ("no QP solver found", "No loggers specified"):
         config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
-
-
-def declare_missing_operators(spec) -> torch.library.Library | None:
-    """torchvision's import wants two operators to exist. Where its compiled part cannot load (linked to CUDA, beside a CPU
-    build of torch), their schemas are declared; nothing that needs them can run, but the rest can."""
-    try:
-        for path in Path(spec.origin).parent.glob("_C*.so"):
-            torch.ops.load_library(path)
-    except OSError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return library
-    return None
-
-
-# before any test module is imported: transformers, too, looks for torchvision. Kept, since the schemas live as long as it.
-_library = declare_missing_operators(spec) if (spec := find_spec("torchvision")) else None
