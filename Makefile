@@ -26,7 +26,7 @@ $(PEERS)/installed: $(BIN)/pytest
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
 	touch $@
 
-.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed style clean
+.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed speed-gpu style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
@@ -64,8 +64,13 @@ grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two proces
 null: $(BIN)/pytest  ## how often the report claims what is not there, and finds what is; minutes
 	$(BIN)/python -m pytest -s -m null tests/unit/test_null.py
 
-speed: $(BIN)/pytest  ## timing ratios; wants an idle machine
-	$(BIN)/python -m pytest -s -m speed tests/speed
+speed: $(BIN)/pytest  ## timing ratios against bare loops, into docs/speed.md; wants an idle machine
+	SPEED_RESULTS=docs/measured/speed-cpu.json $(BIN)/python -m pytest -s -m speed --ignore=tests/speed/peers tests/speed
+	$(BIN)/python docs/speed.py
+
+speed-gpu: $(BIN)/pytest  ## on one GPU, beside a bare loop and TRL where it is installed, into docs/speed.md; minutes
+	PYTHONPATH=tests/support:tests/speed $(BIN)/python tests/speed/gpu/bench.py --out docs/measured/speed-gpu.json $(BENCH)
+	$(BIN)/python docs/speed.py
 
 style: $(BIN)/pytest  ## put the code into shape
 	$(BIN)/python -m ruff check --fix .

@@ -44,6 +44,10 @@ class Digits:
             return [f"permutation_{i}" for i in range(self.config.permutations)]
         return [f"digits_{i}_{i + 1}" for i in range(0, 10, 2)]
 
+    def version(self, names: Sequence[str]) -> str:
+        """It depends on its settings alone."""
+        return ""
+
     def tasks(self, names: Sequence[str], prompt: object = None) -> list[Task]:
         from sklearn.datasets import load_digits
 

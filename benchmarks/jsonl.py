@@ -14,7 +14,10 @@ from typing import Any
 
 from cl_toolkit.data.rows import Template, example_of, parse_row
 from cl_toolkit.errors import UserError
+from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Example, Task
+
+SPLITS = ("train", "valid", "test")
 
 
 class Jsonl:
@@ -40,13 +43,17 @@ class Jsonl:
             raise UserError(f"stream.path: {self.folder}: expected folders <task>/train.jsonl, found none")
         return found
 
+    def version(self, names: Sequence[str]) -> str:
+        """A hash over all that is read for these names."""
+        return files_hash(self.folder / name / f"{split}.jsonl" for name in names for split in SPLITS)
+
     def tasks(self, names: Sequence[str], prompt: Any) -> list[Task]:
         """The named tasks, read and checked."""
         return [self._task(name, prompt) for name in names]
 
     def _task(self, name: str, prompt: Any) -> Task:
         splits: dict[str, tuple[Example, ...]] = {}
-        for split in ("train", "valid", "test"):
+        for split in SPLITS:
             path = self.folder / name / f"{split}.jsonl"
             if split != "train" and not path.is_file():
                 continue

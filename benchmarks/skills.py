@@ -78,6 +78,10 @@ class Skills:
     def names(self) -> list[str]:
         return skill_names()
 
+    def version(self, names: Sequence[str]) -> str:
+        """It depends on its settings alone."""
+        return ""
+
     def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
         """The named tasks. `repeat` allows an input more than once (endless data for a warm-up)."""
         config = self.config

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Example, Task
 
 APART = re.compile(r"\n(?:[ \t]*\n){2,}")
@@ -42,6 +43,11 @@ class Text:
                 f"stream.path: {self.folder}: expected folders <task>/train.txt or <task>/train/*.txt, found none"
             )
         return found
+
+    def version(self, names: Sequence[str]) -> str:
+        """A hash over all that is read for these names."""
+        places = [self.folder / name / split for name in names for split in SPLITS]
+        return files_hash(p for place in places for p in (place.with_suffix(".txt"), *sorted(place.glob("*.txt"))))
 
     def tasks(self, names: Sequence[str], prompt: object = None) -> list[Task]:
         """The named domains, read whole."""

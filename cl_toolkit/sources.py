@@ -9,7 +9,7 @@ import inspect
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -37,6 +37,19 @@ def digest_of(parts: Iterator[bytes] | list[bytes]) -> str:
     for part in parts:
         found.update(len(part).to_bytes(8, "big"))
         found.update(part)
+    return found.hexdigest()[:16]
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """A hash over files' names and what they hold; of one that cannot be read, that it cannot."""
+    found = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            content = b""
+        found.update(digest_of([str(path).encode(), content]).encode())
     return found.hexdigest()[:16]
 
 

@@ -269,7 +269,10 @@ class Batch:
         labels = self.labels
         all_of_them = labels if self.targets is None else labels.where(labels != IGNORE, self.targets)
         if labels.dim() == 1:
-            places = rows = (all_of_them != IGNORE).nonzero()[:, 0]
+            known = [row for row, label in enumerate(all_of_them.tolist()) if label != IGNORE]
+            places = rows = torch.tensor(known, device=labels.device, dtype=torch.long)
+            if self.targets is None and len(known) == len(labels):
+                return Targets(places, labels, places, None)
         else:
             rows, columns = (all_of_them[:, 1:] != IGNORE).nonzero(as_tuple=True)
             places = rows * labels.shape[1] + columns
@@ -288,12 +291,10 @@ class Batch:
     def counts(self) -> dict[str, float]:
         """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere."""
         if all(e.source == "task" for e in self.examples):
-            return {
-                "tokens": float((self.labels != IGNORE).sum()),
-                "sequences": float(len(self.examples)),
-                "memory": 0.0,
-                "memory_tokens": 0.0,
-            }
+            classes = self.labels.dim() == 1  # so few that a call of torch takes longer than to count them
+            missing = self.labels.tolist().count(IGNORE) if classes else (self.labels == IGNORE).sum()
+            tokens, rows = float(self.labels.numel() - missing), float(len(self.examples))
+            return {"tokens": tokens, "sequences": rows, "memory": 0.0, "memory_tokens": 0.0}
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
         memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
         return {
@@ -334,9 +335,10 @@ class Batch:
         return self.map(cut, examples=tuple(self.examples[i] for i in chosen), memo={})
 
     def to(self, device: Any) -> Batch:
-        """The same batch on another device; copies to a GPU are not waited for."""
+        """The same batch on another device, itself where it is there; copies to a GPU are not waited for."""
         device = torch.device(device)
-        if device == self.labels.device:
+        tensors = (self.labels, self.targets, *self.inputs.values(), *self.extra.values())
+        if all(tensor is None or tensor.device == device for tensor in tensors):
             return self
         apart = device.type == "cuda"
 

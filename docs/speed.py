@@ -10,8 +10,8 @@ HERE = Path(__file__).resolve().parent
 HEAD = """# Speed
 
 Ratios of medians, measured in one run in turns with what they are compared with; smaller is faster. Repeat them with
-`make speed` (against bare loops of PyTorch), `make speed-peers` (against other libraries, in an environment of their own) and, on
-a machine with a GPU, `python tests/speed/gpu/bench.py`. This page is written by `python docs/speed.py`.
+`make speed` (against bare loops of PyTorch), `make speed-peers` (other libraries, in an environment of their own) and, on a
+machine with a GPU, `make speed-gpu`. This page is written by `python docs/speed.py`.
 """
 TITLES = {
     "cpu": "On a CPU, against bare loops",
@@ -19,7 +19,7 @@ TITLES = {
     "gpu": "On a GPU",
 }
 NONE = {
-    "gpu": "Not measured with this version: no GPU was at hand. `python tests/speed/gpu/bench.py` prints the table in minutes.",
+    "gpu": "Not measured with this version: no GPU was at hand. `make speed-gpu` prints the table in minutes.",
     "peers": "Not measured with this version.",
     "cpu": "Not measured with this version.",
 }

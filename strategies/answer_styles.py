@@ -120,6 +120,7 @@ class AnswerStyles(Strategy):
             return int(torch.randint(n, (1,), generator=generator))
 
         answers = sorted({e.target for e in task.examples})
+        places = {answer: i for i, answer in enumerate(answers)}
         styled = {}
         for number, i in enumerate(torch.randperm(len(able), generator=generator)[:count].tolist()):
             example = able[i]
@@ -128,9 +129,12 @@ class AnswerStyles(Strategy):
             if own in ("brief", "detailed"):  # no rule makes a long answer short
                 others = ["yes_no", "multiple_choice"]
             style = others[number % len(others)]
-            pool = [a for a in (example.choices or answers) if a != example.target]
-            order = torch.randperm(len(pool), generator=generator)[:3].tolist()
-            changed = restyle(example, style, [pool[j] for j in order], draw)
+            choices = [choice for choice in example.choices or () if choice != example.target]
+            size = len(choices) if example.choices else len(answers) - 1
+            order = torch.randperm(size, generator=generator)[:3].tolist()
+            # without a list of all other answers for each example, which would take the square of their number
+            wrong = [choices[j] if choices else answers[j + (j >= places[example.target])] for j in order]
+            changed = restyle(example, style, wrong, draw)
             if style == "short":  # an answer that was one of several choices, asked for without them
                 changed = replace(example, choices=None, extra={**example.extra, "style": style})
             styled[example.id] = changed

@@ -84,7 +84,7 @@ class EWC(Strategy):
         off={"weight": 0.0},
         needs_trained=True,
         cost=Cost(after_task=200),
-        extra_memory="two copies of the trained weights per past task; online: two in all",
+        extra_memory="two copies of the trained weights per past task (on the host where a GPU has no room); online: two",
         life_cycles=(None, "continue"),
         needs=frozenset({"logits"}),  # the Fisher is that of a distribution
         exceptions={3: "in separate mode each past task has a term of its own, and only the last one's is 0"},

@@ -100,6 +100,9 @@ def order(stream: Stream, names: Sequence[str]) -> Stream:
 def limit(stream: Stream, train: int | None = None, valid: int | None = None, test: int | None = None) -> Stream:
     """At most so many examples per split and task, spread evenly over each split."""
 
+    if train is valid is test is None:
+        return stream
+
     def cut(task: Task) -> Task:
         return replace(
             task,

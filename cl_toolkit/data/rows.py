@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import string
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +26,19 @@ ROLES = ("system", "user", "assistant", "tool")
 TURN = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 PASSED_OVER = ("id", "idx", "source", "metadata", "extra")
 FIVE = ("task", "instruction", "input", "target", "choices", "system", "history", "tools")
-CONVERSATION = ("messages", "tools", "choices", "task", "system")
+CONVERSATION = frozenset({"messages", "tools", "choices", "task", "system"})
 
 
 @dataclass(frozen=True)
 class Template:
-    """`prompt.template`, read once: the text and the fields that it names."""
+    """`prompt.template`, read once: the text and the fields that it names. known: all fields that a row may have. texts: those
+    that are text. asked: those of which one is needed."""
 
     text: str
     fields: frozenset[str]
+    known: frozenset[str]
+    texts: tuple[str, ...]
+    asked: tuple[str, ...]
 
     @staticmethod
     def of(text: str) -> Template:
@@ -48,7 +53,11 @@ class Template:
                 fields.add(name)
         if not fields:
             raise ValueError(f"names no field, so every question would be alike; got {quoted(text)}")
-        return Template(text, frozenset(fields))
+        texts = {"task", "instruction", "input", "system", *fields} - {"choices"}
+        asked = {"instruction", "input", *fields} - {"task", "choices"}
+        return Template(
+            text, frozenset(fields), frozenset({*FIVE, *fields}), tuple(sorted(texts)), tuple(sorted(asked))
+        )
 
 
 def parse_row(line: str, where: str) -> dict[str, Any]:
@@ -100,33 +109,32 @@ def example_of(row: dict[str, Any], where: str, identity: str, template: Templat
         raise UserError(f"{where}: the field 'target' is missing; found {listed(map(repr, row))}")
     if not isinstance(row["target"], str) or not row["target"].strip():
         raise UserError(f"{where}: target: expected text that is not empty, got {quoted(row['target'])}")
-    refuse_unknown(row, {*FIVE, *template.fields}, where, "; a field is used where prompt.template names it")
-    for field in {"task", "instruction", "input", "system", *template.fields} - {"choices"}:
+    refuse_unknown(row, template.known, where, "; a field is used where prompt.template names it")
+    for field in template.texts:
         if not isinstance(row.get(field, ""), str):
             raise UserError(f"{where}: {field}: expected text, got {quoted(row[field])}")
-    if not any(row.get(field) for field in {"instruction", "input", *template.fields} - {"task", "choices"}):
+    if not any(map(row.get, template.asked)):
         raise UserError(f"{where}: expected a field 'instruction' or 'input' (or 'messages')")
     turns = [Message(role="system", content=row["system"])] if row.get("system") else []
-    turns += history(row.get("history", []), where)
+    turns += history(row["history"], where) if "history" in row else ()
     choices = allowed(row, row["target"], where)
-    turns.append(Message(role="user", content=question({**row, "choices": choices or ()}, where, template)))
+    turns.append(Message(role="user", content=question(row, choices or (), where, template)))
     return Example(
         id=identity, messages=tuple(turns), target=row["target"], choices=choices, tools=tools_of(row, where)
     )
 
 
-def refuse_unknown(row: dict[str, Any], known: set[str], where: str, hint: str = "") -> None:
+def refuse_unknown(row: dict[str, Any], known: Set[str], where: str, hint: str = "") -> None:
     """Every field is used, or refused by name."""
-    for field in row:
+    for field in () if row.keys() <= known else row:
         if field not in known and field not in PASSED_OVER:
             near = did_you_mean(field, known).split("; known")[0]
             raise UserError(f"{where}: {short(field)}: unknown field{near or hint}")
 
 
-def question(row: dict[str, Any], where: str, template: Template) -> str:
+def question(row: dict[str, Any], choices: Sequence[str], where: str, template: Template) -> str:
     """The user's turn: the template, filled."""
-    fields = {"task": "", "instruction": "", "input": "", **row}
-    fields["choices"] = ", ".join(row["choices"])
+    fields = {"task": "", "instruction": "", "input": "", **row, "choices": ", ".join(choices)}
     try:
         return template.text.format(**fields).strip("\n")
     except (KeyError, IndexError, ValueError) as error:
@@ -182,7 +190,7 @@ def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
             raise UserError(
                 f"{where}: {field}: stands beside messages, which hold the whole conversation; leave one out"
             )
-    refuse_unknown(row, set(CONVERSATION), where)
+    refuse_unknown(row, CONVERSATION, where)
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise UserError(f"{where}: messages: expected a list of turns with role and content")

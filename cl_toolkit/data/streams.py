@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +79,47 @@ def build_stream(config: RunConfig) -> Stream:
     return views.VIEWS[section.view](stream) if section.view else stream
 
 
+READ: dict[tuple, list[Task]] = {}
+"""Tasks that this process has read, by all that they depend on; the newest `KEPT` readings."""
+KEPT = 4
+
+
 def read_tasks(config: RunConfig, names: Sequence[str]) -> list[Task]:
-    """What the config's stream gives for these names."""
+    """What the config's stream gives for these names. A stream that has a `version` (beside its settings all that its tasks
+    depend on, as text) is read once in a process, and again when that is another one."""
+    place = f"stream.name: {config.stream.name}"
     builder = made(STREAMS.get(config.stream.name, "stream.name"), config.stream_settings, "stream.name")
-    return tasks_of(builder, names, config.prompt, f"stream.name: {config.stream.name}")
+    if not names or not has_version(type(builder)):
+        return tasks_of(builder, names, config.prompt, place)
+    version = builder.version(names)
+    key = type(builder), repr(config.stream_settings), repr(config.prompt), tuple(names), version
+    if key in READ:
+        return READ[key]
+    with no_collection():
+        tasks = tasks_of(builder, names, config.prompt, place)
+    if builder.version(names) == version:  # else it was edited meanwhile
+        while len(READ) >= KEPT:
+            READ.pop(next(iter(READ)))
+        READ[key] = tasks
+    return tasks
+
+
+def has_version(stream: type) -> bool:
+    """Whether a stream's `version` is of its `tasks`: a guest's class that brings other tasks must bring it too."""
+    named = (vars(owner).keys() & {"tasks", "version"} for owner in stream.__mro__)
+    return "version" in next((found for found in named if found), ())
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """While very many objects are made that all stay, looking for garbage among them takes a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def tasks_of(builder: Any, names: Sequence[str], prompt: Prompt, place: str) -> list[Task]:
@@ -158,8 +197,12 @@ def _content(example: Example) -> tuple:
 
 
 def task_hash(task: Task) -> str:
-    """A hash over everything of a task that can change a number: every field of every example of each split, and the scorer."""
-    return digest_of(_parts(task))
+    """A hash over everything of a task that can change a number: every field of every example of each split, and the scorer.
+    Kept in the task, which never changes."""
+    kept = vars(task)
+    if "hash" not in kept:
+        kept["hash"] = digest_of(_parts(task))
+    return kept["hash"]
 
 
 def _parts(task: Task) -> Iterator[bytes]:
@@ -176,4 +219,6 @@ def _parts(task: Task) -> Iterator[bytes]:
 
 def plain_text(value: Any) -> str:
     """A plain value as one text, whatever order its keys came in."""
+    if not value and isinstance(value, (dict, tuple, list)):
+        return "{}" if isinstance(value, dict) else "[]"  # most are empty, and encoding takes its time
     return json.dumps(value, sort_keys=True, default=repr)

@@ -91,8 +91,11 @@ def uncounted() -> Iterator[None]:
 
 
 def beside(model: nn.Module, kept: Any) -> Any:
-    """Kept tensors, in dicts and lists, on the model's device: those of a run that goes on come from the disk."""
+    """Kept tensors, in dicts and lists, where they are at hand: on the model's device, or on the host where they and training
+    would not fit there together (`has_room`). Those of a run that goes on come from the disk."""
     device = next(model.parameters()).device
+    if not has_room(device, sum(value.nbytes for value in tensors_in(kept) if value.device != device)):
+        device = torch.device("cpu")
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -100,6 +103,20 @@ def beside(model: nn.Module, kept: Any) -> Any:
         return [moved(inner) for inner in value] if isinstance(value, list) else value.to(device)
 
     return moved(kept)
+
+
+def tensors_in(kept: Any) -> Iterator[Tensor]:
+    """The tensors in dicts and lists."""
+    if isinstance(kept, dict | list):
+        for inner in kept.values() if isinstance(kept, dict) else kept:
+            yield from tensors_in(inner)
+    else:
+        yield kept
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes more leave half of what is free on a GPU; elsewhere the host's memory is all there is."""
+    return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 @contextmanager
@@ -114,7 +131,7 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[nn.Modul
     before = {name: parameters[name].data for name in values}
     try:
         for name, value in values.items():
-            parameters[name].data = value
+            parameters[name].data = value.to(parameters[name].device)
         yield model
     finally:
         for name, value in before.items():

@@ -3,6 +3,7 @@ gradient."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -264,8 +265,8 @@ class Session:
         (or one process would stop alone), so that it is noted there and read by `_check_late`."""
         for name, value in values.items():
             if self.processes.world == 1 and value.device.type == "cpu":
-                if not torch.isfinite(value):
-                    self._stop(what.format(name), self.step_number + 1, f" is {float(value)}")
+                if not math.isfinite(number := float(value)):
+                    self._stop(what.format(name), self.step_number + 1, f" is {number}")
             else:
                 now = torch.where(torch.isfinite(value), 0, self.step_number + 1)
                 before = self._bad.get(what.format(name), now)

@@ -77,13 +77,15 @@ class Probe:
         """Take back what `state` gave."""
 
 
+def due(probes: Mapping[str, Probe], moment: Moment) -> dict[str, Probe]:
+    """Those that look at a moment."""
+    return {name: probe for name, probe in probes.items() if probe.due(moment)}
+
+
 def look(
-    answers: Answers, model: nn.Module, probes: Mapping[str, Probe], moment: Moment
+    answers: Answers, model: nn.Module, due: Mapping[str, Probe], moment: Moment
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every probe that is due, by name; all their requests in one pass."""
-    due = {name: probe for name, probe in probes.items() if probe.due(moment)}
-    if not due:
-        return {}
+    """The rows of probes that are due, by name; all their requests in one pass."""
     asked = {name: list(probe.ask(moment)) for name, probe in due.items()}
     replies = iter(answers(model, [request for requests in asked.values() for request in requests]))
     return {name: list(probe.read(moment, list(islice(replies, len(asked[name]))))) for name, probe in due.items()}

@@ -15,12 +15,13 @@ from cl_toolkit.ranges import at_least
 from cl_toolkit.types import IGNORE, Batch, Example, Stream, Task
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
     from cl_toolkit.models.sections import Prompt
 else:
-    torch = LazyModule("torch")
+    np, torch = LazyModule("numpy"), LazyModule("torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +125,16 @@ class ArrayCodec:
 
     def prompts(self, examples: Sequence[Example]) -> Batch:
         """Arrays without their classes."""
-        x = torch.stack([example.x for example in examples])
-        return Batch(inputs={"x": x}, labels=torch.full((len(x),), IGNORE), examples=tuple(examples))
+        return self._with_labels(examples, [IGNORE] * len(examples))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Arrays and classes. Rows without a target have none."""
-        batch = self.prompts(examples)
-        batch.labels = torch.tensor([IGNORE if e.y is None else e.y for e in examples])
-        return hide_targets(batch)
+        return hide_targets(self._with_labels(examples, [IGNORE if e.y is None else e.y for e in examples]))
+
+    def _with_labels(self, examples: Sequence[Example], labels: list[int]) -> Batch:
+        # one index into a tensor of the whole task takes as long as stacking: its row numbers must be looked up
+        x = torch.stack([example.x for example in examples])
+        return Batch(inputs={"x": x}, labels=torch.from_numpy(np.array(labels, np.int64)), examples=tuple(examples))
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
         """Answers to requests of one way. A net's rows are cheap: they go through it together, up to `AT_ONCE` numbers."""

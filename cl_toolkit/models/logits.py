@@ -87,7 +87,8 @@ def target_logits(model: nn.Module, part: Batch) -> Tensor:
     """The logits (N, V) that predict the part's targets, as the model computes them; V classes or tokens."""
     asked, plain = part.asked, unwrapped(model)
     if part.labels.dim() == 1:
-        return model(**part.inputs).logits.index_select(0, asked.places)
+        logits = model(**part.inputs).logits
+        return logits if len(asked.places) == len(logits) else logits.index_select(0, asked.places)
     head = getattr(plain, "get_output_embeddings", lambda: None)()
     if head is None:
         return _at(model(**part.inputs).logits, asked)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
 from cl_toolkit.measure.matrix import Matrix
 from cl_toolkit.measure.metrics import explain
-from cl_toolkit.measure.probe import Moment, look
+from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
 from cl_toolkit.models.documents import check_apart
@@ -225,9 +226,10 @@ class Run:
         def watch(session: Session) -> None:
             cost["steps"] += 1
             self.log(session, stage, k)
-            seen = cost["examples"] + session.examples_seen
-            with self.meter.clock("curves"), session.unwatched():
-                self.look(replace(moment, step=cost["steps"], examples_seen=seen), session.model)
+            now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
+            if looking := due(self.probes, now):
+                with self.meter.clock("curves"), session.unwatched():
+                    self.look(now, session.model, looking)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
@@ -271,7 +273,7 @@ class Run:
             examples=task.train,
             objective=objective,
             codec=self.codec,
-            score=self.score_by_own_task(),
+            score=self.score_by_own_task,
             batch_size=train.global_batch_size,
             epochs=train.num_train_epochs,
             max_steps=train.max_steps * tasks_at_once,
@@ -279,13 +281,14 @@ class Run:
             wants_logits="logits" in self.strategy.needs,
         )
 
-    def score_by_own_task(self):
+    @cached_property
+    def score_by_own_task(self) -> Callable[[Example, str], float]:
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
         is better."""
-        owners = {e.id: self.exams[t.name] for t in self.stream.all_tasks for e in t.train}
+        owners = {e.id: t.name for t in self.stream.all_tasks for e in t.train}
 
         def reward(example: Example, answer: str) -> float:
-            exam = owners[example.id]
+            exam = self.exams[owners[example.id]]
             value = score(exam.name, exam.task.scorer, exam.scorer, example, answer)
             return value * (1 if exam.scorer.higher_is_better else -1)
 
@@ -314,9 +317,9 @@ class Run:
             allowed=self.stream.allowed(row),
         )
 
-    def look(self, moment: Moment, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """The matrix and the probes look, those that are due; rows of the probes go into the record."""
-        found = look(self.answers, model, {"": self.matrix, **self.probes}, moment)
+    def look(self, moment: Moment, model: nn.Module, looking: Mapping[str, Probe]) -> dict[str, list[dict[str, Any]]]:
+        """Those that are due look; rows of the probes go into the record, those of the matrix (without a name) do not."""
+        found = look(self.answers, model, looking, moment)
         for name, rows in found.items():
             if name and rows:
                 self.record["probes"][name].extend(rows)
@@ -328,7 +331,7 @@ class Run:
         cost = self.record["cost"]
         moment = self.moment("start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
         with self.meter.clock("evaluate"):
-            rows = self.look(moment, self.model)[""]
+            rows = self.look(moment, self.model, due({"": self.matrix, **self.probes}, moment))[""]
         add_row(self.record, row, rows)
         if self.writes:
             lines = [line for scored in self.matrix.found.values() for line in answer_lines(scored)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from cl_toolkit.learn import learn
 from cl_toolkit.models.kind import Kind, fingerprint
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.runs.checkpoint import replace_file
+from cl_toolkit.sources import file_source
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
@@ -63,8 +65,10 @@ def warmed_up(kind: Kind) -> nn.Module:
     """
     from safetensors.torch import save_file
 
-    examples = mixture(kind)
-    content = json.dumps([asdict(kind), [(e.id, e.question, e.target) for e in examples], torch.__version__])
+    made_by = file_source(
+        Path(str(inspect.getsourcefile(Skills)))
+    ).digest  # as good as the mixture, which takes its time
+    content = json.dumps([asdict(kind), made_by, torch.__version__])
     path = cache_dir() / f"tiny-lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
     model = kind.load(kind.warm_start.seed)
     if path.exists():
@@ -73,7 +77,7 @@ def warmed_up(kind: Kind) -> nn.Module:
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             print(f"note: {path}: not used and made anew: {' '.join(str(error).split())[:160]}", file=sys.stderr)
             model = kind.load(kind.warm_start.seed)
-    model = train(model, kind, examples)
+    model = train(model, kind, mixture(kind))
     weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     metadata = {"fingerprint": fingerprint(model)}
     try:

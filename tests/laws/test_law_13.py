@@ -62,20 +62,15 @@ def seen(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_cut_into_parts_of_neighbours_in_length(name, plain, tmp_path, seen):
-    whole, _ = plain(name), seen.clear()
-    close(followed(name, tmp_path, per_device_train_batch_size=2), whole)
-    assert max(shape[0] for shape, _ in seen) == 2
+# that parts, packing and recomputation change no loss is asked of each registered method by laws 9 and 13; here, that they happen
 
 
-@pytest.mark.parametrize("size", [None, 1])
-@pytest.mark.parametrize("name", METHODS)
-def test_packed(name, size, plain, tmp_path, seen):
+@pytest.mark.parametrize("name", ["sft", "lm", "derpp", "rft"])
+def test_packed_and_cut(name, plain, tmp_path, seen):
     whole, _ = plain(name), seen.clear()
-    close(followed(name, tmp_path, packing=100, per_device_train_batch_size=size), whole)
-    assert all(shape[1] >= 100 and (shape[0] == 1 or not size) for shape, _ in seen)
-    assert any(examples > shape[0] for shape, examples in seen)
+    close(followed(name, tmp_path, packing=100, per_device_train_batch_size=1), whole)
+    assert all(shape[0] == 1 and shape[1] >= 100 for shape, _ in seen)
+    assert any(examples > 1 for _, examples in seen)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -92,16 +87,15 @@ def test_the_head_in_chunks_of_rows(name, plain, tmp_path, monkeypatch):
     close(followed(name, tmp_path), whole)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_computed_again_in_the_backward(name, plain, tmp_path):
-    close(followed(name, tmp_path, gradient_checkpointing=True), plain(name))
-
-
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at tensors in ways of which torch warns
 @pytest.mark.parametrize("name", ["replay", pytest.param("rft", marks=pytest.mark.grid)])
 def test_compiled(name, plain, tmp_path):
     """To fp32's rounding as well, since what is fused is added up in another order."""
+    from torch._dynamo.utils import counters
+
     torch.compiler.reset()
+    counters.clear()
     mine = followed(name, tmp_path, compile="layers")
+    assert counters["stats"]["unique_graphs"] > 0
     close(mine, plain(name))
     assert not any(getattr(module, "_compiled_call_impl", None) for module in mine.run.model.modules())

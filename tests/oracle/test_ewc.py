@@ -5,6 +5,7 @@ import torch
 from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
+from cl_toolkit.engine import access
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.seeds import generator_from
@@ -166,3 +167,21 @@ def test_weights_that_are_no_longer_trained_are_refused():
 def test_bad_settings(settings):
     with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
         configured(EWC, **settings)
+
+
+def test_what_does_not_fit_on_the_device_stays_on_the_host_and_does_the_same(monkeypatch):
+    """A device that is full: nothing is moved there, and what has to be asked for is counted."""
+    asked, model = [], tiny_model()
+
+    def full(device, size):
+        asked.append(size)
+        return False
+
+    monkeypatch.setattr(access, "has_room", full)
+    kept = [{"fisher": {"w": torch.ones(3)}, "anchor": {"w": torch.zeros(3)}}]
+    found = access.beside(model, kept)
+    assert found[0]["fisher"]["w"].device.type == "cpu"
+    assert asked == [0]  # what is there already needs no room
+    meta = torch.nn.Linear(2, 2, device="meta")
+    access.beside(meta, kept)
+    assert asked[-1] == 24

@@ -135,7 +135,7 @@ def test_constructors_that_fail(tmp_path, monkeypatch, capsys):
 
 def test_ids_alike_in_two_tasks_would_take_the_wrong_scorer(tmp_path):
     run = Run(load_run(config(tmp_path)), tmp_path / "out", None)
-    judge = run.score_by_own_task()
+    judge = run.score_by_own_task
     assert judge(Example(id="one0", messages=(Message(role="user", content="q"),), target="a"), "a") == 1.0
 
 

@@ -11,7 +11,7 @@ import cl_toolkit as cl
 from cl_toolkit import UserError
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
-from cl_toolkit.measure.probe import Moment, Probe, look
+from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.probes.drift import Drift, kl
 from cl_toolkit.models.requests import Answer, Logprobs, Reply, Sample
 from cl_toolkit.types import Task
@@ -64,7 +64,9 @@ def test_what_several_probes_ask_is_answered_once():
     said = {row["id"]: row["said"] for row in found["a"] + found["b"]}
     assert [row["id"] for row in found["b"]] == list("2345")
     assert found["c"] == [{"id": "1", "said": said["1"]}]
-    assert look(counted.answers, model, probes, moment("step")) == {}
+    assert due(probes, moment()) == probes
+    assert due(probes, moment("step")) == {}
+    assert look(counted.answers, model, {}, moment("step")) == {}
 
 
 def test_replies_come_in_the_order_of_the_requests_whatever_their_kind():
