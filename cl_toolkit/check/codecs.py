@@ -141,7 +141,9 @@ def answers_alone(codec: Codec, model: nn.Module, examples: Sequence[Example]) -
     asked = requests_of(examples)
     first = Answers(codec, len(examples))(model, asked)
     for size in (1, 3):
-        same_replies(asked, first, Answers(codec, size)(model, asked), f"in batches of {size}")
+        parts = [requests_of(examples[start : start + size]) for start in range(0, len(examples), size)]
+        apart = [reply for part in parts for reply in Answers(codec, size)(model, part)]
+        same_replies(asked, first, apart, f"in batches of {size}")
     backwards = Answers(codec, 2)(model, asked[::-1])[::-1]
     same_replies(asked, first, backwards, "asked backwards")
     return f"{len(asked)} replies, the same in batches of 1, 2, 3 and {len(examples)} and asked backwards"

@@ -134,13 +134,13 @@ def by_transformers(net, codec, prompts, length):
     return answers
 
 
-@pytest.mark.parametrize("ends", [False, True], ids=["all go on", "some end"])
-def test_generation(measured, ends):
+@pytest.mark.parametrize(("ends", "bound"), [(False, 1.05), (True, 0.95)], ids=["all go on", "most end"])
+def test_generation(measured, ends, bound):
     net, codec, count = model(), byte_codec(), 160
     draw = random.Random(1)
     prompts = sorted((codec.ids(ask(words(draw, 10, 12)))[0] for _ in range(count)), key=len)
     if ends:
-        codec.stops |= set(range(0, 256, 16))
+        codec.stops |= set(range(0, 256, 3))
     times, found = medians(
         {
             "ours": lambda: [
@@ -155,7 +155,7 @@ def test_generation(measured, ends):
         f"answers of {mean:.1f} tokens of 16: {times['ours'] / count * 1e3:.2f} ms an item",
         times["ours"] / times["bare"],
         "transformers' generate in the same batches",
-        1.0,
+        bound,
         REPEATS,
     )
 
