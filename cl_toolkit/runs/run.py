@@ -264,6 +264,11 @@ class Run:
         )
 
     @cached_property
+    def examples(self) -> dict[str, Example]:
+        """The training examples of its stream, by id: checkpoints name them, and hold them not."""
+        return {e.id: e for t in self.stream.all_tasks for e in t.train}
+
+    @cached_property
     def score_by_own_task(self) -> Callable[[Example, str], float]:
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
         is better."""
