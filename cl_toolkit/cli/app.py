@@ -124,6 +124,10 @@ def run(
     method: Annotated[str | None, typer.Option(help="One of the config's methods; default: the config itself.")] = None,
     order: Annotated[str | None, typer.Option(help="One of the config's orders, by name or number from 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write where the time of a few steps goes: profile-trace.json, profile.txt."),
+    ] = False,
 ):
     """One run. In a folder with an unfinished run of the same config it goes on after the last finished task. With --method
     and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
@@ -147,7 +151,7 @@ def run(
             if isinstance(event, Note):
                 progress.say(event.text)
 
-        record = execute(settings, folder, listen)
+        record = execute(settings, folder, listen, profile=profile)
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
