@@ -124,6 +124,10 @@ def run(
     method: Annotated[str | None, typer.Option(help="One of the config's methods; default: the config itself.")] = None,
     order: Annotated[str | None, typer.Option(help="One of the config's orders, by name or number from 1.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write where the time of a few steps goes: profile-trace.json, profile.txt."),
+    ] = False,
 ):
     """One run. In a folder with an unfinished run of the same config it goes on after the last finished task. With --method
     and --order it is the run that `compare` would make of them, folder and record alike: one job of an array."""
@@ -147,7 +151,7 @@ def run(
             if isinstance(event, Note):
                 progress.say(event.text)
 
-        record = execute(settings, folder, listen)
+        record = execute(settings, folder, listen, profile=profile)
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
@@ -215,13 +219,17 @@ def plan(config: Config, overrides: Overrides = None):
     typer.echo(to_yaml(study.plain))
     rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
     total = 0.0
+    counted: dict[str, tuple[int, int]] = {}
     notes: dict[str, None] = {}
     typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
     for run_config in study.runs:
         stream = build_stream(run_config)
         notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
         notes |= dict.fromkeys(overlap_lines(stream, run_config.evaluate.split))
-        cost = plans.forecast(run_config, stream, plans.parameters(run_config, stream), rate)
+        key = json.dumps([run_config.plain["model"], run_config.plain["objective"], stream.classes], default=str)
+        if key not in counted:
+            counted[key] = plans.parameters(run_config, stream)
+        cost = plans.forecast(run_config, stream, counted[key], rate)
         total += cost.seconds
         typer.echo(
             f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"

@@ -89,12 +89,12 @@ class ExampleStore:
         return texts + sum(getattr(value, "nbytes", 0) for _, e in self.items for value in (e.x, *e.extra.values()))
 
     def state(self) -> dict[str, Any]:
-        """Plain data: all that is needed to go on."""
-        return {"seen": self.seen, "items": [[task, example_to_plain(e)] for task, e in self.items]}
+        """All that is needed to go on. A checkpoint has an example of the run's stream by its id, any other whole."""
+        return {"seen": self.seen, "items": [[task, example] for task, example in self.items]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.seen = state["seen"]
-        self.items = [(task, example_from_plain(e)) for task, e in state["items"]]
+        self.items = [(task, example) for task, example in state["items"]]
 
 
 def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:

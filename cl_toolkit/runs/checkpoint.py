@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.data.store import example_from_plain, example_to_plain
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.types import Example
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +23,7 @@ else:
     torch = LazyModule("torch")
 
 TENSOR = "__tensor__"
+EXAMPLE = "__example__"
 SUMS = "checksums.json"
 
 
@@ -112,8 +115,14 @@ def clear_litter(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def to_plain(state: Any, tensors: dict[str, torch.Tensor], path: str = "state") -> Any:
-    """State as JSON data, its tensors moved into `tensors`. Raises TypeError for anything that is not plain data."""
+NONE: Mapping[str, Example] = {}
+
+
+def to_plain(
+    state: Any, tensors: dict[str, torch.Tensor], path: str = "state", known: Mapping[str, Example] = NONE
+) -> Any:
+    """State as JSON data, its tensors moved into `tensors`; of the `known` examples (by id) the ids alone. Raises TypeError for
+    anything that is neither plain data nor an Example."""
     if isinstance(state, torch.Tensor):
         name = path if path not in tensors else f"{path}#{len(tensors)}"  # {"a": {"b": ...}, "a.b": ...}
         # safetensors takes no two tensors with common memory
@@ -121,29 +130,38 @@ def to_plain(state: Any, tensors: dict[str, torch.Tensor], path: str = "state") 
         return {TENSOR: name}
     if state is None or isinstance(state, (bool, int, float, str)):
         return state
+    if isinstance(state, Example):
+        if known.get(state.id) is state:
+            return {EXAMPLE: state.id}
+        return {EXAMPLE: to_plain(example_to_plain(state), tensors, path)}
     if isinstance(state, (list, tuple)):
-        return [to_plain(value, tensors, f"{path}.{i}") for i, value in enumerate(state)]
+        return [to_plain(value, tensors, f"{path}.{i}", known) for i, value in enumerate(state)]
     if isinstance(state, dict):
         for key in state:
             if not isinstance(key, str):
                 raise TypeError(f"{path}: keys must be text, got {key!r}")
-        return {key: to_plain(value, tensors, f"{path}.{key}") for key, value in state.items()}
+        return {key: to_plain(value, tensors, f"{path}.{key}", known) for key, value in state.items()}
     raise TypeError(f"{path}: {type(state).__name__} is not plain data (tensors, numbers, strings, lists, dicts)")
 
 
-def from_plain(plain: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """What `to_plain` was given (tuples come back as lists)."""
+def from_plain(plain: Any, tensors: dict[str, torch.Tensor], known: Mapping[str, Example] = NONE) -> Any:
+    """What `to_plain` was given (tuples come back as lists). The id of an example that is not known stays as it is: it is
+    of another stream."""
     if isinstance(plain, dict):
-        if set(plain) == {TENSOR}:
+        if plain.keys() == {TENSOR}:
             return tensors[plain[TENSOR]]
-        return {key: from_plain(value, tensors) for key, value in plain.items()}
+        if plain.keys() == {EXAMPLE}:
+            kept = plain[EXAMPLE]
+            return known.get(kept, plain) if isinstance(kept, str) else example_from_plain(from_plain(kept, tensors))
+        return {key: from_plain(value, tensors, known) for key, value in plain.items()}
     if isinstance(plain, list):
-        return [from_plain(value, tensors) for value in plain]
+        return [from_plain(value, tensors, known) for value in plain]
     return plain
 
 
-def save(folder: Path, state: Any, weights: dict[str, torch.Tensor]) -> None:
-    """A checkpoint folder: `model.safetensors`, `state.safetensors`, `state.json`, `checksums.json`."""
+def save(folder: Path, state: Any, weights: dict[str, torch.Tensor], known: Mapping[str, Example] = NONE) -> None:
+    """A checkpoint folder: `model.safetensors`, `state.safetensors`, `state.json`, `checksums.json`. known: examples by id
+    that the data of the run has, so that the checkpoint need not."""
     from safetensors.torch import save_file
 
     beside = folder.with_name(f"{folder.name}.tmp")
@@ -152,7 +170,7 @@ def save(folder: Path, state: Any, weights: dict[str, torch.Tensor]) -> None:
         try:
             beside.mkdir(parents=True)
             tensors: dict[str, torch.Tensor] = {}
-            text = json.dumps(to_plain(state, tensors), ensure_ascii=False)
+            text = json.dumps(to_plain(state, tensors, known=known), ensure_ascii=False)
             (beside / "state.json").write_text(text, encoding="utf-8")
             save_file(tensors, beside / "state.safetensors")
             save_file(distinct(weights), beside / "model.safetensors")
@@ -174,8 +192,8 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    """(state, weights) of a checkpoint; raises UserError where a file is missing or damaged."""
+def load(folder: Path, known: Mapping[str, Example] = NONE) -> tuple[Any, dict[str, torch.Tensor]]:
+    """(state, weights) of a checkpoint; raises UserError where a file is missing or damaged. known: as in `save`."""
     from safetensors.torch import load_file
 
     try:
@@ -188,7 +206,8 @@ def load(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
             f"{folder}: {', '.join(damaged)} is damaged (checksum differs); delete the folder to start anew"
         )
     plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return from_plain(plain, load_file(folder / "state.safetensors")), load_file(folder / "model.safetensors")
+    state = from_plain(plain, load_file(folder / "state.safetensors"), known)
+    return state, load_file(folder / "model.safetensors")
 
 
 def _checksum(path: Path) -> str:

@@ -17,7 +17,7 @@ def restore(run: Run) -> bool:
     path = checkpoint.newest(run.folder / "checkpoints")
     if path is None:
         return False
-    kept, weights = checkpoint.load(path)
+    kept, weights = checkpoint.load(path, run.examples)
     record = kept["record"]
     if record["provenance"]["model_hash"] != run.record["provenance"]["model_hash"]:
         raise UserError(f"{path}: started from another model; move it away to start anew")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
+from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
     add_row,
@@ -65,13 +66,14 @@ def execute(
     folder: Path,
     listener: events.Listener | None = None,
     expected: Mapping[str, Any] | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
 
     A finished run in `folder` with the same identity is returned as it is; an unfinished one goes on after its last
     finished task, and one on the first tasks of this stream goes on with the others. Raises UserError where the folder holds
     another run, or another process is at work in it. expected: the identity under which a comparison began; where it no
-    longer holds the run is refused, since it would be another one.
+    longer holds the run is refused, since it would be another one. profile: write a trace of a few steps (`runs.profile`).
     """
     first = int(os.environ.get("RANK", "0")) == 0
 
@@ -92,10 +94,14 @@ def execute(
                 if why := growth.obstacle(stored, folder, config, stream, parts):
                     raise UserError(f"{folder}: holds another run ({why}); choose another --out or move it away")
                 if stored["status"] == "finished" and changed(stored, config.plain, parts) is None:
+                    if profile:
+                        said(f"profile: {folder} holds the finished run, so nothing is trained; choose another --out")
                     return stored
             if first:
                 checkpoint.clear_litter(folder)
-            return Run(config, folder, listener, stream, parts).execute()
+            run = Run(config, folder, listener, stream, parts)
+            run.profiling = profile and first
+            return run.execute()
     finally:
         torch.set_num_threads(threads)
 
@@ -146,6 +152,7 @@ class Run:
         self.ever_trained: set[str] = set()
         self.adopt(fresh_record(self))
         self.tasks_done = 0
+        self.profiling = False
 
     def adopt(self, record: dict[str, Any]) -> None:
         """Go on with this record."""
@@ -224,6 +231,7 @@ class Run:
         rollouts = objective.rollouts
 
         def watch(session: Session) -> None:
+            profile_step()
             cost["steps"] += 1
             self.log(session, stage, k)
             now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
@@ -236,7 +244,7 @@ class Run:
                 self.ever_trained |= session.trained_names
                 self.meter.count(session)
 
-        with self.meter.clock("train"), torch.random.fork_rng():
+        with self.meter.clock("train"), torch.random.fork_rng(), self.profile() as profile_step:
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             view = self.view(task, k, objective, stage.tasks_at_once)
@@ -253,6 +261,12 @@ class Run:
         extra += objective.extra_parameters + self.strategy.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
         add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error)
+
+    def profile(self) -> AbstractContextManager[Callable[[], None]]:
+        """What is called after each step of a stage: of the first one the profiler, where it is asked for."""
+        wanted, self.profiling = self.profiling, False
+        said = lambda text: self.events(events.Note(text=text))  # noqa: E731
+        return profiled(self.folder, self.engine.device, said) if wanted else nullcontext(lambda: None)
 
     def end_adapter(self, task: Task) -> float | None:
         """The adapter's life cycle at a task's end; how far merging moved a logit, None where nothing is merged."""
@@ -280,6 +294,11 @@ class Run:
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
             wants_logits="logits" in self.strategy.needs,
         )
+
+    @cached_property
+    def examples(self) -> dict[str, Example]:
+        """The training examples of its stream, by id: checkpoints name them, and hold them not."""
+        return {e.id: e for t in self.stream.all_tasks for e in t.train}
 
     @cached_property
     def score_by_own_task(self) -> Callable[[Example, str], float]:

@@ -41,7 +41,7 @@ def save(run: Run, k: int) -> None:
         "strategy": run.strategy.state(),
     }
     here = place_of(run, k + 1)
-    checkpoint.save(here, state, saved_weights(run, run.model))
+    checkpoint.save(here, state, saved_weights(run, run.model), run.examples)
     if run.config.checkpoint.keep == "last":
         for older in here.parent.glob("task-*"):
             if older != here:

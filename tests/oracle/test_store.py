@@ -105,7 +105,7 @@ def test_all_that_were_ever_offered_are_counted(policy, size):
 @pytest.mark.parametrize("policy", ["reservoir", "ring", "quota"])
 def test_a_store_goes_on_after_a_round_trip_through_json(policy):
     whole, resumed = filled(5, policy, [9, 9]), ExampleStore(5, policy)
-    resumed.load_state(json.loads(json.dumps(whole.state())))
+    resumed.load_state(from_plain(json.loads(json.dumps(to_plain(whole.state(), {}))), {}))
     assert resumed.items == whole.items
     for store in (whole, resumed):
         store.add(2, ITEMS[30:50], generator(7))

@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny import stop_after_a_task, tiny_run_config, trajectory
+from pieces import ask
+from tiny import Trajectory, stop_after_a_task, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
+from cl_toolkit.runs import checkpoint
 from cl_toolkit.runs.checkpoint import distinct, load, newest, replace_file, save, write_json
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run, execute
@@ -168,3 +171,31 @@ def test_which_checkpoints_are_kept(tmp_path, keep):
     trajectory(tmp_path, checkpoint={"keep": keep})
     kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert kept == (["task-2"] if keep == "last" else ["task-1", "task-2"])
+
+
+def test_of_the_streams_examples_a_checkpoint_has_the_ids_alone(tmp_path):
+    changes = {"strategies": {"replay": {"buffer_size": 8}}, "train": {"max_steps": 2}}
+    whole = trajectory(tmp_path / "whole", **changes)
+    stop_after_a_task(Run(tiny_run_config(**changes), tmp_path / "stopped", None))
+    place = tmp_path / "stopped/checkpoints/task-1"
+    stored = json.loads((place / "state.json").read_text())["strategy"]["store"]["items"]
+    again = Run(tiny_run_config(**changes), tmp_path / "stopped", None)
+    ids = {e.id for task in again.stream.tasks for e in task.train}
+    assert len(stored) == 8
+    assert all(task == 0 and e == {checkpoint.EXAMPLE: e[checkpoint.EXAMPLE]} for task, e in stored)
+    assert {e[checkpoint.EXAMPLE] for _, e in stored} <= ids
+    resumed = Trajectory(again)
+    assert resumed == whole
+    assert all(e is again.examples[e.id] for _, e in again.strategy.store.items)
+
+
+def test_an_example_that_is_not_the_streams_own_is_kept_whole(tmp_path):
+    own = ask("q", "a", "one", choices=("a", "b"), extra={"n": [1]})
+    other = replace(own, target="b", extra={"logits": torch.arange(3.0)})
+    state = {"items": [[0, own], [1, other]]}
+    checkpoint.save(tmp_path / "task-1", state, {}, {"one": own})
+    found = checkpoint.load(tmp_path / "task-1", {"one": own})[0]["items"]
+    assert found[0][1] is own
+    assert torch.equal(found[1][1].extra["logits"], torch.arange(3.0))
+    assert replace(found[1][1], extra={}) == replace(other, extra={})
+    assert checkpoint.load(tmp_path / "task-1")[0]["items"][0][1] == {checkpoint.EXAMPLE: "one"}
