@@ -9,7 +9,10 @@ from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.engine.session import Engine
     from cl_toolkit.models.kind import Codec
     from cl_toolkit.types import Stream, Task
 
@@ -49,3 +52,12 @@ def codec_of(config: RunConfig, stream: Stream) -> Codec:
     """How the examples of a run become tensors, and its model's outputs answers."""
     codec = config.kind.codec(config.prompt, stream.classes)
     return codec.by_class() if "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives else codec
+
+
+def found_to_fit(engine: Engine, told: Sequence[str]) -> list[str]:
+    """What `per_device_train_batch_size: auto` has found, where it has not been told yet."""
+    rows = engine.fitting
+    note = (
+        f"train.per_device_train_batch_size: auto: {rows} row{'s' * (rows != 1)} at a time fit into the device's memory"
+    )
+    return [] if rows is None or note in told else [note]

@@ -29,7 +29,7 @@ from cl_toolkit.models.documents import check_apart
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
-from cl_toolkit.runs.fit import check_fit, codec_of
+from cl_toolkit.runs.fit import check_fit, codec_of, found_to_fit
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
@@ -104,13 +104,6 @@ def execute(
             return run.execute()
     finally:
         torch.set_num_threads(threads)
-
-
-def fitted(rows: int) -> str:
-    """What `per_device_train_batch_size: auto` has found."""
-    return (
-        f"train.per_device_train_batch_size: auto: {rows} row{'s' * (rows != 1)} at a time fit into the device's memory"
-    )
 
 
 class Run:
@@ -251,7 +244,7 @@ class Run:
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))
-            if self.engine.fitting is not None and (note := fitted(self.engine.fitting)) not in self.record["notes"]:
+            for note in found_to_fit(self.engine, self.record["notes"]):
                 self.record["notes"] = [*self.record["notes"], note]
                 self.events(events.Note(text=note))
             merge_error = self.end_adapter(task)
