@@ -11,6 +11,8 @@ from cl_toolkit.registry import OBJECTIVES, SCORERS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import nn
+
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.engine.session import Engine
     from cl_toolkit.models.kind import Codec
@@ -46,6 +48,15 @@ def check_choices(stream: Stream, config: RunConfig) -> None:
                 f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
                 f"(choices or class_accuracy), got {task.scorer}"
             )
+
+
+def check_weights(model: nn.Module, task: Task) -> None:
+    """Nothing is scored or kept that is no longer a number."""
+    from cl_toolkit.engine.session import LOWER
+
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(f"task {task.name}: after its last step the weight {name} is no longer finite; {LOWER}")
 
 
 def codec_of(config: RunConfig, stream: Stream) -> Codec:

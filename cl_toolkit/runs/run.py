@@ -15,7 +15,6 @@ import torch
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.engine.choose import open_engine
-from cl_toolkit.engine.session import LOWER
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
@@ -29,7 +28,7 @@ from cl_toolkit.models.documents import check_apart
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
-from cl_toolkit.runs.fit import check_fit, codec_of, found_to_fit
+from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, found_to_fit
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
@@ -195,7 +194,7 @@ class Run:
             if stage.fresh and k > 0:
                 self.model = self.load_model()
             self.train(stage, k)
-            self.check_weights(stage.task)
+            check_weights(self.model, stage.task)
             self.fill_row(stage.row, stage)
             self.tasks_done = k + 1
             self.save(k)
@@ -377,12 +376,6 @@ class Run:
             state.save(self, k)
         self.engine.processes.barrier()
         self.events(events.Saved(after=k + 1))
-
-    def check_weights(self, task: Task) -> None:
-        """Nothing is scored or kept that is no longer a number."""
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise UserError(f"task {task.name}: after its last step the weight {name} is no longer finite; {LOWER}")
 
     def finish(self) -> dict[str, Any]:
         """Metrics, costs, the record on disk."""
