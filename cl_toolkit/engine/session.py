@@ -101,7 +101,7 @@ class Session:
         self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Session:
-        # an adapted model generates past its wrapper: the module inside that generates is listened to as well
+        # an adapted model that is told to `generate` does so past its wrapper: the module inside is listened to as well
         heard = {self.module, *(m for m in self.module.modules() if "generation_config" in vars(m))}
         self._hooks_counting = [
             hook

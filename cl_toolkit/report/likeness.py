@@ -39,7 +39,7 @@ def unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def identity(record: Record, part: str) -> dict[str, Any]:
-    """A part of a record's identity as a flat mapping: `code`, `data`, `model`, `toolkit`, `precision`; empty where there is none."""
+    """A part of a record's identity as a flat mapping: `code`, `data`, `model`, `toolkit`, `precision`; empty without it."""
     found = lookup(record, f"identity.{part}")
     return one_level(found) if isinstance(found, Mapping) else {} if found is None else {"": found}
 
