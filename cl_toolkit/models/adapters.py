@@ -6,6 +6,7 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,6 +139,8 @@ def plain_name(name: str) -> str:
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Every layer with an adapter, by a name that survives merging."""
+    if "peft" not in sys.modules:  # then nothing has one, and a small net need not wait seconds for the import
+        return
     from peft.tuners.lora import LoraLayer
 
     for name, module in unwrapped(model).named_modules():

@@ -170,12 +170,10 @@ def comparable(record: dict[str, Any]) -> dict[str, Any]:
 
 def answer_lines(scored: Sequence[Scored]) -> list[str]:
     """What the model said, a line of JSON per example."""
+    line = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each
     return [
-        json.dumps(
-            {"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
-             "answer": s.answer, "score": s.score},
-            ensure_ascii=False,
-        )
+        line({"task": s.task, "id": s.example.id, "question": s.example.question, "target": s.example.target,
+              "answer": s.answer, "score": s.score})
         for s in scored
     ]  # fmt: skip
 
