@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cl_toolkit.types import Batch, Targets
+    from cl_toolkit.types import Batch
 else:
     torch = LazyModule("torch")
 
@@ -76,7 +76,7 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
 
             return by_rows(of, width, rows, asked.labels)[None]
 
-        with _replaced(head, lambda hidden: likely(_at(hidden, asked))) as said:
+        with _replaced(head, lambda hidden: likely(_at(hidden, part))) as said:
             return Predicted(model(**part.inputs).logits[0], None)
     found = target_logits(model, part)
     logp = by_rows(lambda *both: logprobs(*both, temperature), found.shape[1], found, asked.labels)
@@ -91,15 +91,17 @@ def target_logits(model: nn.Module, part: Batch) -> Tensor:
         return logits if len(asked.places) == len(logits) else logits.index_select(0, asked.places)
     head = getattr(plain, "get_output_embeddings", lambda: None)()
     if head is None:
-        return _at(model(**part.inputs).logits, asked)
-    with _replaced(head, lambda hidden: said(_at(hidden, asked))[None]) as said:
+        return _at(model(**part.inputs).logits, part)
+    with _replaced(head, lambda hidden: said(_at(hidden, part))[None]) as said:
         logits = model(**part.inputs).logits
-    return _at(logits, asked) if logits.shape[:2] == part.labels.shape else logits[0]  # the model may pass by its head
+    return _at(logits, part) if logits.shape[:2] == part.labels.shape else logits[0]  # the model may pass by its head
 
 
-def _at(outputs: Tensor, asked: Targets) -> Tensor:
-    """outputs (B, T, ...) at the places of the targets, (N, ...)."""
-    return outputs.flatten(0, 1).index_select(0, asked.places)
+def _at(outputs: Tensor, part: Batch) -> Tensor:
+    """outputs (B, T, ...) at the places of the part's targets, (N, ...). Raises ValueError where they are not of its tokens."""
+    if outputs.shape[:2] != part.labels.shape:
+        raise ValueError(f"outputs {tuple(outputs.shape[:2])} do not go with labels {tuple(part.labels.shape)}")
+    return outputs.flatten(0, 1).index_select(0, part.asked.places)
 
 
 def _width(plain: Any) -> int:
