@@ -79,7 +79,7 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
         with _replaced(head, lambda hidden: likely(_at(hidden, part))) as said:
             return Predicted(model(**part.inputs).logits[0], None)
     found = target_logits(model, part)
-    logp = by_rows(lambda *both: logprobs(*both, temperature), found.shape[1], found, asked.labels)
+    logp = by_rows(lambda rows, labels: logprobs(rows, labels, temperature), found.shape[1], found, asked.labels)
     return Predicted(logp, found if wanted else None)
 
 
