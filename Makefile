@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS := $(VENV)/peers
+SPEED := $(VENV)/speed
 JOBS ?= 2
 N ?= 12
 
@@ -17,16 +18,23 @@ $(BIN)/pytest: $(BIN)/cl-toolkit
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	touch $@
 
-# Avalanche in an environment of its own: a torchvision whose compiled part does not fit torch breaks transformers for all
-# who share it. Through the .pth file it sees what the product has, so that only the rest is installed.
+# Other libraries in environments of their own: a torchvision whose compiled part does not fit torch breaks transformers for
+# all who share it. Through the .pth file each sees what the product sees, so that only the rest is installed.
 PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
-$(PEERS)/installed: $(BIN)/pytest
-	$(BIN)/python -m venv --clear --without-pip $(PEERS)
-	$(BIN)/python $(PURELIB) > "$$($(PEERS)/bin/python $(PURELIB))/product.pth"
-	$(BIN)/python -m pip --python $(PEERS)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[avalanche]"
-	touch $@
+define apart
+$(BIN)/python -m venv --clear --without-pip $(@D)
+echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > "$$($(@D)/bin/python $(PURELIB))/product.pth"
+$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --constraint constraints.txt --no-build-isolation --editable ".[$(1)]"
+touch $@
+endef
 
-.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed speed-gpu style clean
+$(PEERS)/installed: $(BIN)/pytest
+	$(call apart,avalanche)
+
+$(SPEED)/installed: $(BIN)/pytest
+	$(call apart,speed-peers)
+
+.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed speed-peers speed-gpu style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
@@ -66,6 +74,11 @@ null: $(BIN)/pytest  ## how often the report claims what is not there, and finds
 
 speed: $(BIN)/pytest  ## timing ratios against bare loops, into docs/speed.md; wants an idle machine
 	SPEED_RESULTS=docs/measured/speed-cpu.json $(BIN)/python -m pytest -s -m speed --ignore=tests/speed/peers tests/speed
+	$(BIN)/python docs/speed.py
+
+speed-peers: $(SPEED)/installed  ## timing ratios against TRL, Avalanche and lm-eval, into docs/speed.md; the first time installs them
+	SPEED_RESULTS=docs/measured/speed-peers.json $(SPEED)/bin/python -m pytest -s -m speed tests/speed/peers \
+	    tests/speed/test_answers.py::test_against_lm_eval
 	$(BIN)/python docs/speed.py
 
 speed-gpu: $(BIN)/pytest  ## on one GPU, beside a bare loop and TRL where it is installed, into docs/speed.md; minutes

@@ -102,8 +102,9 @@ def _check(given: Mapping[str, Any], train: Train) -> None:
     if _enabled(given, "fp16") not in (False, AUTO):
         raise UserError("engine.deepspeed: fp16: remove it and use train.bf16; scaled gradients cannot be edited")
     for key in ("bf16", "torch_autocast"):
-        if _enabled(given, key) not in (train.bf16, AUTO) and key in given:
-            raise UserError(f"engine.deepspeed: {key}: remove it and write train.bf16: {str(not train.bf16).lower()}")
+        wanted = _enabled(given, key)
+        if wanted not in (train.bf16, AUTO) and key in given:
+            raise UserError(f"engine.deepspeed: {key}: remove it and write train.bf16: {str(bool(wanted)).lower()}")
     for key, name in (
         ("train_batch_size", "global_batch_size"),
         ("train_micro_batch_size_per_gpu", "per_device_train_batch_size"),

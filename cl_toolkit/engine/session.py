@@ -101,7 +101,7 @@ class Session:
         self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Session:
-        # an adapted model generates past its wrapper: the module inside that generates is listened to as well
+        # an adapted model that is told to `generate` does so past its wrapper: the module inside is listened to as well
         heard = {self.module, *(m for m in self.module.modules() if "generation_config" in vars(m))}
         self._hooks_counting = [
             hook
@@ -187,7 +187,9 @@ class Session:
         number = self.processes.max(len(pieces))
         if number > 1 and not self.task.objective.divisible:
             raise RuntimeError(f"objective {self.task.objective.name} cannot be cut into parts")
-        return pieces + [widened(batch.rows(()), engine.width_multiple)] * (number - len(pieces))
+        while len(pieces) < number:
+            pieces.append(widened(batch.rows(()), engine.width_multiple))
+        return pieces
 
     def aside(self, batch: Batch) -> Iterator[Batch]:
         """The parts of a batch beside the step's own, cut like that; every process gives the same number."""

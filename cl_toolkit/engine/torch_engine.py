@@ -29,8 +29,19 @@ def make_optimizer(train: Train, parameters: list[nn.Parameter]) -> torch.optim.
     )
 
 
-def make_schedule(train: Train, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+class Constant:
+    """The schedule that changes nothing: torch's own would set each rate anew at each step."""
+
+    def step(self) -> None:
+        """The next step has the same rate."""
+
+
+def make_schedule(
+    train: Train, optimizer: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler | Constant:
     """Transformers' schedule by name, over the steps of one task."""
+    if train.lr_scheduler_type == "constant":
+        return Constant()
     from transformers import get_scheduler
 
     warmup = round(train.warmup_ratio * steps)

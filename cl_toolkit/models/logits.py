@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.engine.access import evaluating, unwrapped
+from cl_toolkit.engine.access import evaluating, uncounted, unwrapped
 from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -125,26 +125,12 @@ def _replaced(head: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[Callab
 
 def says_logits(model: Any) -> bool:
     """Whether a model's logits are what its head gives, unchanged: then the head may say log-probabilities instead. One that
-    caps or scales its logits afterwards says them first."""
+    caps or scales its logits afterwards says them first. Tried with numbers of which a cap of any size would be seen."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         return False
-    said: list[Tensor] = []
-    hook = head.register_forward_hook(lambda *given: said.append(given[-1]))
-    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
-    try:
-        with evaluating(model):
-            logits = model(input_ids=ids).logits
-    finally:
-        hook.remove()
-    return len(said) == 1 and torch.equal(said[0], logits)
-
-
-def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p of each label given what stands before it, 0 where the label is not a target.
-
-    logits (B, T, V), labels (B, T) -> (B, T-1), aligned with labels[:, 1:].
-    """
-    targets = labels[:, 1:]
-    logp = logprobs(logits[:, :-1].flatten(0, 1), targets.clamp(min=0).flatten(), temperature).view_as(targets)
-    return torch.where(targets >= 0, logp, 0.0)
+    given = torch.linspace(-1e4, 1e4, _width(model), device=next(model.parameters()).device).expand(1, 2, -1)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=given.device)
+    with uncounted(), evaluating(model), _replaced(head, lambda hidden: given):
+        logits = model(input_ids=ids).logits
+    return torch.equal(logits.float(), given)

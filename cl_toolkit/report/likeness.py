@@ -39,7 +39,7 @@ def unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def identity(record: Record, part: str) -> dict[str, Any]:
-    """A part of a record's identity as a flat mapping: `code`, `data`, `model`, `toolkit`; empty where not recorded."""
+    """A part of a record's identity as a flat mapping: `code`, `data`, `model`, `toolkit`, `precision`; empty without it."""
     found = lookup(record, f"identity.{part}")
     return one_level(found) if isinstance(found, Mapping) else {} if found is None else {"": found}
 
@@ -62,7 +62,9 @@ def barrier(runs: Sequence[Record], control: Sequence[Record]) -> str:
 
 def _barrier(run: Record, base: Record) -> str:
     words = {"data": "other data for task {}", "model": "another start model", "code": "other code of {}",
-             "toolkit": "another toolkit ({}: {} against {})"}  # fmt: skip
+             "toolkit": "another toolkit ({}: {} against {})", "precision": "another precision ({}{} against {})"}  # fmt: skip
+    if lookup(run, "config.train.bf16") != lookup(base, "config.train.bf16"):
+        del words["precision"]  # it is what is compared
     if objective(run) != objective(base):
         del words["model"]  # an objective gives the start model its own heads
     for part, text in words.items():
@@ -119,7 +121,7 @@ def _mixed(runs: Sequence[Record]) -> str:
     for run in runs[1:]:
         for key, one, other in unequal(settings(first, left_out), settings(run, left_out)):
             return _told(key, (one, first), (other, run))
-        for part in ("data", "code", "toolkit"):
+        for part in ("data", "code", "toolkit", "precision"):
             a, b = identity(first, part), identity(run, part)
             for key, one, other in unequal(a, b) if a and b else ():
                 return _told(f"{part} {key}".strip(), (one, first), (other, run))

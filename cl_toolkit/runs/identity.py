@@ -139,8 +139,8 @@ def changed_parts(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> str 
     for name in sorted({*old["data"], *new["data"]}):
         if old["data"].get(name) != new["data"].get(name):
             return f"other data: task {name} has changed"
-    if old["precision"] != new["precision"]:
-        return f"another precision: {differs(old['precision'], new['precision'], 'train.bf16')}"
+    if found := differs(old.get("precision"), new["precision"], "precision"):
+        return f"another precision (train.bf16): {found}"
     if old["model"] != new["model"]:
         return f"another model: {differs(old['model'], new['model'], 'model')}"
     if old["toolkit"] != new["toolkit"]:

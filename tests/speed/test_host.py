@@ -4,9 +4,12 @@ in one process, one thread. Run with `make speed`."""
 from __future__ import annotations
 
 import gc
+import json
 import random
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +19,16 @@ from torch import nn
 
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data import streams
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.models.tiny import TinyLM
+from cl_toolkit.runs.run import execute
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
+from cl_toolkit.study.cells import load_run
 from cl_toolkit.task_view import TaskView
 
 pytestmark = pytest.mark.speed
@@ -106,3 +113,64 @@ def test_a_step_with_the_real_codec_on_a_small_llama():
     torch.set_num_threads(1)
     found = ratios(sft_arms(llama, 6, 16, 64), 9)
     assert found["first epoch"] <= 1.02
+
+
+def test_a_stream_of_arrays():
+    """Permuted digits through a whole run; only its training is timed, and of a bare loop over tensors the same steps."""
+    torch.set_num_threads(1)
+    train = {"num_train_epochs": 5, "optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
+    config = load_run(
+        {
+            "stream": {"name": "digits", "protocol": "permuted", "permutations": 5},
+            "model": {"name": "mlp", "hidden_size": 256},
+            "train": train,
+            "evaluate": {"forgetting_curve": {"schedule": "off"}},
+        }
+    )
+    tasks = [
+        (torch.stack([e.x for e in t.train]), torch.tensor([e.y for e in t.train])) for t in build_stream(config).tasks
+    ]
+
+    def bare():
+        model = config.kind.load(0).train()
+        started = time.process_time()
+        for x, y in tasks:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            for _ in range(5):
+                for rows in torch.randperm(len(x)).split(32):
+                    nn.functional.cross_entropy(model(x[rows]).logits, y[rows]).backward()
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+        return time.process_time() - started
+
+    def product():
+        with tempfile.TemporaryDirectory() as folder:
+            return execute(config, Path(folder))["cost"]["compute_seconds"]["train"]
+
+    pairs = [(product(), bare()) for _ in range(10)][1:]
+    low, typical, high = statistics.quantiles([ours / plain for ours, plain in pairs], n=4)
+    print(f"\nratio {typical:.3f} [{low:.3f}, {high:.3f}], n = {len(pairs)}")
+    assert typical <= 1.45
+
+
+def test_rows_are_read_in_a_few_times_what_their_json_takes(tmp_path):
+    place = tmp_path / "task" / "train.jsonl"
+    place.parent.mkdir()
+    words = "one two three four five six seven eight nine ten " * 3
+    rows = ({"instruction": f"{i}: {words}", "input": words[:60], "target": words[:50]} for i in range(20_000))
+    place.write_text("\n".join(map(json.dumps, rows)))
+    (place.parent / "test.jsonl").write_text('{"input": "q", "target": "a"}')
+    config = load_run({"stream": {"name": "jsonl", "path": str(tmp_path)}})
+    streams.READ.clear()
+
+    def plain():
+        return [json.loads(line) for line in place.read_text().split("\n")]
+
+    def again():
+        streams.READ.clear()
+        return build_stream(config)
+
+    arms = {"json": lambda: plain, "read": lambda: again, "read again": lambda: lambda: build_stream(config)}
+    found = ratios(arms, 7)
+    assert found["read"] <= 9
+    assert found["read again"] <= 2

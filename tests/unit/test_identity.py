@@ -266,6 +266,19 @@ def test_the_source_of_a_package_is_all_of_it(tmp_path, line, regular):
     assert file_source(guest) != before
 
 
+def test_another_device_that_computes_in_another_precision_gives_another_result(world, monkeypatch):
+    """`train.bf16: auto` on a GPU that has bfloat16, and here; and a record that says neither."""
+    config = load_study(world).runs[0]
+    here = identity.identity(config, build_stream(config))
+    assert here["precision"] == "float32"
+    monkeypatch.setattr(identity, "in_bf16", lambda train, device: True)
+    there = identity.identity(config, build_stream(config))
+    why = identity.changed_parts(here, there)
+    assert why == "another precision (train.bf16): precision: 'float32' there, 'bfloat16' here"
+    del here["precision"]
+    assert "another precision" in identity.changed_parts(here, there)
+
+
 @pytest.mark.parametrize("place", ["dist-packages", "site-packages"])
 def test_a_library_installed_elsewhere_is_not_ones_own(tmp_path, monkeypatch, place):
     (tmp_path / place / "biglib").mkdir(parents=True)
