@@ -21,4 +21,6 @@ class LazyModule:
     def __getattr__(self, attribute: str) -> Any:
         if self._module is None:
             self._module = importlib.import_module(self._name)
-        return getattr(self._module, attribute)
+        found = getattr(self._module, attribute)
+        setattr(self, attribute, found)  # the next access finds it here: a step of a small net counts microseconds
+        return found

@@ -22,11 +22,8 @@ else:
 IGNORE = -100
 """Label of a position that is not a target: prompt, padding, filler."""
 
-
 SHOWN = 200
 """Characters of a text that are shown where it stands for a question."""
-
-
 WITHOUT_TARGET = ("filler", "aside")
 """Sources of examples that the objective does not learn from."""
 
@@ -269,10 +266,10 @@ class Batch:
         labels = self.labels
         all_of_them = labels if self.targets is None else labels.where(labels != IGNORE, self.targets)
         if labels.dim() == 1:
-            known = [row for row, label in enumerate(all_of_them.tolist()) if label != IGNORE]
-            places = rows = torch.tensor(known, device=labels.device, dtype=torch.long)
-            if self.targets is None and len(known) == len(labels):
-                return Targets(places, labels, places, None)
+            rows = torch.arange(len(labels), device=labels.device)
+            if self.targets is None and IGNORE not in labels.tolist():
+                return Targets(rows, labels, rows, None)
+            places = rows = rows[all_of_them != IGNORE]
         else:
             rows, columns = (all_of_them[:, 1:] != IGNORE).nonzero(as_tuple=True)
             places = rows * labels.shape[1] + columns
@@ -284,17 +281,22 @@ class Batch:
             learned = None
         return Targets(places, all_of_them[after], owners, learned)
 
+    @cached_property
+    def sources(self) -> frozenset[str]:
+        """The sources of its examples."""
+        return frozenset([e.source for e in self.examples])
+
     def source(self, name: str) -> Tensor:
         """(E,) bool: which examples have that source."""
         return torch.tensor([e.source == name for e in self.examples], device=self.labels.device)
 
     def counts(self) -> dict[str, float]:
         """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere."""
-        if all(e.source == "task" for e in self.examples):
+        if self.sources == {"task"}:
             classes = self.labels.dim() == 1  # so few that a call of torch takes longer than to count them
             missing = self.labels.tolist().count(IGNORE) if classes else (self.labels == IGNORE).sum()
-            tokens, rows = float(self.labels.numel() - missing), float(len(self.examples))
-            return {"tokens": tokens, "sequences": rows, "memory": 0.0, "memory_tokens": 0.0}
+            tokens = float(self.labels.numel() - missing)
+            return {"tokens": tokens, "sequences": float(len(self.examples)), "memory": 0.0, "memory_tokens": 0.0}
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
         memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,8 @@ class Engine:
     """Opens sessions. It knows the processes of the job, the device and the settings of `train`, `bf16` settled.
 
     mixes_dtypes: whether frozen weights may be of another precision than the trained ones.
-    fitting: rows of a micro-batch that were found to fit (`per_device_train_batch_size: auto`); None: all so far.
+    halves: whether parts are halved until they fit (`per_device_train_batch_size: auto`). fitting: rows of a micro-batch that
+    were found to do so; None: all so far.
     """
 
     name: str = ""
@@ -57,6 +58,7 @@ class Engine:
         self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
         self.fitting: int | None = None
+        self.halves = self.train.per_device_train_batch_size == "auto"
         self.width_multiple = WIDTHS.get(device.type, 1)
 
     @property
@@ -172,8 +174,8 @@ class Session:
             self._full = False
             for i, piece in enumerate(self._cut):
                 self.last_part = i == len(self._cut) - 1
-                part = replace(piece, total=total, wants_logits=self.task.wants_logits).to(self.engine.device)
-                yield part
+                piece.total, piece.wants_logits = total, self.task.wants_logits
+                yield piece.to(self.engine.device)
                 if self._full:
                     break
             if not self._full:
@@ -197,13 +199,13 @@ class Session:
         for piece in self._pieces(batch):
             yield replace(piece, total=total, wants_logits=False).to(self.engine.device)
 
-    @contextmanager
-    def room(self) -> Iterator[None]:
+    def room(self) -> AbstractContextManager[None]:
         """For the forward and the backward of one part. With `per_device_train_batch_size: auto` one that does not fit into the
         device's memory is given up, and `parts` begins the step again with parts of half the size."""
-        if isinstance(self.engine.train.per_device_train_batch_size, int | None):
-            yield
-            return
+        return self._tried() if self.engine.halves else nullcontext()
+
+    @contextmanager
+    def _tried(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -216,7 +218,7 @@ class Session:
 
     def _begin(self) -> None:
         """Remember where this step began, so that it can begin again; all of it is cheap."""
-        if isinstance(self.engine.train.per_device_train_batch_size, int | None):
+        if not self.engine.halves:
             return
         device = self.engine.device
         drawn = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -266,7 +268,7 @@ class Session:
         """Stop where a number of this step is none any more: at once on one CPU; elsewhere looking would wait for the device
         (or one process would stop alone), so that it is noted there and read by `_check_late`."""
         for name, value in values.items():
-            if self.processes.world == 1 and value.device.type == "cpu":
+            if self.processes.world == 1 and value.is_cpu:
                 if not math.isfinite(number := float(value)):
                     self._stop(what.format(name), self.step_number + 1, f" is {number}")
             else:

@@ -129,7 +129,8 @@ class TorchSession(Session):
         }
 
     def forget(self):
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self._weights.values():
+            weight.grad = None
 
     def update(self):
         limit = self.engine.train.max_grad_norm
@@ -144,8 +145,7 @@ class TorchSession(Session):
         return self.optimizer.param_groups[0]["lr"]
 
     def close(self):
-        for weight in self._weights.values():
-            weight.grad = None
+        self.forget()
         if self.engine.train.bf16:
             del self.module.forward
         del self.optimizer, self.schedule

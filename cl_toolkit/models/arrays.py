@@ -102,8 +102,8 @@ class SmallCNN(Net):
             )
 
 
-AT_ONCE = 2**20
-"""Numbers in the arrays that go through a net at a time when it is asked."""
+AT_ONCE = 2**15
+"""Numbers in the arrays that go through a net at a time when it is asked: so few that what a layer gives stays at hand."""
 
 
 class ArrayCodec:

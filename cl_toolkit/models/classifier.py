@@ -18,7 +18,7 @@ from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.models.hub import HubKind, hub_config, hub_tokenizer, load_hub
 from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.language import end_by_separator
-from cl_toolkit.models.replies import class_replies
+from cl_toolkit.models.replies import text_class_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.soundness import beside_features, check_complete, places
 from cl_toolkit.models.text import TextCodec, padding
@@ -154,7 +154,7 @@ class ClassCodec(TextCodec):
         return f"{self.tokenizer.decode(ids, skip_special_tokens=False)}⟦{example.target}⟧"
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
-        return class_replies(self, model, requests, rows)
+        return text_class_replies(self, model, requests, rows)
 
     def by_class(self) -> ClassCodec:
         return self

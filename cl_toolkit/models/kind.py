@@ -119,11 +119,10 @@ class Kind:
 def hide_targets(batch: Batch) -> Batch:
     """A batch whose labels are the targets of every row, as it is to be: rows without a target have no labels, and where there
     are such rows `targets` still has what they answer."""
-    hidden = [example.source in WITHOUT_TARGET for example in batch.examples]
-    if not any(hidden):
+    if batch.sources.isdisjoint(WITHOUT_TARGET):
         return batch
     labels = batch.labels.clone()
-    labels[hidden] = IGNORE
+    labels[[example.source in WITHOUT_TARGET for example in batch.examples]] = IGNORE
     return replace(batch, labels=labels, targets=batch.labels)
 
 

@@ -66,8 +66,7 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
     """What the model says of the part's targets. logits: whether they are wanted; None: as the part says. temperature: divides
     the logits before the log-probabilities."""
     asked, wanted = part.asked, part.wants_logits if logits is None else logits
-    plain = unwrapped(model)
-    if not wanted and getattr(plain, "says_logits", False) and part.labels.dim() > 1:
+    if not wanted and part.labels.dim() > 1 and getattr(plain := unwrapped(model), "says_logits", False):
         head, width = plain.get_output_embeddings(), _width(plain)
 
         def likely(rows: Tensor) -> Tensor:
@@ -85,10 +84,11 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
 
 def target_logits(model: nn.Module, part: Batch) -> Tensor:
     """The logits (N, V) that predict the part's targets, as the model computes them; V classes or tokens."""
-    asked, plain = part.asked, unwrapped(model)
+    asked = part.asked
     if part.labels.dim() == 1:
         logits = model(**part.inputs).logits
         return logits if len(asked.places) == len(logits) else logits.index_select(0, asked.places)
+    plain = unwrapped(model)
     head = getattr(plain, "get_output_embeddings", lambda: None)()
     if head is None:
         return _at(model(**part.inputs).logits, part)

@@ -148,15 +148,19 @@ WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _l
 def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
     """The answers of a model whose outputs stand for `model.classes` to requests of one way, at most so many rows at a time.
     Where answers are restricted, the likeliest of these; a class that the model has never seen has no output."""
-    if len(requests) > rows:
-        return _in_parts(
-            requests, lambda r: codec.length(r.example), rows, lambda some: class_replies(codec, model, some, rows)
-        )
     module = unwrapped(model)
-    batch = codec.prompts([r.example for r in requests]).to(next(module.parameters()).device)
+    device = next(module.parameters()).device
+    parts = ([r.example for r in requests[i : i + rows]] for i in range(0, len(requests), rows))
     with evaluating(module):
-        logits = module(**batch.inputs).logits
+        logits = torch.cat([module(**codec.prompts(part).to(device).inputs).logits for part in parts])
     return CLASSIFIED[type(requests[0])](requests, logits, module.classes)
+
+
+def text_class_replies(codec: TextCodec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
+    """The same about texts, those of near length together."""
+    return _in_parts(
+        requests, lambda r: codec.length(r.example), rows, lambda some: class_replies(codec, model, some, rows)
+    )
 
 
 def _classes_of(requests: Sequence[Answer | Choice], logits: Tensor, classes: Sequence[str]) -> list[Reply]:

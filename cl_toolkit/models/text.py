@@ -15,7 +15,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import documents
 from cl_toolkit.models.fit import check_texts
 from cl_toolkit.models.kind import hide_targets
-from cl_toolkit.models.replies import class_replies, token_replies
+from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
 from cl_toolkit.models.tokens import Row, Rows
@@ -362,7 +362,8 @@ class TextCodec:
 
     def reply(self, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
         """Answers to requests of one way; at most so many rows go through the model at a time."""
-        return token_replies(self, model, requests, rows) if self.writes else class_replies(self, model, requests, rows)
+        replies = token_replies if self.writes else text_class_replies
+        return replies(self, model, requests, rows)
 
     def by_class(self) -> TextCodec:
         """The same prompts for a model whose outputs are classes."""

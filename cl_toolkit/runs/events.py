@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ class Event:
 
     def plain(self) -> dict[str, Any]:
         """As JSON data."""
-        return {"event": self.name, **asdict(self)}
+        return {"event": self.name, **vars(self)}
 
 
 @dataclass(frozen=True, kw_only=True)

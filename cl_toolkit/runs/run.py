@@ -226,10 +226,11 @@ class Run:
             profile_step()
             cost["steps"] += 1
             self.log(session, stage, k)
-            now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
-            if looking := due(self.probes, now):
-                with self.meter.clock("curves"), session.unwatched():
-                    self.look(now, session.model, looking)
+            if self.probes:
+                now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
+                if looking := due(self.probes, now):
+                    with self.meter.clock("curves"), session.unwatched():
+                        self.look(now, session.model, looking)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters

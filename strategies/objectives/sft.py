@@ -31,4 +31,4 @@ class SFT(Objective):
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
         said = predicted(model, part)
-        return Outputs(loss=-part.asked.total(said.logp) / max(part.total["tokens"], 1), logits=said.logits)
+        return Outputs(loss=part.asked.total(said.logp) / -max(part.total["tokens"], 1), logits=said.logits)
