@@ -11,6 +11,7 @@ import sysconfig
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -130,15 +131,21 @@ INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages, wherever they lie."""
 
 
+@cache
+def _not_own() -> frozenset[Path]:
+    """The folders of Python and of the toolkit."""
+    pythons = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    toolkit = Path(__file__).resolve().parent
+    rooms = [toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))]
+    return frozenset(root.resolve() for root in (*pythons, *rooms))
+
+
 def is_own(path: Path) -> bool:
     """Whether a file is the user's: neither Python's, nor of an installed package, nor the toolkit's."""
-    roots: set[str | Path] = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
-    toolkit = Path(__file__).resolve().parent
-    rooms: set[str | Path] = {toolkit, *(toolkit.parent / room for room in ("strategies", "benchmarks", "configs"))}
     resolved = path.resolve()
     if not INSTALLED.isdisjoint(resolved.parts):  # also of a user, of the system below a venv, of another venv
         return False
-    return not any(resolved.is_relative_to(Path(root).resolve()) for root in (*roots, *rooms))
+    return _not_own().isdisjoint((resolved, *resolved.parents))
 
 
 def own_files(path: Path, met: dict[Path, None] | None = None) -> list[Path]:

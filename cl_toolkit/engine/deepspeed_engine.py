@@ -97,7 +97,7 @@ class DeepSpeedSession(Session):
 
         self._weights = trainable(self.module)
         self._shapes = {name: weight.shape for name, weight in self._weights.items()}
-        self._before = [(owner, dict(vars(owner))) for owner in (*self.module.parameters(), *self.module.modules())]
+        self._owners = [(owner, dict(vars(owner))) for owner in (*self.module.parameters(), *self.module.modules())]
         self._linear = nn.functional.linear  # ZeRO-3 puts another one in its place, for the whole program
         parameters = list(self._weights.values())
         self.optimizer = make_optimizer(self.engine.train, parameters)
@@ -265,14 +265,14 @@ class DeepSpeedSession(Session):
                 with deepspeed.zero.GatheredParameters([weight], enabled=self.engine.stage == 3):
                     whole = weight.data.clone()
                 weight.data = whole
-        for owner, attributes in self._before:
+        for owner, attributes in self._owners:
             if isinstance(owner, nn.Module):
                 vars(owner)["_parameters"] = dict(owner._parameters)
                 attributes = {key: vars(owner)[key] for key in vars(owner) if key in attributes}
             vars(owner).clear()
             vars(owner).update(attributes)
         self.model = self.module
-        del self.optimizer, self.schedule, self._whole, self._before
+        del self.optimizer, self.schedule, self._whole, self._owners
         gc.collect()  # DeepSpeed's parts refer to each other; the next task needs their memory
 
 

@@ -30,7 +30,7 @@ def is_document(example: Example) -> bool:
     return example.text is not None or "starts" in example.extra
 
 
-def windows(ids: Sequence[int], width: int) -> Iterator[Sequence[int]]:
+def windows(ids: np.ndarray, width: int) -> Iterator[np.ndarray]:
     """A document's tokens in pieces of at most `width`."""
     for start in range(0, max(len(ids) - 1, 1), width - 1):
         yield ids[start : start + width]

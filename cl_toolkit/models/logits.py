@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.engine.access import evaluating, unwrapped
+from cl_toolkit.engine.access import evaluating, uncounted, unwrapped
 from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from cl_toolkit.types import Batch, Targets
+    from cl_toolkit.types import Batch
 else:
     torch = LazyModule("torch")
 
@@ -75,10 +75,10 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
 
             return by_rows(of, width, rows, asked.labels)[None]
 
-        with _replaced(head, lambda hidden: likely(_at(hidden, asked))) as said:
+        with _replaced(head, lambda hidden: likely(_at(hidden, part))) as said:
             return Predicted(model(**part.inputs).logits[0], None)
     found = target_logits(model, part)
-    logp = by_rows(lambda *both: logprobs(*both, temperature), found.shape[1], found, asked.labels)
+    logp = by_rows(lambda rows, labels: logprobs(rows, labels, temperature), found.shape[1], found, asked.labels)
     return Predicted(logp, found if wanted else None)
 
 
@@ -91,15 +91,17 @@ def target_logits(model: nn.Module, part: Batch) -> Tensor:
     plain = unwrapped(model)
     head = getattr(plain, "get_output_embeddings", lambda: None)()
     if head is None:
-        return _at(model(**part.inputs).logits, asked)
-    with _replaced(head, lambda hidden: said(_at(hidden, asked))[None]) as said:
+        return _at(model(**part.inputs).logits, part)
+    with _replaced(head, lambda hidden: said(_at(hidden, part))[None]) as said:
         logits = model(**part.inputs).logits
-    return _at(logits, asked) if logits.shape[:2] == part.labels.shape else logits[0]  # the model may pass by its head
+    return _at(logits, part) if logits.shape[:2] == part.labels.shape else logits[0]  # the model may pass by its head
 
 
-def _at(outputs: Tensor, asked: Targets) -> Tensor:
-    """outputs (B, T, ...) at the places of the targets, (N, ...)."""
-    return outputs.flatten(0, 1).index_select(0, asked.places)
+def _at(outputs: Tensor, part: Batch) -> Tensor:
+    """outputs (B, T, ...) at the places of the part's targets, (N, ...). Raises ValueError where they are not of its tokens."""
+    if outputs.shape[:2] != part.labels.shape:
+        raise ValueError(f"outputs {tuple(outputs.shape[:2])} do not go with labels {tuple(part.labels.shape)}")
+    return outputs.flatten(0, 1).index_select(0, part.asked.places)
 
 
 def _width(plain: Any) -> int:
@@ -123,26 +125,12 @@ def _replaced(head: Any, forward: Callable[[Tensor], Tensor]) -> Iterator[Callab
 
 def says_logits(model: Any) -> bool:
     """Whether a model's logits are what its head gives, unchanged: then the head may say log-probabilities instead. One that
-    caps or scales its logits afterwards says them first."""
+    caps or scales its logits afterwards says them first. Tried with numbers of which a cap of any size would be seen."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         return False
-    said: list[Tensor] = []
-    hook = head.register_forward_hook(lambda *given: said.append(given[-1]))
-    ids = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
-    try:
-        with evaluating(model):
-            logits = model(input_ids=ids).logits
-    finally:
-        hook.remove()
-    return len(said) == 1 and torch.equal(said[0], logits)
-
-
-def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p of each label given what stands before it, 0 where the label is not a target.
-
-    logits (B, T, V), labels (B, T) -> (B, T-1), aligned with labels[:, 1:].
-    """
-    targets = labels[:, 1:]
-    logp = logprobs(logits[:, :-1].flatten(0, 1), targets.clamp(min=0).flatten(), temperature).view_as(targets)
-    return torch.where(targets >= 0, logp, 0.0)
+    given = torch.linspace(-1e4, 1e4, _width(model), device=next(model.parameters()).device).expand(1, 2, -1)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=given.device)
+    with uncounted(), evaluating(model), _replaced(head, lambda hidden: given):
+        logits = model(input_ids=ids).logits
+    return torch.equal(logits.float(), given)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from cl_toolkit.models.sections import Prompt
 
+    Ids = Sequence[int] | np.ndarray
+
 
 def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
     """The id that rows are padded with: the tokenizer's own, or its end mark where it has none or none that the model knows
@@ -328,7 +330,7 @@ class TextCodec:
         row = np.array(tokens[: self.window], np.int32)
         return labelled(Row(row, 1 if trained else len(row)))
 
-    def padded(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], examples: Sequence[Example] = ()) -> Batch:
+    def padded(self, pairs: Sequence[tuple[Ids, Ids]], examples: Sequence[Example] = ()) -> Batch:
         """Rows of (tokens, labels), padded on the right."""
         lengths = np.array([len(tokens) for tokens, _ in pairs])
         mask = np.arange(lengths.max()) < lengths[:, None]

@@ -36,8 +36,8 @@ class Bulk:
     def encode(self, texts: Sequence[str], as_text: bool) -> list[list[int]]:
         """The tokens of each text, without marks around it. as_text: a control token that is spelled in it is text too."""
         if self.library is None:
-            split = {"split_special_tokens": True} if as_text else {}
-            return [self.tokenizer.encode(text, add_special_tokens=False, **split) for text in texts]
+            how = {"split_special_tokens": True} if as_text else {}
+            return [self.tokenizer.encode(text, add_special_tokens=False, **how) for text in texts]
         split = as_text or self.tokenizer.split_special_tokens
         if self.library.encode_special_tokens != split:
             self.library.encode_special_tokens = split

@@ -20,6 +20,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Installed versions of what the numbers depend on."""
+    """Installed versions of what the numbers depend on, as this process has found them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -59,8 +61,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the toolkit's checkout and whether it has changes; null for an installed package."""
+    """Commit of the toolkit's checkout and whether it has changes, as this process has found it; null for an installed
+    package."""
     if not (folder / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
@@ -95,7 +99,7 @@ def provenance(device: Any, threads: int, world: int) -> dict[str, Any]:
     """Where a record comes from."""
     return {
         **git_state(Path(__file__).resolve().parents[2]),
-        "versions": versions(),
+        "versions": dict(versions()),
         "hardware": hardware(device, threads, world),
         "started": now(),
         "finished": None,

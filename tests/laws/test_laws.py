@@ -273,16 +273,15 @@ def refusal(a, b):
 
 
 @pytest.mark.parametrize(("a", "b"), list(combinations(NAMES, 2)))
-def test_law_8_a_pair_works_or_is_refused_by_name(a, b, tmp_path):
-    config = {"strategies": {a: {}, b: {}}, "model": model_of(needed_adapter(a, b)), "train": {"max_steps": 2}}
-    config["objective"] = objective_of(a, b)
+def test_law_8_a_pair_may_run_or_is_refused_by_name(a, b):
+    """That it works is shown in test_order.py, where it runs both ways."""
+    config = {"strategies": {a: {}, b: {}}, "model": model_of(needed_adapter(a, b)), "objective": objective_of(a, b)}
     if why := refusal(a, b):
         with pytest.raises(UserError, match=f"{a}.*{b}|{b}.*{a}") as refused:
             tiny_run_config(**config)
         assert why in str(refused.value)
     else:
-        config["evaluate"] = {"tasks": "seen", "limit": 1}
-        assert trajectory(tmp_path, **config).record["status"] == "finished"
+        assert set(tiny_run_config(**config).plain["strategies"]) == {a, b}
 
 
 PAIRS = [

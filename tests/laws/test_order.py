@@ -43,7 +43,9 @@ PAIRS = [pair for pair in combinations(STRATEGIES, 2) if may_be_combined(*pair)]
 
 def final(names, folder, **train):
     settings = settings_of(names)
-    return trajectory(folder, **settings | {"train": {**SMALL["train"], **train}}).run.model.state_dict()
+    done = trajectory(folder, **settings | {"train": {**SMALL["train"], **train}})
+    assert done.record["status"] == "finished"
+    return done.run.model.state_dict()
 
 
 def test_most_pairs_may_be_combined():

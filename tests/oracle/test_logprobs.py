@@ -1,27 +1,46 @@
 """log p of tokens, by hand."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from cl_toolkit.models.logits import drawn, token_logprobs
-from cl_toolkit.types import IGNORE
+from cl_toolkit.models import logits as module
+from cl_toolkit.models.logits import by_rows, drawn, logprobs
 
-LOGITS = torch.tensor([[[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
+LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0], [5.0, 5.0]])  # p = (1/4, 3/4), (7/8, 1/8), (1/2, 1/2)
 
 
-def test_log_p_of_each_target_by_the_logits_before_it():
-    found = token_logprobs(LOGITS, torch.tensor([[0, 1, 0]]))
-    assert found.tolist() == [pytest.approx([math.log(3 / 4), math.log(7 / 8)])]
-    assert token_logprobs(LOGITS, torch.tensor([[0, IGNORE, 1]])).tolist() == [pytest.approx([0, math.log(1 / 8)])]
+def test_log_p_of_each_label_by_its_logits():
+    found = logprobs(LOGITS, torch.tensor([1, 0, 1]))
+    assert found.tolist() == pytest.approx([math.log(3 / 4), math.log(7 / 8), math.log(1 / 2)])
+    assert logprobs(LOGITS.bfloat16(), torch.tensor([1, 0, 1])).dtype == torch.float32
+
+
+def test_by_rows_is_the_same_in_parts_and_keeps_none_of_what_is_wide():
+    logits, labels = torch.randn(7, 5, requires_grad=True), torch.tensor([0, 1, 2, 3, 4, 0, 1])
+    whole = logprobs(logits, labels)
+    (wanted,) = torch.autograd.grad(whole.sum(), logits)
+    seen = []
+
+    def watched(logits, labels):
+        seen.append(len(labels))
+        return logprobs(logits, labels)
+
+    with mock.patch.object(module, "CHUNK", 10):  # two rows of five
+        parts = by_rows(watched, 5, logits, labels)
+        (found,) = torch.autograd.grad(parts.sum(), logits)
+    assert torch.equal(parts, whole)
+    assert torch.equal(found, wanted)
+    assert seen[:4] == [2, 2, 2, 1]
+    assert sorted(seen[4:]) == [1, 2, 2, 2]  # made again in the backward
 
 
 @pytest.mark.parametrize(("temperature", "p"), [(0.5, 9 / 10), (1.0, 3 / 4), (2.0, math.sqrt(3) / (1 + math.sqrt(3)))])
 def test_a_temperature_divides_the_logits(temperature, p):
     """Odds of 3 become 9 at a half and the root of 3 at two."""
-    found = token_logprobs(LOGITS, torch.tensor([[IGNORE, 1, IGNORE]]), temperature)
-    assert found[0].tolist() == pytest.approx([math.log(p), 0])
+    assert logprobs(LOGITS[:1], torch.tensor([1]), temperature).tolist() == pytest.approx([math.log(p)])
 
 
 def test_a_uniform_number_picks_by_the_cumulated_distribution():

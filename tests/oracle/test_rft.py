@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 import torch
-from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
+from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, token_logprobs, train, weights_of
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
-from cl_toolkit.models.logits import drawn, predicted, token_logprobs
+from cl_toolkit.models.logits import drawn, predicted
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl

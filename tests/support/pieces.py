@@ -108,6 +108,12 @@ def configured(cls: type, **settings: Any) -> Any:
     return typed(cls.Config, settings, cls.__name__, "test")
 
 
+def token_logprobs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """log p of each label given what stands before it, 0 where there is none: logits (B, T, V), labels (B, T) -> (B, T-1)."""
+    logp = logits[:, :-1].float().log_softmax(-1).gather(-1, labels[:, 1:, None].clamp(min=0))[..., 0]
+    return torch.where(labels[:, 1:] >= 0, logp, 0.0)
+
+
 class Evaluator:
     """Scores tasks on one split by the one pass that answers. choices: what answers are chosen from instead of their own."""
 

@@ -6,6 +6,7 @@ models in `models/`. A table (`ENGINES[name]`) is no branch.
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from cl_toolkit.data.regimes import REGIMES
@@ -34,6 +35,7 @@ ORDINARY = {
 """Names that are words too: they count beside something that is called one of these."""
 
 
+@cache
 def kinds_classes():
     """Classes that stand for a kind: those in the rooms of kinds that inherit from a contract or from torch."""
     found = set()

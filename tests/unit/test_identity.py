@@ -1,14 +1,12 @@
 """Law 11: what changes one of config, code, data, model and toolkit makes another result; where it ran does not."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from files import llama_folder
+from files import call, llama_folder
 from tiny import stop_after_a_task, tiny_config
 
 import cl_toolkit as cl
@@ -302,16 +300,14 @@ def test_a_helper_called_as_a_library_is_leaves_the_library_alone(tmp_path, name
     assert sys.modules[name] is before
 
 
-def test_the_command_line_says_what_has_changed(world, tmp_path):
+def test_the_command_line_says_what_has_changed(world, tmp_path, monkeypatch, capsys):
     path = tmp_path / "world.yaml"
     path.write_text(yaml.safe_dump({**world, "methods": {"sequential": {}}}))
-    command = [sys.executable, "-m", "cl_toolkit", "run", str(path), "--out", "single"]
-    env = os.environ | {"PYTHONWARNINGS": "ignore"}
-    assert subprocess.run(command, env=env, capture_output=True).returncode == 0
+    assert call(monkeypatch, capsys, "run", path, "--out", "single")[0] == 0
     edited("data/a/train.jsonl", '"y"', '"q"')
-    second = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert second.returncode == 2
-    assert second.stderr.strip().splitlines()[-1].startswith("error: single: holds another run (other data: task a")
+    code, _, errors = call(monkeypatch, capsys, "run", path, "--out", "single")
+    assert code == 2
+    assert errors.strip().splitlines()[-1].startswith("error: single: holds another run (other data: task a")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -30,6 +30,8 @@ def imports_of(path):
             yield node
 
     for node in ast.walk(tree):
+        if not isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
+            continue
         outer = list(above(node))
         if any(isinstance(o, ast.If) and "TYPE_CHECKING" in ast.unparse(o.test) for o in outer):
             continue
