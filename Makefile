@@ -73,13 +73,12 @@ null: $(BIN)/pytest  ## how often the report claims what is not there, and finds
 	$(BIN)/python -m pytest -s -m null tests/unit/test_null.py
 
 speed: $(BIN)/pytest  ## timing ratios against bare loops, into docs/speed.md; wants an idle machine
-	SPEED_RESULTS=docs/measured/speed-cpu.json $(BIN)/python -m pytest -s -m speed --ignore=tests/speed/peers tests/speed
-	$(BIN)/python docs/speed.py
+	SPEED_RESULTS=docs/measured/speed-cpu.json $(BIN)/python -m pytest -s -m speed --ignore=tests/speed/peers tests/speed; \
+	    missed=$$?; $(BIN)/python docs/speed.py && exit $$missed
 
 speed-peers: $(SPEED)/installed  ## timing ratios against TRL, Avalanche and lm-eval, into docs/speed.md; the first time installs them
 	SPEED_RESULTS=docs/measured/speed-peers.json $(SPEED)/bin/python -m pytest -s -m speed tests/speed/peers \
-	    tests/speed/test_answers.py::test_against_lm_eval
-	$(BIN)/python docs/speed.py
+	    tests/speed/test_answers.py::test_against_lm_eval; missed=$$?; $(BIN)/python docs/speed.py && exit $$missed
 
 speed-gpu: $(BIN)/pytest  ## on one GPU, beside a bare loop and TRL where it is installed, into docs/speed.md; minutes
 	PYTHONPATH=tests/support:tests/speed $(BIN)/python tests/speed/gpu/bench.py --out docs/measured/speed-gpu.json $(BENCH)
