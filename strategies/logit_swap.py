@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import by_rows, target_logits
+from cl_toolkit.models.logits import KL_TENSORS, by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -82,7 +82,7 @@ class LogitSwap(Strategy):
             return {}
         with self.teacher(model):
             teacher = target_logits(model, part)
-        kl = by_rows(self.divergence, teacher.shape[1], teacher, out.logits, part.asked.labels)
+        kl = by_rows(self.divergence, KL_TENSORS * teacher.shape[1], teacher, out.logits, part.asked.labels)
         return {self.name: self.config.weight * part.asked.total(kl) / max(part.total["tokens"], 1)}
 
     def divergence(self, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:

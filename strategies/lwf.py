@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import by_rows, target_logits
+from cl_toolkit.models.logits import KL_TENSORS, by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -83,7 +83,8 @@ class LwF(Strategy):
             teacher, student = target_logits(model, part), out.logits
         if self.classes:
             teacher, student = teacher[:, self.classes], student[:, self.classes]
-        kl = by_rows(partial(distillation, temperature=self.config.temperature), student.shape[1], teacher, student)
+        width, kl_of = KL_TENSORS * student.shape[1], partial(distillation, temperature=self.config.temperature)
+        kl = by_rows(kl_of, width, teacher, student)
         new = part.source("task")[part.asked.examples]
         count = max(part.total["tokens"] - part.total["memory_tokens"], 1)
         return {self.name: self.config.weight * kl.where(new, 0).sum() / count}

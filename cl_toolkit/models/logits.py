@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import evaluating, uncounted, unwrapped
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
-CHUNK = 2**28
-"""Numbers of (rows, V) that may exist in fp32 at a time: 1 GiB."""
+CHUNK, ON_GPU = 2**26, 4
+"""Numbers of (rows, V) that may be there in fp32 at a time, 256 MiB; on a GPU, which must be kept busy, so many times that."""
+
+KL_TENSORS = 12
+"""Tensors as large as its logits that a KL of two distributions and its gradient make."""
 
 
 @dataclass
@@ -53,7 +57,7 @@ def drawn(logits: Tensor, uniforms: Tensor) -> Tensor:
 def by_rows(value: Callable[..., Tensor], width: int, *tensors: Tensor) -> Tensor:
     """`value(*tensors)` (N,), of which each row depends on the same row of the tensors (N, ...) alone: of so many rows at a
     time that what is `width` wide stays within `CHUNK`, forgotten after the forward and made again in the backward."""
-    rows = max(1, CHUNK // max(width, 1))
+    rows = max(1, CHUNK * (ON_GPU if tensors[0].is_cuda else 1) // max(width, 1))
     if len(tensors[0]) <= rows:
         return value(*tensors)
     from torch.utils.checkpoint import checkpoint
@@ -80,6 +84,15 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
     found = target_logits(model, part)
     logp = by_rows(lambda rows, labels: logprobs(rows, labels, temperature), found.shape[1], found, asked.labels)
     return Predicted(logp, found if wanted else None)
+
+
+def negative_logp(model: nn.Module, part: Batch) -> tuple[Tensor, Tensor | None]:
+    """The sum of -log p over the targets that are learned, and the logits of all, (N, V), where they are wanted."""
+    if part.labels.dim() == 1 and not part.wants_logits:  # one class to each row: nothing has to be looked for
+        logits = model(**part.inputs).logits.float()
+        return torch.nn.functional.cross_entropy(logits, part.labels, ignore_index=IGNORE, reduction="sum"), None
+    said = predicted(model, part)
+    return -part.asked.total(said.logp), said.logits
 
 
 def target_logits(model: nn.Module, part: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.models.documents import check_apart, packed
-from cl_toolkit.models.logits import predicted
+from cl_toolkit.models.logits import negative_logp
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import at_least
 from cl_toolkit.types import Outputs
@@ -57,5 +57,5 @@ class LM(Objective):
         return task.codec.batch(examples)
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
-        said = predicted(model, part)
-        return Outputs(loss=-part.asked.total(said.logp) / max(part.total["tokens"], 1), logits=said.logits)
+        total, logits = negative_logp(model, part)
+        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_toolkit.models.logits import predicted
+from cl_toolkit.models.logits import negative_logp
 from cl_toolkit.objective import Objective
 from cl_toolkit.types import Outputs
 
@@ -30,5 +30,5 @@ class SFT(Objective):
         return task.codec.batch(examples)
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:
-        said = predicted(model, part)
-        return Outputs(loss=part.asked.total(said.logp) / -max(part.total["tokens"], 1), logits=said.logits)
+        total, logits = negative_logp(model, part)
+        return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)

@@ -102,20 +102,22 @@ def sft_arms(model, steps, rows, half):
     return {"bare": bare, "first epoch": lambda: page(byte_codec()), "later epochs": lambda: page(codec)}
 
 
-def test_a_step_with_the_real_codec_on_a_tiny_llama():
+def test_a_step_with_the_real_codec_on_a_tiny_llama(measured):
     torch.set_num_threads(1)
     found = ratios(sft_arms(lambda: TinyLM().load(0), 100, 8, 24), 9)
-    assert found["first epoch"] <= 1.05
-    assert found["later epochs"] <= 1.04
+    measured("step of tiny-lm, 8 x 48, tokenising included", found["first epoch"], "bare loop", 1.05, 9)
+    measured("step of tiny-lm, 8 x 48, tokens kept", found["later epochs"], "bare loop", 1.04, 9)
 
 
-def test_a_step_with_the_real_codec_on_a_small_llama():
+def test_a_step_with_the_real_codec_on_a_small_llama(measured):
     torch.set_num_threads(1)
     found = ratios(sft_arms(llama, 6, 16, 64), 9)
-    assert found["first epoch"] <= 1.02
+    measured(
+        "step of a Llama of 1 M weights, 16 x 128, tokenising included", found["first epoch"], "bare loop", 1.02, 9
+    )
 
 
-def test_a_stream_of_arrays():
+def test_a_stream_of_arrays(measured):
     """Permuted digits through a whole run; only its training is timed, and of a bare loop over tensors the same steps."""
     torch.set_num_threads(1)
     train = {"num_train_epochs": 5, "optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
@@ -149,11 +151,11 @@ def test_a_stream_of_arrays():
 
     pairs = [(product(), bare()) for _ in range(10)][1:]
     low, typical, high = statistics.quantiles([ours / plain for ours, plain in pairs], n=4)
-    print(f"\nratio {typical:.3f} [{low:.3f}, {high:.3f}], n = {len(pairs)}")
-    assert typical <= 1.45
+    print(f"\nhalf of the ratios in [{low:.3f}, {high:.3f}]")
+    measured("training of an MLP through a run, batches of 32", typical, "bare loop", 1.35, len(pairs))
 
 
-def test_rows_are_read_in_a_few_times_what_their_json_takes(tmp_path):
+def test_rows_are_read_in_a_few_times_what_their_json_takes(tmp_path, measured):
     place = tmp_path / "task" / "train.jsonl"
     place.parent.mkdir()
     words = "one two three four five six seven eight nine ten " * 3
@@ -172,5 +174,5 @@ def test_rows_are_read_in_a_few_times_what_their_json_takes(tmp_path):
 
     arms = {"json": lambda: plain, "read": lambda: again, "read again": lambda: lambda: build_stream(config)}
     found = ratios(arms, 7)
-    assert found["read"] <= 9
-    assert found["read again"] <= 2
+    measured("rows of JSONL, read and checked", found["read"], "json.loads of each", 9, 7)
+    measured("the same rows again in a process", found["read again"], "json.loads of each", 2, 7)
