@@ -31,6 +31,16 @@ def same(mine: Trajectory, other: Trajectory, what: str) -> str:
     return f"{what}: {len(mine.losses)} losses and the final weights are bit-equal"
 
 
+def apart(whole: Trajectory, other: Trajectory, what: str) -> float:
+    """The largest difference of a loss between two trajectories, which must have the same terms. what: of the other one."""
+    worst = 0.0
+    for mine, theirs in zip(whole.losses, other.losses, strict=True):
+        if set(mine) != set(theirs):
+            raise Broken(f"{what} the terms are {sorted(theirs)} instead of {sorted(mine)}")
+        worst = max(worst, *(abs(mine[name] - theirs[name]) for name in mine))
+    return worst
+
+
 def needs_strategy(subject: Method) -> None:
     if not subject.is_strategy:
         raise NotApplicable("it is an objective")
@@ -209,10 +219,7 @@ def micro_batches(subject: Method) -> str:
     whole, worst = subject.trajectory(), 0.0
     for size in (1, 3):
         cut = subject.trajectory(train={"per_device_train_batch_size": size})
-        for mine, theirs in zip(whole.losses, cut.losses, strict=True):
-            if set(mine) != set(theirs):
-                raise Broken(f"in parts of {size} the terms are {sorted(theirs)} instead of {sorted(mine)}")
-            worst = max(worst, *(abs(mine[name] - theirs[name]) for name in mine))
+        worst = max(worst, apart(whole, cut, f"in parts of {size}"))
     if worst > 1e-4:
         raise Broken(f"losses differ by {worst:.2g}; divide sums by part.total, the counts of the whole step")
     return f"micro-batches of 1 and 3 follow the whole batch, largest difference {worst:.1e}"
@@ -297,10 +304,7 @@ def packed(subject: Method) -> str:
             if "train.packing" in str(error) or "train.gradient" in str(error):
                 raise NotApplicable(str(error).split(": ", 1)[1]) from None
             raise
-        for mine, theirs in zip(whole.losses, other.losses, strict=True):
-            if set(mine) != set(theirs):
-                raise Broken(f"with {train} the terms are {sorted(theirs)} instead of {sorted(mine)}")
-            worst = max(worst, *(abs(mine[name] - theirs[name]) for name in mine))
+        worst = max(worst, apart(whole, other, f"with {train}"))
     if worst > 1e-4:
         raise Broken(f"losses differ by {worst:.2g}; a row may hold several examples: go by part.asked.examples")
     return f"packed rows, whole and cut, and blocks computed again: largest difference {worst:.1e}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.logits import CHUNK, logprobs
+from cl_toolkit.models.logits import by_rows, logprobs
 from cl_toolkit.models.prefix import Prefix
 from cl_toolkit.types import IGNORE
 
@@ -20,9 +20,8 @@ else:
 def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log p (N,) of the N tokens of `targets` (B, T) that are not IGNORE, row by row; logits (B, T, V) stand where what they
     say does."""
-    wanted = (targets != IGNORE).nonzero()
-    rows = max(1, CHUNK // logits.shape[-1])  # that are in fp32 at a time
-    return torch.cat([logprobs(logits[i, t], targets[i, t]) for i, t in (part.T for part in wanted.split(rows))])
+    rows, columns = (targets != IGNORE).nonzero(as_tuple=True)
+    return by_rows(lambda i, t: logprobs(logits[i, t], targets[i, t]), logits.shape[-1], rows, columns)
 
 
 def after(read: Prefix, answers: Sequence[Sequence[Sequence[int]]], rows: int, pad: int) -> list[Tensor]:

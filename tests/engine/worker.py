@@ -20,6 +20,7 @@ from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.models import adapters
+from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Sample
 from cl_toolkit.models.sections import Adapter, Prompt
 from cl_toolkit.models.text import TextCodec
@@ -32,7 +33,7 @@ from cl_toolkit.strategies.objectives.supcon import SupCon
 from cl_toolkit.strategies.replay import Replay
 from cl_toolkit.strategy import Strategy, compose
 from cl_toolkit.task_view import TaskView
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Message
+from cl_toolkit.types import IGNORE, Batch, Example, Message
 
 CPU = torch.device("cpu")
 BATCH = 5  # of 11 examples: 5, 5, 1; with rehearsed ones 10, 10, 2
@@ -69,9 +70,8 @@ class Codec:
             ids[i, : len(p) + len(a)] = torch.tensor(p + a)
             mask[i, : len(p) + len(a)] = 1
             labels[i, len(p) : len(p) + len(a)] = torch.tensor(a)
-        inputs, untrained = {"input_ids": ids, "attention_mask": mask}, [e.source in WITHOUT_TARGET for e in examples]
-        targets, labels = labels, labels.masked_fill(torch.tensor(untrained)[:, None], IGNORE)
-        return Batch(inputs, labels, tuple(examples), targets, along_tokens=frozenset({*inputs, "labels"}))
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return hide_targets(Batch(inputs, labels, tuple(examples), along_tokens=frozenset({*inputs, "labels"})))
 
 
 def even(example, answer):

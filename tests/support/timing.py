@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
+from cl_toolkit.models.kind import hide_targets
+from cl_toolkit.types import IGNORE, Batch, Example
 
 TOKENS, PROMPT, ROWS = 128, 64, 16
 
@@ -53,6 +54,4 @@ class Rows:
         ids = torch.tensor([e.x for e in examples])
         labels = ids.clone()
         labels[:, :PROMPT] = IGNORE
-        untrained = torch.tensor([e.source in WITHOUT_TARGET for e in examples])
-        targets, labels = labels if untrained.any() else None, labels.masked_fill(untrained[:, None], IGNORE)
-        return Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples), targets)
+        return hide_targets(Batch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, tuple(examples)))

@@ -13,11 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.learn import learn
 from cl_toolkit.models import adapters
+from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
-from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example
+from cl_toolkit.types import IGNORE, Batch, Example
 
 WARM, TIMED = 4, 8
 
@@ -122,10 +123,10 @@ class Tokens:
             ids[i, : len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
             mask[i, : len(prompt) + len(answer)] = 1
             targets[i, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
-        untrained = torch.tensor([e.source in WITHOUT_TARGET for e in examples])
-        labels = targets.masked_fill(untrained[:, None], IGNORE)
         names = frozenset({"input_ids", "attention_mask", "labels"})
-        return Batch({"input_ids": ids, "attention_mask": mask}, labels, tuple(examples), targets, along_tokens=names)
+        return hide_targets(
+            Batch({"input_ids": ids, "attention_mask": mask}, targets, tuple(examples), along_tokens=names)
+        )
 
 
 class Rows:
