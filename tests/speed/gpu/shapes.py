@@ -100,8 +100,11 @@ class Tokens:
     def opening(self, example: Example) -> list[int]:
         return self.ids(example)[0]
 
-    def answer(self, example: Example, text: str) -> list[int]:
-        return [*range(ord(text), ord(text) + 8), self.eos]
+    def rows(self, examples: Any) -> list[tuple[list[int], list[int]]]:
+        return [self.ids(e) for e in examples]
+
+    def answers(self, examples: Any, texts: Any) -> list[list[int]]:
+        return [[*range(ord(text), ord(text) + 8), self.eos] for text in texts]
 
     def asked(self, example: Example, answer: Any = None) -> list[tuple[list[int], list[int]]]:
         return [(self.ids(example)[0], list(answer))]
