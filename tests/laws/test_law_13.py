@@ -89,7 +89,9 @@ def test_the_head_in_chunks_of_rows(name, plain, tmp_path, monkeypatch):
     close(followed(name, tmp_path), whole)
 
 
-@pytest.mark.skipif("ATEN_CPU_CAPABILITY" in os.environ, reason="torch's compiler builds for this processor, not for that one")
+@pytest.mark.skipif(
+    "ATEN_CPU_CAPABILITY" in os.environ, reason="torch's compiler builds for this processor, not for that one"
+)
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at tensors in ways of which torch warns
 @pytest.mark.parametrize("name", ["replay", pytest.param("rft", marks=pytest.mark.grid)])
 def test_compiled(name, plain, tmp_path):
