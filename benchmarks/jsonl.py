@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cl_toolkit.data.rows import Template, example_of, parse_row
+from cl_toolkit.data.splits import ReadWhenAsked
 from cl_toolkit.errors import UserError
 from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Example, Task
@@ -52,14 +54,12 @@ class Jsonl:
         return [self._task(name, prompt) for name in names]
 
     def _task(self, name: str, prompt: Any) -> Task:
-        splits: dict[str, tuple[Example, ...]] = {}
+        splits: dict[str, Sequence[Example]] = {}
         for split in SPLITS:
             path = self.folder / name / f"{split}.jsonl"
             if split != "train" and not path.is_file():
                 continue
-            splits[split] = tuple(read_file(path, f"{name}/{split}", prompt))
-            if not splits[split]:
-                raise UserError(f"{path}: is empty; expected at least one example")
+            splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt))
         return Task(name=name, scorer=self._scorer(name), **splits)
 
     def _scorer(self, name: str) -> str:
@@ -71,14 +71,25 @@ class Jsonl:
 
 def read_file(path: Path, prefix: str, prompt: Any) -> Iterator[Example]:
     """The examples of one file; raises UserError with file and line."""
+    template, number = Template.of(prompt.template), 0
+    for number, line in lines_of(path):
+        where = f"{path}:{number}"
+        yield example_of(parse_row(line, where), where, f"{prefix}/{number}", template)
+    if not number:
+        raise UserError(f"{path}: is empty; expected at least one example")
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, with their numbers, without holding the file in memory."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark first
+        with path.open("rb") as file:
+            start = 0
+            for number, raw in enumerate(file, 1):
+                line = raw.decode("utf-8" if start else "utf-8-sig")  # spreadsheets put a byte-order mark first
+                start += len(raw)
+                if line.strip():
+                    yield number, line
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
-    template = Template.of(prompt.template)
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}:{number}"
-            yield example_of(parse_row(line, where), where, f"{prefix}/{number}", template)
+        raise UserError(f"{path}:{number}: not UTF-8: {error.reason} at byte {start + error.start}") from error

@@ -127,6 +127,28 @@ def _code_text(code: types.CodeType) -> str:
     return f"{code.co_name} {code.co_code.hex()} {code.co_names} {consts}"
 
 
+READERS = ("report", "check", "cli", "__main__.py")
+"""Packages and files of the toolkit that read records, print or test: no number of a run depends on them."""
+
+
+@cache
+def toolkit_source() -> str:
+    """A hash over the source of the toolkit, without what only reads records."""
+    root = Path(__file__).resolve().parent
+    rooms = {"cl_toolkit": root}
+    for name in ("strategies", "benchmarks"):
+        module = __import__(f"cl_toolkit.{name}", fromlist=["__file__"])
+        rooms[name] = Path(str(module.__file__)).resolve().parent
+    digest = hashlib.sha256()
+    for name, folder in rooms.items():
+        for path in sorted(folder.rglob("*.py")):
+            inner = path.relative_to(folder)
+            if inner.parts[0] not in READERS:
+                digest.update(f"{name}/{inner.as_posix()}".encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages, wherever they lie."""
 

@@ -44,7 +44,7 @@ class TaskView:
         seeds: dict[str, int] | None = None,
         wants_logits: bool = True,
     ):
-        self.name, self.index, self.examples = name, index, tuple(objective.units(codec, examples))
+        self.name, self.index, self.examples = name, index, objective.units(codec, examples)
         self.objective, self.score = objective, score
         self.codec: Any = codec  # which one it is, an objective knows by its `inputs`
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
@@ -96,5 +96,5 @@ class TaskView:
     def keep(self, examples: Sequence[Example]) -> TaskView:
         """The same task with fewer examples."""
         view = TaskView.__new__(TaskView)
-        view.__dict__.update(self.__dict__, examples=tuple(examples))
+        view.__dict__.update(self.__dict__, examples=examples)
         return view

@@ -38,7 +38,7 @@ class Message:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, weakref_slot=True)
 class Example:
     """One thing to learn or to be asked.
 
@@ -68,17 +68,23 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task of a stream: three splits, a scorer, and how it is learned.
+    """A task of a stream: three splits, which may be read lazily, a scorer, and how it is learned.
 
     objective: a component (name and settings) of a config; None: the run's own.
     """
 
     name: str
-    train: tuple[Example, ...]
-    valid: tuple[Example, ...] = ()
-    test: tuple[Example, ...] = ()
+    train: Sequence[Example]
+    valid: Sequence[Example] = ()
+    test: Sequence[Example] = ()
     scorer: str = "exact_match"
     objective: Any = None
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """The allowed answers of its training examples, in the order in which they are met."""
+        known = getattr(self.train, "answers", None)  # who reads lazily knows them
+        return tuple(dict.fromkeys(c for e in self.train for c in e.choices or ())) if known is None else known()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,29 +189,19 @@ class Stream:
     @staticmethod
     def of(name: str, tasks: Sequence[Task], anchors: Sequence[Task] = (), class_incremental: bool = False) -> Stream:
         """The plain stream: each task is trained once, in order, and fills its own row."""
-        stages = [
-            Stage(
-                task=task,
-                row=i + 1,
-                made_of=(task.name,),
-                scored=tuple(range(len(tasks))),
-                past=tuple(range(i)),
-                learned=i,
-            )
+        every = tuple(range(len(tasks)))
+        stages = tuple(
+            Stage(task=task, row=i + 1, made_of=(task.name,), scored=every, past=every[:i], learned=i)
             for i, task in enumerate(tasks)
-        ]
+        )
         return Stream(
-            name=name,
-            tasks=tuple(tasks),
-            stages=tuple(stages),
-            anchors=tuple(anchors),
-            class_incremental=class_incremental,
+            name=name, tasks=tuple(tasks), stages=stages, anchors=tuple(anchors), class_incremental=class_incremental
         )
 
 
 def answers_of(tasks: Sequence[Task]) -> tuple[str, ...]:
     """The allowed answers of some tasks, each once."""
-    return tuple(dict.fromkeys(choice for t in tasks for e in t.train for choice in e.choices or ()))
+    return tuple(dict.fromkeys(choice for task in tasks for choice in task.answers))
 
 
 @dataclass(frozen=True)

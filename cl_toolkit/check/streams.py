@@ -12,8 +12,9 @@ from cl_toolkit.check.runs import Subject, global_states, moved, stirred
 from cl_toolkit.config.build import config_of
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data.facts import overlap_lines, task_hash
 from cl_toolkit.data.store import example_from_plain, example_to_plain
-from cl_toolkit.data.streams import check_ids, names_of, overlap_lines, task_hash, tasks_of
+from cl_toolkit.data.streams import check_ids, in_memory, names_of, tasks_of
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.models.kind import HEADS, built_in, kind_class
@@ -62,7 +63,7 @@ class StreamSubject(Subject):
 
     def read(self, names: Sequence[str]) -> list[Task]:
         """These tasks, read anew."""
-        return tasks_of(made(self.thing, self.own, "check"), names, self.prompt, self.reference)
+        return [in_memory(t) for t in tasks_of(made(self.thing, self.own, "check"), names, self.prompt, self.reference)]
 
     def examples(self) -> Iterator[tuple[Task, Example]]:
         """Every example of every split, with its task."""
@@ -119,8 +120,7 @@ def ids(subject: StreamSubject) -> str:
 
 @law(5, "what is scored was not trained", "who learned the test by heart has forgotten nothing")
 def apart(subject: StreamSubject) -> str:
-    stream = Stream.of(subject.reference, subject.tasks)
-    if both := [*overlap_lines(stream, "test"), *overlap_lines(stream, "valid")]:
+    if both := [*overlap_lines(subject.tasks, "test"), *overlap_lines(subject.tasks, "valid")]:
         raise Broken("; ".join(both))
     return "no example of test or valid also stands in its task's train"
 

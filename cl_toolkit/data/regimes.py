@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cl_toolkit.data.splits import Joined
 from cl_toolkit.data.spread import spread
 from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.types import SEQUENTIAL, Regime, Stage, Stream, Task
@@ -70,9 +71,7 @@ def together(tasks: Sequence[Task], name: str) -> Task:
             raise UserError(
                 f"stream.view: {tasks[0].name} and {task.name} have different objectives, which cannot be followed at once"
             )
-    return Task(
-        name=name, train=tuple(e for task in tasks for e in task.train), scorer="", objective=tasks[0].objective
-    )
+    return Task(name=name, train=Joined(task.train for task in tasks), scorer="", objective=tasks[0].objective)
 
 
 def independent(stream: Stream) -> Stream:
@@ -106,9 +105,9 @@ def limit(stream: Stream, train: int | None = None, valid: int | None = None, te
     def cut(task: Task) -> Task:
         return replace(
             task,
-            train=tuple(spread(task.train, train)),
-            valid=tuple(spread(task.valid, valid)),
-            test=tuple(spread(task.test, test)),
+            train=spread(task.train, train),
+            valid=spread(task.valid, valid),
+            test=spread(task.test, test),
         )
 
     tasks, anchors = [cut(t) for t in stream.tasks], [cut(t) for t in stream.anchors]

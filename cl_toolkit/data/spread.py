@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from cl_toolkit.data.splits import taken
+
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -21,6 +23,5 @@ def spread(examples: Sequence[Any], limit: int | None) -> Sequence[Any]:
     if limit == 0:
         return examples[:0]
     bounds = [i * count // limit for i in range(limit + 1)]
-    places = (low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds)))
-    kind: Any = type(examples)
-    return kind(examples[place] for place in places)
+    places = [low + int((i * GOLDEN) % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds))]
+    return taken(examples, places)

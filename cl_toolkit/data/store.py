@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.data.splits import Joined, taken
 from cl_toolkit.types import Example, Message
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class ExampleStore:
         elif self.policy == "quota":
             self._add_quota(task, examples, generator)
         elif self.policy == "ring":
-            self.items = [*self.items, *((task, e) for e in examples)][-self.size :] if self.size else []
+            newest = examples[-self.size :] if self.size else ()
+            self.items = [*self.items, *((task, e) for e in newest)][-self.size :] if self.size else []
             self.seen += len(examples)
         else:
             self._add_reservoir(task, examples, generator)
@@ -54,29 +56,33 @@ class ExampleStore:
         import torch
 
         assert self.size is not None  # the caller's branch
-        for example in examples:
+        stays: dict[int, int] = {}  # slot -> which new example is in it at last: only these are read
+        free = range(len(self.items), self.size)
+        for place in range(len(examples)):
             self.seen += 1
-            if len(self.items) < self.size:
-                self.items.append((task, example))
+            if place < len(free):
+                stays[free[place]] = place
             elif self.size:
                 slot = int(torch.randint(self.seen, (1,), generator=generator))
                 if slot < self.size:
-                    self.items[slot] = (task, example)
+                    stays[slot] = place
+        for slot in sorted(stays):
+            self.items[slot : slot + 1] = [(task, examples[stays[slot]])]
 
     def _add_quota(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
         import torch
 
         assert self.size is not None  # the caller's branch
         self.seen += len(examples)
-        groups = self.by_task()
-        groups[task] = [*groups.get(task, []), *examples]
+        groups: dict[int, Sequence[Example]] = dict(self.by_task())
+        groups[task] = Joined([groups.get(task, ()), examples])
         sizes = [len(group) for group in groups.values()]
         quotas = allocate(self.size, [1.0] * len(sizes), sizes) if sum(sizes) > self.size else sizes
         self.items = []
         for quota, (index, group) in zip(quotas, groups.items(), strict=True):
             if len(group) > quota:
                 kept = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
-                group = [group[i] for i in kept]
+                group = taken(group, kept)
             self.items.extend((index, example) for example in group)
 
     def nbytes(self) -> int:

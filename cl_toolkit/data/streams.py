@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data import regimes as views
+from cl_toolkit.data.facts import SPLITS, facts_of
+from cl_toolkit.data.kept import NotPlain, cache_dir, keep, opened
+from cl_toolkit.data.splits import ReadWhenAsked
 from cl_toolkit.errors import UserError, guest, listed, quoted
 from cl_toolkit.registry import OBJECTIVES, STREAMS, made
-from cl_toolkit.sources import digest_of
+from cl_toolkit.sources import digest_of, toolkit_source
 from cl_toolkit.types import Example, Message, Stream, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.models.sections import Prompt
 
@@ -82,26 +89,52 @@ def build_stream(config: RunConfig) -> Stream:
 READ: dict[tuple, list[Task]] = {}
 """Tasks that this process has read, by all that they depend on; the newest `KEPT` readings."""
 KEPT = 4
+MANY = 10_000
+"""Examples from which on what a stream gives is kept on disk: fewer are read in less time than it takes to look for them."""
 
 
 def read_tasks(config: RunConfig, names: Sequence[str]) -> list[Task]:
     """What the config's stream gives for these names. A stream that has a `version` (beside its settings all that its tasks
-    depend on, as text) is read once in a process, and again when that is another one."""
+    depend on, as text) is read once in a process, and again when that is another one; what is much is read once by all."""
     place = f"stream.name: {config.stream.name}"
     builder = made(STREAMS.get(config.stream.name, "stream.name"), config.stream_settings, "stream.name")
     if not names or not has_version(type(builder)):
-        return tasks_of(builder, names, config.prompt, place)
+        return [in_memory(task) for task in tasks_of(builder, names, config.prompt, place)]
     version = builder.version(names)
     key = type(builder), repr(config.stream_settings), repr(config.prompt), tuple(names), version
     if key in READ:
         return READ[key]
-    with no_collection():
-        tasks = tasks_of(builder, names, config.prompt, place)
-    if builder.version(names) == version:  # else it was edited meanwhile
-        while len(READ) >= KEPT:
-            READ.pop(next(iter(READ)))
-        READ[key] = tasks
+    folder = cache_dir() / "readings" / digest_of([reader_of(config.stream.name).encode(), repr(key[1:]).encode()])
+    tasks = opened(folder) or read_anew(builder, names, config.prompt, place, folder)
+    if builder.version(names) != version:  # it was edited meanwhile
+        shutil.rmtree(folder, ignore_errors=True)
+        return tasks
+    while len(READ) >= KEPT:
+        READ.pop(next(iter(READ)))
+    READ[key] = tasks
     return tasks
+
+
+def reader_of(name: str) -> str:
+    """A hash over the code that makes examples of files: the toolkit's, and that of a guest's class."""
+    source = STREAMS.source(name)
+    return f"{toolkit_source()} {source and source.digest}"
+
+
+def read_anew(builder: Any, names: Sequence[str], prompt: Prompt, place: str, folder: Path) -> list[Task]:
+    """Tasks, checked; in memory, or where they are many and nothing but text, on disk."""
+    with no_collection():
+        tasks = tasks_of(builder, names, prompt, place)
+        examples = (example for task in tasks for split in SPLITS for example in getattr(task, split))
+        if next(islice(examples, MANY, None), None) is not None:
+            with suppress(NotPlain, OSError):
+                return keep(tasks, folder)
+        return [in_memory(task) for task in tasks]
+
+
+def in_memory(task: Task) -> Task:
+    """The task with all its examples in memory."""
+    return replace(task, train=tuple(task.train), valid=tuple(task.valid), test=tuple(task.test))
 
 
 def has_version(stream: type) -> bool:
@@ -123,24 +156,33 @@ def no_collection() -> Iterator[None]:
 
 
 def tasks_of(builder: Any, names: Sequence[str], prompt: Prompt, place: str) -> list[Task]:
-    """What a stream's `tasks` gives for these names, checked: a guest's stream has no other contract."""
-    with guest(place, f"{type(builder).__name__}.tasks"):
+    """What a stream's `tasks` gives for these names: a guest's stream has no other contract. Examples are checked as they are
+    gone through."""
+    method = f"{type(builder).__name__}.tasks"
+    with guest(place, method):
         tasks = builder.tasks(list(names), prompt)
-    place = f"{place}: {type(builder).__name__}.tasks"
+    run = partial(guest, place, method)
+    place = f"{place}: {method}"
     if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, Task) for task in tasks):
         raise UserError(f"{place}: expected a list of Task, got {quoted(tasks)}")
     if [task.name for task in tasks] != list(names):
         raise UserError(f"{place}: expected the tasks {listed(names)}, got {listed(str(task.name) for task in tasks)}")
-    for task in tasks:
-        for split in ("train", "valid", "test"):
-            examples = getattr(task, split)
-            if not isinstance(examples, (list, tuple)):
-                raise UserError(
-                    f"{place}: task {task.name}: {split}: expected a tuple of Example, got {quoted(examples)}"
-                )
+    return [replace(task, **{split: checked(task, split, place, run) for split in SPLITS}) for task in tasks]
+
+
+def checked(task: Task, split: str, place: str, run: Callable[[], AbstractContextManager]) -> Sequence[Example]:
+    """A split of which each example is checked when it is met. run: what the stream's own code runs in."""
+    examples, here = getattr(task, split), f"{place}: task {task.name}: {split}"
+    if not isinstance(examples, Sequence) or isinstance(examples, str):
+        raise UserError(f"{here}: expected a tuple of Example, got {quoted(examples)}")
+
+    def read() -> Iterator[Example]:
+        with run():
             for example in examples:
-                check_example(example, f"{place}: task {task.name}: {split}")
-    return [replace(t, train=tuple(t.train), valid=tuple(t.valid), test=tuple(t.test)) for t in tasks]
+                check_example(example, here)
+                yield example
+
+    return ReadWhenAsked(read)
 
 
 def check_example(example: Any, place: str) -> None:
@@ -159,66 +201,12 @@ def check_ids(stream: Stream) -> None:
     """An example is found by its id, over all tasks and splits: its scorer, its tokens, its answers."""
     owner: dict[str, str] = {}
     for task in stream.all_tasks:
-        for split in ("train", "valid", "test"):
+        for split in SPLITS:
             here = f"task {task.name}, {split}"
-            for example in getattr(task, split):
-                if example.id in owner:
+            for id_ in facts_of(task, split).ids:
+                if id_ in owner:
                     raise UserError(
-                        f"stream.name: {stream.name}: two examples have the id {quoted(example.id)} "
-                        f"({owner[example.id]}; {here}); ids must differ over all tasks and splits"
+                        f"stream.name: {stream.name}: two examples have the id {quoted(id_)} "
+                        f"({owner[id_]}; {here}); ids must differ over all tasks and splits"
                     )
-                owner[example.id] = here
-
-
-def overlap(stream: Stream, split: str = "test") -> dict[str, int]:
-    """Task -> how many examples of its scored split also stand in its training data, with the same question and the same
-    target; tasks without any are left out."""
-    found = {}
-    for task in stream.all_tasks:
-        trained = set(map(_content, task.train))
-        count = sum(_content(example) in trained for example in getattr(task, split))
-        if count:
-            found[task.name] = count
-    return found
-
-
-def overlap_lines(stream: Stream, split: str = "test") -> list[str]:
-    """What `overlap` found, in words, a line per task."""
-    sizes = {task.name: len(getattr(task, split)) for task in stream.all_tasks}
-    return [
-        f"{name}: {count} of {sizes[name]} {split} examples also stand in the training data"
-        for name, count in overlap(stream, split).items()
-    ]
-
-
-def _content(example: Example) -> tuple:
-    turns = tuple((m.role, m.content, repr(m.extra) if m.extra else "") for m in example.messages)
-    return turns, example.text, example.target, None if example.x is None else example.x.numpy().tobytes()
-
-
-def task_hash(task: Task) -> str:
-    """A hash over everything of a task that can change a number: every field of every example of each split, and the scorer.
-    Kept in the task, which never changes."""
-    kept = vars(task)
-    if "hash" not in kept:
-        kept["hash"] = digest_of(_parts(task))
-    return kept["hash"]
-
-
-def _parts(task: Task) -> Iterator[bytes]:
-    yield task.scorer.encode()
-    for split in ("train", "valid", "test"):
-        yield split.encode()
-        for e in getattr(task, split):
-            turns = [(m.role, m.content, plain_text(m.extra)) for m in e.messages]
-            yield repr((e.id, turns, e.target, e.choices, plain_text(e.tools), e.text, e.y)).encode("utf-8", "replace")
-            for value in (e.x, *(e.extra[key] for key in sorted(e.extra))):
-                if value is not None:
-                    yield value.numpy().tobytes() if hasattr(value, "numpy") else plain_text(value).encode()
-
-
-def plain_text(value: Any) -> str:
-    """A plain value as one text, whatever order its keys came in."""
-    if not value and isinstance(value, (dict, tuple, list)):
-        return "{}" if isinstance(value, dict) else "[]"  # most are empty, and encoding takes its time
-    return json.dumps(value, sort_keys=True, default=repr)
+                owner[id_] = here

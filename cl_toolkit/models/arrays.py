@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from cl_toolkit.data.facts import facts_of, first_places
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.kind import Kind, hide_targets
@@ -49,13 +50,14 @@ class Net(Kind):
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
         for task in stream.all_tasks:
-            for example in task.train:
-                self.check_shape(task.name, example.x)
-                if not with_head and example.y >= self.num_classes:
-                    raise UserError(
-                        f"model.num_classes: expected more than {example.y}, the index of a class of task {task.name}, "
-                        f"got {self.num_classes}"
-                    )
+            facts = facts_of(task, "train")
+            for place in first_places(facts.forms):
+                self.check_shape(task.name, task.train[place].x)
+            if not with_head and (facts.classes >= self.num_classes).any():
+                raise UserError(
+                    f"model.num_classes: expected more than {facts.classes.max()}, the index of a class of task {task.name}, "
+                    f"got {self.num_classes}"
+                )
 
     def check_shape(self, task: str, x: torch.Tensor) -> None:
         """Raise UserError for an array that the net cannot take."""

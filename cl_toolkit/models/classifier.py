@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from cl_toolkit.data.facts import SPLITS, facts_of
 from cl_toolkit.errors import UserError, did_you_mean, quoted
 from cl_toolkit.models.hub import HubKind, hub_config, hub_tokenizer, load_hub
 from cl_toolkit.models.kind import hide_targets
@@ -92,11 +93,11 @@ class Classifier(HubKind):
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
         for task in stream.all_tasks:
-            for example in (*task.train, *task.valid, *task.test):
-                if example.choices is None:
+            for facts in (facts_of(task, split) for split in SPLITS):
+                if (facts.choices < 0).any():
                     raise UserError(
-                        f"model.head: classes: needs the allowed answers of every example (choices), and {example.id} of task "
-                        f"{task.name} has none; use head: lm"
+                        "model.head: classes: needs the allowed answers of every example (choices), and "
+                        f"{facts.ids[facts.choices.argmin()]} of task {task.name} has none; use head: lm"
                     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cl_toolkit.data.facts import facts_of
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.documents import is_document
 from cl_toolkit.types import Example, Task
@@ -27,7 +30,7 @@ def check_texts(
     if not codec.templated and any(len(e.messages) > 1 or codec.prompt.system for t in tasks for e in t.train[:1]):
         notes.append("no chat template: the turns of a conversation are joined as lines, without their roles")
     for task in tasks:
-        examples = [*probed(task.train), *probed(getattr(task, split))]
+        examples = [*probed(task, "train"), *probed(task, split)]
         if any(map(is_document, examples)):
             check_documents(codec, task, limits(task))
         else:
@@ -62,11 +65,9 @@ def check_documents(codec: TextCodec, task: Task, limits: Mapping[str, int]) -> 
             )
 
 
-def probed(examples: Sequence[Example]) -> Iterable[Example]:
+def probed(task: Task, split: str) -> Sequence[Example]:
     """One example of each shape of conversation, and the longest ones."""
-    shapes: dict[tuple, Example] = {}
-    for example in examples:
-        shapes.setdefault((tuple((m.role, *m.extra) for m in example.messages), bool(example.tools)), example)
-    by_prompt = sorted(examples, key=lambda e: -sum(len(m.content) for m in e.messages))[:LONGEST]
-    by_answer = sorted(examples, key=lambda e: -len(e.target))[:LONGEST]
-    return {id(e): e for e in (*shapes.values(), *by_prompt, *by_answer)}.values()
+    facts, examples = facts_of(task, split), getattr(task, split)
+    shapes = np.unique(facts.forms, return_index=True)[1]
+    longest = (np.argsort(-sizes, kind="stable")[:LONGEST] for sizes in (facts.asked, facts.answered))
+    return [examples[place] for place in dict.fromkeys(np.concatenate([np.sort(shapes), *longest]).tolist())]

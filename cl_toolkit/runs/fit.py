@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cl_toolkit.data.facts import facts_of
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
@@ -40,7 +41,7 @@ def check_choices(stream: Stream, config: RunConfig) -> None:
     """Who chooses must have something to choose from."""
     for task in stream.all_tasks:
         chooses = as_scorer(SCORERS.get(task.scorer, f"task {task.name}: scorer")).reads == "choices"
-        closed = all(e.choices is not None for e in (*task.train, *getattr(task, config.evaluate.split)))
+        closed = all((facts_of(task, split).choices >= 0).all() for split in ("train", config.evaluate.split))
         if chooses and not closed:
             raise UserError(f"task {task.name}: the scorer {task.scorer} needs choices, and an example has none")
         if config.stream.scenario == "class" and not (chooses and closed):

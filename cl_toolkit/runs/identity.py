@@ -4,7 +4,6 @@ another result. Where a run ran (device, threads, batch of evaluation) stands in
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -12,23 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.data.streams import task_hash
+from cl_toolkit.data.facts import task_hash
 from cl_toolkit.engine.choose import pick_device
 from cl_toolkit.engine.session import in_bf16
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS
 from cl_toolkit.runs.record import PLACE
 from cl_toolkit.runs.warmup import start_model
-from cl_toolkit.sources import Source, file_source, object_source
+from cl_toolkit.sources import Source, file_source, object_source, toolkit_source
 from cl_toolkit.strategy import Strategy
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.models.kind import Kind
     from cl_toolkit.types import Stream
-
-READERS = ("report", "check", "cli", "__main__.py")
-"""Packages and files of the toolkit that read records, print or test: no number of a run depends on them."""
 
 
 def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -77,20 +73,8 @@ def components(config: RunConfig, stream: Stream) -> dict[str, Source]:
 
 @cache
 def toolkit() -> dict[str, str]:
-    """Version and source of the toolkit, without what only reads records."""
-    root = Path(__file__).resolve().parents[1]
-    rooms = {"cl_toolkit": root}
-    for name in ("strategies", "benchmarks"):
-        module = __import__(f"cl_toolkit.{name}", fromlist=["__file__"])
-        rooms[name] = Path(str(module.__file__)).resolve().parent
-    digest = hashlib.sha256()
-    for name, folder in rooms.items():
-        for path in sorted(folder.rglob("*.py")):
-            inner = path.relative_to(folder)
-            if inner.parts[0] not in READERS:
-                digest.update(f"{name}/{inner.as_posix()}".encode())
-                digest.update(path.read_bytes())
-    return {"version": version("cl-toolkit"), "source": digest.hexdigest()[:16]}
+    """Version and source of the toolkit."""
+    return {"version": version("cl-toolkit"), "source": toolkit_source()}
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:

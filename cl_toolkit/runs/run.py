@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.data.facts import facts_of
+from cl_toolkit.data.splits import ById
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError
@@ -289,18 +291,18 @@ class Run:
         )
 
     @cached_property
-    def examples(self) -> dict[str, Example]:
+    def examples(self) -> ById:
         """The training examples of its stream, by id: checkpoints name them, and hold them not."""
-        return {e.id: e for t in self.stream.all_tasks for e in t.train}
+        return ById(self.stream.all_tasks, lambda task: facts_of(task, "train").ids)
 
     @cached_property
     def score_by_own_task(self) -> Callable[[Example, str], float]:
         """An example is scored by the scorer of the task that it comes from, also when it is rehearsed in another one; more
         is better."""
-        owners = {e.id: t.name for t in self.stream.all_tasks for e in t.train}
+        examples = self.examples
 
         def reward(example: Example, answer: str) -> float:
-            exam = self.exams[owners[example.id]]
+            exam = self.exams[examples.task(example.id).name]
             value = score(exam.name, exam.task.scorer, exam.scorer, example, answer)
             return value * (1 if exam.scorer.higher_is_better else -1)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from cl_toolkit.benchmarks.skills import Skills, skill_names
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data.kept import cache_dir
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.errors import UserError
@@ -32,13 +33,6 @@ from cl_toolkit.task_view import TaskView
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def cache_dir() -> Path:
-    """Where start models are kept: `$CL_TOOLKIT_CACHE`, or the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("CL_TOOLKIT_CACHE") or user_cache_dir("cl-toolkit"))
 
 
 def start_model(kind: Kind, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:

@@ -175,7 +175,7 @@ DOORS = {
     "omegaconf": {"config.plain_yaml"},
     "filelock": {"runs.lock"},
     "typer": {"cli.app"},
-    "safetensors": {"runs.checkpoint", "runs.warmup", "models.folders"},
+    "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders"},
     "tokenizers": {"models.tiny"},
 }
 

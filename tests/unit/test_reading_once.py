@@ -8,7 +8,8 @@ import pytest
 from cl_toolkit.benchmarks.jsonl import Jsonl
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.data import streams
-from cl_toolkit.data.streams import build_stream, has_version, task_hash
+from cl_toolkit.data.facts import task_hash
+from cl_toolkit.data.streams import build_stream, has_version
 from cl_toolkit.runs.identity import identity
 from cl_toolkit.study.cells import load_run
 from cl_toolkit.types import Example, Message, Task
@@ -73,7 +74,7 @@ def test_an_edit_while_it_is_read_is_read_again(folder, monkeypatch):
     file, plain = folder / "a" / "train.jsonl", Jsonl.tasks
 
     def edited(self, names, prompt):
-        tasks = plain(self, names, prompt)
+        tasks = [streams.in_memory(task) for task in plain(self, names, prompt)]
         file.write_text('{"input": "new", "target": "new"}')
         return tasks
 

@@ -11,8 +11,9 @@ from cl_toolkit import UserError
 from cl_toolkit.benchmarks.jsonl import read_file
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data.facts import overlap, overlap_lines
 from cl_toolkit.data.rows import Template
-from cl_toolkit.data.streams import build_stream, overlap, overlap_lines
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.study.cells import load_run
 
@@ -136,9 +137,9 @@ def test_lines_of_train_that_also_stand_in_test_are_counted(tmp_path, monkeypatc
     both = [{"input": f"{i}", "target": "a"} for i in range(4)]
     config = write_case(tmp_path, both, [*both[:3], {"input": "3", "target": "b"}, {"input": "9", "target": "a"}])
     stream = build_stream(load_run(config))
-    assert overlap(stream) == {"t": 3}
-    assert overlap_lines(stream) == ["t: 3 of 5 test examples also stand in the training data"]
-    assert overlap(build_stream(load_run("quickstart"))) == {}
+    assert overlap(stream.all_tasks) == {"t": 3}
+    assert overlap_lines(stream.all_tasks) == ["t: 3 of 5 test examples also stand in the training data"]
+    assert overlap(build_stream(load_run("quickstart")).all_tasks) == {}
     for command in ("plan", "show"):
         code, said, _ = call(monkeypatch, capsys, command, config)
         assert code == 0

@@ -14,8 +14,9 @@ from cl_toolkit.benchmarks.skills import Skills, skill_names, split_of
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.data import regimes as views
+from cl_toolkit.data.facts import task_hash
 from cl_toolkit.data.spread import spread
-from cl_toolkit.data.streams import build_stream, task_hash
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.types import Message, Stream, Task
 
