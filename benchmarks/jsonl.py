@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.data.rows import Template, example_of, parse_row
+from cl_toolkit.data.files import rows_in
+from cl_toolkit.data.rows import Template, examples_of
 from cl_toolkit.data.splits import ReadWhenAsked
 from cl_toolkit.errors import UserError
 from cl_toolkit.sources import files_hash
@@ -59,7 +60,7 @@ class Jsonl:
             path = self.folder / name / f"{split}.jsonl"
             if split != "train" and not path.is_file():
                 continue
-            splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt))
+            splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt, split == "train"))
         return Task(name=name, scorer=self._scorer(name), **splits)
 
     def _scorer(self, name: str) -> str:
@@ -69,27 +70,8 @@ class Jsonl:
         return scorer or "exact_match"
 
 
-def read_file(path: Path, prefix: str, prompt: Any) -> Iterator[Example]:
-    """The examples of one file; raises UserError with file and line."""
-    template, number = Template.of(prompt.template), 0
-    for number, line in lines_of(path):
-        where = f"{path}:{number}"
-        yield example_of(parse_row(line, where), where, f"{prefix}/{number}", template)
-    if not number:
-        raise UserError(f"{path}: is empty; expected at least one example")
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers, without holding the file in memory."""
-    try:
-        with path.open("rb") as file:
-            start = 0
-            for number, raw in enumerate(file, 1):
-                line = raw.decode("utf-8" if start else "utf-8-sig")  # spreadsheets put a byte-order mark first
-                start += len(raw)
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8: {error.reason} at byte {start + error.start}") from error
+def read_file(path: Path, prefix: str, prompt: Any, learned: bool = True) -> Iterator[Example]:
+    """The examples of one file; raises UserError with file and line. learned: whether it is of a training split."""
+    template = Template.of(prompt.template, prompt.learn_turns)
+    for number, where, row in rows_in(path):
+        yield from examples_of(row, where, f"{prefix}/{number}", template, learned)

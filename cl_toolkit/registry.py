@@ -195,6 +195,7 @@ STREAMS = Registry(
     "cl_toolkit.streams",
     {
         "skills": "cl_toolkit.benchmarks.skills:Skills",
+        "dataset": "cl_toolkit.benchmarks.dataset:Dataset",
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
         "text": "cl_toolkit.benchmarks.text:Text",
         "digits": "cl_toolkit.benchmarks.digits:Digits",

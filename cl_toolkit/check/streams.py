@@ -41,7 +41,7 @@ class StreamSubject(Subject):
     @property
     def inputs(self) -> str:
         """What its examples are."""
-        return getattr(self.thing, "inputs", "conversations")
+        return getattr(made(self.thing, self.own, "check"), "inputs", "conversations")
 
     @property
     def names(self) -> list[str]:

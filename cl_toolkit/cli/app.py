@@ -210,7 +210,6 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
 def plan(config: Config, overrides: Overrides = None):
     """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
     from cl_toolkit.config.plain_yaml import to_yaml
-    from cl_toolkit.data.facts import overlap_lines
     from cl_toolkit.data.streams import build_stream
     from cl_toolkit.engine.choose import pick_device
     from cl_toolkit.study import plan as plans
@@ -226,7 +225,6 @@ def plan(config: Config, overrides: Overrides = None):
     for run_config in study.runs:
         stream = build_stream(run_config)
         notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
-        notes |= dict.fromkeys(overlap_lines(stream.all_tasks, run_config.evaluate.split))
         key = json.dumps([run_config.plain["model"], run_config.plain["objective"], stream.classes], default=str)
         if key not in counted:
             counted[key] = plans.parameters(run_config, stream)
@@ -250,7 +248,6 @@ def show(
     n: Annotated[int, typer.Option(min=1, help="Examples per task.")] = 2,
 ):
     """Training examples as the model sees them; what is trained stands between ⟦ and ⟧."""
-    from cl_toolkit.data.facts import overlap_lines
     from cl_toolkit.data.streams import build_stream
     from cl_toolkit.runs.fit import check_fit, codec_of
     from cl_toolkit.study.cells import load_run
@@ -268,8 +265,6 @@ def show(
         for example in task.train[:n]:
             typer.echo("  " + printable(codec.shown(example)).replace("\n", "\n  "))
         typer.echo()
-    for line in overlap_lines(stream.all_tasks, settings.evaluate.split):
-        typer.echo(line)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models.kind import built_in
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, made
 from cl_toolkit.strategy import LIFE_CYCLES, Tags
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def check_scorers(scorer: Any, names: list[str], where: str) -> None:
 
 def check_inputs(config: RunConfig, where: str) -> None:
     """Stream, model, objective and strategies must be made for the same kind of examples."""
-    stream, model = STREAMS.get(config.stream.name, f"{where}: stream.name"), config.kind
+    place, model = f"{where}: stream.name", config.kind
+    stream = made(STREAMS.get(config.stream.name, place), config.stream_settings, place)
     kind = getattr(stream, "inputs", "conversations")
     if kind not in model.inputs:
         fitting = [name for name, other in built_in().items() if kind in other.inputs]

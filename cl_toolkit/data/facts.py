@@ -161,17 +161,20 @@ def task_hash(task: Task) -> str:
     return digest_of([task.scorer.encode(), *(facts_of(task, split).hash().encode() for split in SPLITS)])
 
 
-def overlap(tasks: Sequence[Task], split: str = "test") -> dict[str, int]:
-    """Task -> how many examples of its scored split also stand in its training data, with the same question and the same
-    target; tasks without any are left out."""
-    shared = {t.name: int(np.isin(facts_of(t, split).contents, facts_of(t, "train").contents).sum()) for t in tasks}
+def overlap(tasks: Sequence[Task], split: str = "test", other: str = "train") -> dict[str, int]:
+    """Task -> how many examples of a split also stand in another one, with the same question and the same target; tasks without
+    any are left out."""
+    shared = {t.name: int(np.isin(facts_of(t, split).contents, facts_of(t, other).contents).sum()) for t in tasks}
     return {name: count for name, count in shared.items() if count}
 
 
 def overlap_lines(tasks: Sequence[Task], split: str = "test") -> list[str]:
-    """What `overlap` found, in words, a line per task."""
+    """What examples the splits of tasks share, in words, a line each: the one that is scored and the training data;
+    valid and test, since who chooses on the one has then seen the other."""
     sizes = {task.name: len(getattr(task, split)) for task in tasks}
-    return [
+    lines = [
         f"{name}: {count} of {sizes[name]} {split} examples also stand in the training data"
         for name, count in overlap(tasks, split).items()
     ]
+    both = overlap(tasks, "valid", "test")
+    return lines + [f"{name}: {count} valid examples also stand in test" for name, count in both.items()]

@@ -1,11 +1,14 @@
-"""One line of a JSONL file as an Example: every field of it is used, or refused by name.
+"""A row of a file as examples: every field of it is used, or refused by name.
 
 Five fields: `instruction`, `input`, `target` (needed), `choices`, `task`, and every field that `prompt.template` names. Besides
 them `system` (a system turn in front) and `history` (a list of [user, assistant] pairs before the question).
 A conversation: `messages`, whose last assistant turn is the answer; `tools`, `choices`. A turn has `role`, `content`, and what
 chat templates may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. Beside `tool_calls` the content may be
-null. `developer` is read as `system`. `weight` says whether a turn is learned: 1 or nothing on the last turn, 0 or nothing on
-the others, since only the last one is.
+null. `developer` is read as `system`. What else people have is brought into these two by `shapes`.
+
+Which turns are learned is `prompt.learn_turns`. `last`: the last one; a turn's `weight` may only say so, 1 or nothing there and
+0 or nothing elsewhere. `all`: every assistant turn of a training row whose `weight` is not 0, each as an example of its own
+that ends there, so that each answer is learned as it would be asked for (a template may write an earlier turn otherwise).
 
 null counts as absent. `id`, `idx`, `source`, `metadata` and `extra` hold nothing to learn and are skipped.
 """
@@ -15,10 +18,11 @@ from __future__ import annotations
 import json
 import math
 import string
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from cl_toolkit.data.shapes import in_shape, plain_content
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
 from cl_toolkit.types import Example, Message
 
@@ -39,9 +43,10 @@ class Template:
     known: frozenset[str]
     texts: tuple[str, ...]
     asked: tuple[str, ...]
+    every: bool = False
 
     @staticmethod
-    def of(text: str) -> Template:
+    def of(text: str, learn_turns: str = "last") -> Template:
         """Raises ValueError for a template without a field, or with more than plain names in its braces."""
         fields = set()
         for _, name, spec, _ in string.Formatter().parse(text):
@@ -55,9 +60,8 @@ class Template:
             raise ValueError(f"names no field, so every question would be alike; got {quoted(text)}")
         texts = {"task", "instruction", "input", "system", *fields} - {"choices"}
         asked = {"instruction", "input", *fields} - {"task", "choices"}
-        return Template(
-            text, frozenset(fields), frozenset({*FIVE, *fields}), tuple(sorted(texts)), tuple(sorted(asked))
-        )
+        known, every = frozenset({*FIVE, *fields}), learn_turns == "all"
+        return Template(text, frozenset(fields), known, tuple(sorted(texts)), tuple(sorted(asked)), every)
 
 
 def parse_row(line: str, where: str) -> dict[str, Any]:
@@ -101,10 +105,45 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
 
 
-def example_of(row: dict[str, Any], where: str, identity: str, template: Template) -> Example:
-    """A row as an Example; raises UserError with file, line and field."""
+def examples_of(
+    row: dict[str, Any], where: str, identity: str, template: Template, learned: bool = True
+) -> list[Example]:
+    """A row as examples, one of them but where every assistant turn is learned; raises UserError with file, line and field.
+    learned: whether it is of a training split."""
+    row, every = in_shape(row, where), template.every and learned
     if "messages" in row:
-        return conversation(row, where, identity)
+        turns, weights = conversation(row, where, template.every)
+        choices = allowed(row, turns[-1].content, where)
+    else:
+        turns, choices = five_fields(row, where, template)
+        weights = [None] * len(turns)
+    tools = tools_of(row, where)
+    *context, answer = turns
+    examples = []
+    if every:
+        for i, (turn_, weight) in enumerate(zip(context, weights[:-1], strict=True)):
+            if turn_.role == "assistant" and weight != 0:
+                check_extra(turn_.extra, f"{where}: turn {i + 1}", "a turn that is learned", "set its weight to 0")
+                examples.append(
+                    Example(id=f"{identity}.{i + 1}", messages=tuple(context[:i]), target=turn_.content, tools=tools)
+                )
+    if not every or weights[-1] != 0:
+        examples.append(
+            Example(id=identity, messages=tuple(context), target=answer.content, choices=choices, tools=tools)
+        )
+    for example in examples:
+        if not example.target.strip() or not example.messages:
+            raise UserError(f"{where}: {'an answer that is learned is empty' if example.messages else NO_QUESTION}")
+    if not examples:
+        raise UserError(f"{where}: messages: no turn is learned, all weights are 0; leave out the row")
+    return examples
+
+
+NO_QUESTION = "messages: begins with an answer that is learned; expected something before it, or its weight 0"
+
+
+def five_fields(row: dict[str, Any], where: str, template: Template) -> tuple[list[Message], tuple[str, ...] | None]:
+    """(turns, choices) of a row without `messages`."""
     if "target" not in row:
         raise UserError(f"{where}: the field 'target' is missing; found {listed(map(repr, row))}")
     if not isinstance(row["target"], str) or not row["target"].strip():
@@ -119,9 +158,7 @@ def example_of(row: dict[str, Any], where: str, identity: str, template: Templat
     turns += history(row["history"], where) if "history" in row else ()
     choices = allowed(row, row["target"], where)
     turns.append(Message(role="user", content=question(row, choices or (), where, template)))
-    return Example(
-        id=identity, messages=tuple(turns), target=row["target"], choices=choices, tools=tools_of(row, where)
-    )
+    return [*turns, Message(role="assistant", content=row["target"])], choices
 
 
 def refuse_unknown(row: dict[str, Any], known: Set[str], where: str, hint: str = "") -> None:
@@ -183,8 +220,8 @@ def tools_of(row: dict[str, Any], where: str) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
-def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
-    """A line with `messages`."""
+def conversation(row: dict[str, Any], where: str, every: bool) -> tuple[list[Message], list[Any]]:
+    """(turns, weights) of a row with `messages`. every: whether all assistant turns are learned that have no weight 0."""
     for field in ("target", "instruction", "input", "history"):
         if field in row:
             raise UserError(
@@ -195,23 +232,35 @@ def conversation(row: dict[str, Any], where: str, identity: str) -> Example:
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise UserError(f"{where}: messages: expected a list of turns with role and content")
     messages = [{key: value for key, value in m.items() if value is not None} for m in messages]
-    turns = [turn(m, f"{where}: messages[{i}]", last=i == len(messages) - 1) for i, m in enumerate(messages)]
+    turns = [turn(m, f"{where}: messages[{i}]") for i, m in enumerate(messages)]
+    check_turns(turns, messages, where, every)
     if len(turns) < 2 or turns[-1].role != "assistant":
         raise UserError(f"{where}: messages: expected at least two turns, the last one by the assistant")
     if not turns[-1].content.strip():
         raise UserError(f"{where}: messages: the last turn, which is the answer, is empty")
+    weights = [m.get("weight") for m in messages]
     if "system" in row:
         if not isinstance(row["system"], str):
             raise UserError(f"{where}: system: expected text, got {quoted(row['system'])}")
-        turns.insert(0, Message(role="system", content=row["system"]))
+        turns, weights = [Message(role="system", content=row["system"]), *turns], [None, *weights]
     if sum(t.role == "system" for t in turns) > 1:
         raise UserError(f"{where}: messages: expected one system turn at most; join them")
-    target = turns[-1].content
-    choices, tools = allowed(row, target, where), tools_of(row, where)
-    return Example(id=identity, messages=tuple(turns[:-1]), target=target, choices=choices, tools=tools)
+    return turns, weights
 
 
-def turn(message: dict[str, Any], where: str, last: bool) -> Message:
+def check_turns(turns: list[Message], messages: list[dict[str, Any]], where: str, every: bool) -> None:
+    """What is asked to be learned must be what is learned."""
+    for i, (turn_, message) in enumerate(zip(turns, messages, strict=True)):
+        here, last, weight = f"{where}: messages[{i}]", i == len(turns) - 1, message.get("weight")
+        if last:
+            check_extra(turn_.extra, here, "the last turn", "leave it out")
+        if not every:
+            check_weight(weight, here, last)
+        elif weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+            raise UserError(f"{here}: weight: expected 0, 1 or nothing, got {quoted(weight)}")
+
+
+def turn(message: dict[str, Any], where: str) -> Message:
     """One turn; what else it says stays as it is, in `extra`."""
     role = "system" if message.get("role") == "developer" else message.get("role")
     if role not in ROLES:
@@ -223,27 +272,25 @@ def turn(message: dict[str, Any], where: str, last: bool) -> Message:
     extra = {key: message[key] for key in TURN if key in message}
     if extra.get("tool_calls") == []:
         del extra["tool_calls"]
-    check_extra(extra, where, last)
-    check_weight(message.get("weight"), where, last)
-    content = message.get("content", "" if "tool_calls" in extra else None)
-    if not isinstance(content, str):
-        raise UserError(f"{where}: content: expected text, got {quoted(content)}")
-    return Message(role=role, content=content, extra=extra)
-
-
-def check_extra(extra: dict[str, Any], where: str, last: bool) -> None:
-    """Check what a turn has besides its content. Only the content of an answer is learned."""
     for key, value in extra.items():
-        if last:
-            raise UserError(
-                f"{where}: {key}: is of the last turn, of which only the content is learned; write it into the content as "
-                "the model should say it, or leave it out"
-            )
         calls = key == "tool_calls"
         if not (
             isinstance(value, list) and all(isinstance(v, dict) for v in value) if calls else isinstance(value, str)
         ):
             raise UserError(f"{where}: {key}: expected {'a list of objects' if calls else 'text'}, got {quoted(value)}")
+    content = plain_content(message.get("content", "" if "tool_calls" in extra else None), where)
+    if not isinstance(content, str):
+        raise UserError(f"{where}: content: expected text, got {quoted(content)}")
+    return Message(role=role, content=content, extra=extra)
+
+
+def check_extra(extra: Mapping[str, Any], where: str, what: str, instead: str) -> None:
+    """Only the content of an answer is learned."""
+    for key in extra:
+        raise UserError(
+            f"{where}: {key}: is of {what}, of which only the content is learned; write it into the content as the model "
+            f"should say it, or {instead}"
+        )
 
 
 def check_weight(weight: Any, where: str, last: bool) -> None:
@@ -255,5 +302,5 @@ def check_weight(weight: Any, where: str, last: bool) -> None:
             f"{where}: weight: {quoted(weight)} on the answer, which is learned; leave out the row, or weight"
         )
     raise UserError(
-        f"{where}: weight: {quoted(weight)}, but only the last turn is learned; set 0, or make a row of its own that ends there"
+        f"{where}: weight: {quoted(weight)}, but only the last turn is learned; set 0, or prompt.learn_turns: all"
     )

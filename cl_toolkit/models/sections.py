@@ -20,6 +20,7 @@ class Prompt:
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     thoughts: bool = False
     date: str = "2026-01-01"
+    learn_turns: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
         try:

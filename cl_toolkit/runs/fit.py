@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_toolkit.data.facts import facts_of
+from cl_toolkit.data.facts import facts_of, overlap_lines
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
@@ -34,7 +34,8 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
             found["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
         return found
 
-    return codec.check(stream.all_tasks, config.evaluate.split, limits)
+    shared = [f"task {line}" for line in overlap_lines(stream.all_tasks, config.evaluate.split)]
+    return [*codec.check(stream.all_tasks, config.evaluate.split, limits), *shared]
 
 
 def check_choices(stream: Stream, config: RunConfig) -> None:

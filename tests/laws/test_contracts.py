@@ -60,6 +60,9 @@ def needed(name, folder):
                     folder / task / f"{split}.jsonl", [{"input": f"{task} {i} {n}", "target": "x"} for n in range(4)]
                 )
         return {"path": str(folder)}
+    if name == "dataset":
+        write_rows(folder / "one.jsonl", [{"input": f"x{i}", "target": "abc"[i % 3]} for i in range(12)])
+        return {"sources": {"one": {"path": str(folder / "one.jsonl"), "test_from_train": 3, "cut": {"number": 2}}}}
     if name == "text":
         for domain in ("law", "sea"):
             for split in ("train", "test", "valid"):

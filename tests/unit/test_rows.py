@@ -66,7 +66,7 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": "q", "name": 3}, {"role": "assistant", "content": "a"}]},
      "messages[0]: name: expected text, got 3"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}, {"role": "assistant", "content": "a"}]},
-     "messages[0]: content: expected text, got [{'type': 'text'}]"),
+     "messages[0]: content: expected text, or parts {type: text, text}, got {'type': 'text'}"),
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b", "weight": 1},
                    {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
      "messages[1]: weight: 1, but only the last turn is learned; set 0"),

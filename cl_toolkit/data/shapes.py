@@ -1,0 +1,128 @@
+"""The shapes of rows that people have, brought into the two that `rows` reads: five fields, or a conversation.
+
+Alpaca (Taori et al. 2023): `instruction`, `input`, `output`. TRL: `prompt` and `completion`, as texts or as turns. ShareGPT:
+`conversations` of `{from, value}`, also with `function_call` and `observation` turns as LLaMA-Factory writes them. A turn's
+content may come in parts, and `tools` as JSON text. Rows of another kind of training (preferences, tokens with labels) are
+refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from cl_toolkit.errors import UserError, listed, quoted
+
+Row = dict[str, Any]
+
+SPEAKERS = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "assistant",
+}
+"""Who speaks in ShareGPT -> the role."""
+OTHERS = {
+    "chosen": "a pair of answers, one preferred",
+    "rejected": "a pair of answers, one preferred",
+    "labels": "tokens and labels",
+    "input_ids": "tokens",
+    "label": "an answer that is not chosen from; name the column of the answer `target`",
+}
+"""Fields of rows for another kind of training -> what they are."""
+
+
+def in_shape(row: Row, where: str) -> Row:
+    """A row as five fields or as `messages`. Raises UserError for what is neither nor can be brought there."""
+    for field, change in CHANGES.items():
+        if field in row:
+            row = change(dict(row), where)
+    if "messages" not in row and "target" not in row:  # else they are refused as any unknown field
+        for field, meaning in OTHERS.items():
+            if field in row:
+                raise UserError(f"{where}: {field}: holds {meaning}, which is not learned from here")
+    if isinstance(row.get("tools"), str):
+        row = {**row, "tools": parsed(row["tools"], f"{where}: tools")}
+    return row
+
+
+def alpaca(row: Row, where: str) -> Row:
+    """`output` is the target."""
+    if "target" not in row:
+        row["target"] = row.pop("output")
+    return row
+
+
+def prompt_completion(row: Row, where: str) -> Row:
+    """Two texts are a question and an answer; two lists of turns are one conversation."""
+    if "prompt" not in row:
+        raise UserError(f"{where}: completion: stands alone; expected a field prompt beside it")
+    prompt, completion = row.pop("prompt"), row.pop("completion")
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return {**row, "messages": [spoken("user", prompt), spoken("assistant", completion)]}
+    if isinstance(prompt, list) and isinstance(completion, list):
+        return {**row, "messages": [*prompt, *completion]}
+    raise UserError(f"{where}: prompt, completion: expected two texts or two lists of turns")
+
+
+def sharegpt(row: Row, where: str) -> Row:
+    """`{from, value}` turns as messages."""
+    turns = row.pop("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise UserError(f"{where}: conversations: expected a list of turns with from and value")
+    if turns and all("role" in turn for turn in turns):
+        return {**row, "messages": turns}
+    return {**row, "messages": [speaker(dict(t), f"{where}: conversations[{i}]") for i, t in enumerate(turns)]}
+
+
+def speaker(turn: Row, where: str) -> Row:
+    """One turn of ShareGPT."""
+    name, value = turn.pop("from", None), turn.pop("value", None)
+    if not isinstance(name, str) or name not in SPEAKERS:
+        raise UserError(f"{where}: from: expected {listed(SPEAKERS)}, got {quoted(name)}")
+    if name != "function_call":
+        return {**turn, **spoken(SPEAKERS[name], value)}
+    call = parsed(value, f"{where}: value")
+    calls = [{"type": "function", "function": one} for one in (call if isinstance(call, list) else [call])]
+    return {**turn, "role": "assistant", "content": "", "tool_calls": calls}
+
+
+def spoken(role: str, content: Any) -> Row:
+    """A turn."""
+    return {"role": role, "content": content}
+
+
+def parsed(text: Any, where: str) -> Any:
+    """What JSON text says."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected JSON, got {quoted(text)}") from error
+
+
+def plain_content(content: Any, where: str) -> Any:
+    """A content that comes in parts, as one text."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise UserError(f"{where}: content: expected text, or parts {{type: text, text}}, got {quoted(part)}")
+    return "".join(part["text"] for part in content)
+
+
+CHANGES: dict[str, Callable[[Row, str], Row]] = {
+    "output": alpaca,
+    "completion": prompt_completion,
+    "conversations": sharegpt,
+}
+"""A field that tells a shape -> what brings a row with it into shape."""
