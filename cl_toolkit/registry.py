@@ -199,6 +199,7 @@ STREAMS = Registry(
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
         "text": "cl_toolkit.benchmarks.text:Text",
         "digits": "cl_toolkit.benchmarks.digits:Digits",
+        "images": "cl_toolkit.benchmarks.images:Images",
     },
 )
 PROBES = Registry("probe", "cl_toolkit.probes", {"drift": "cl_toolkit.measure.probes.drift:Drift"})

@@ -17,10 +17,9 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 from cl_toolkit.data.facts import COLUMNS, SPLITS, Facts, Looked, hashed
-from cl_toolkit.data.splits import Lazy
+from cl_toolkit.data.splits import Known
 from cl_toolkit.data.store import example_from_plain
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
@@ -48,59 +47,22 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CL_TOOLKIT_CACHE") or user_cache_dir("cl-toolkit"))
 
 
-class Kept(Lazy):
-    """A split on disk. An example that somebody still has is given again, not read anew."""
+class Kept(Known):
+    """A split on disk. ends: (n,) where each line ends."""
 
     def __init__(self, path: Path, facts: Facts, ends: NDArray[np.int64]):
         self.path, self.facts, self.ends = path, facts, ends
-        self._given: WeakValueDictionary[int, Example] = WeakValueDictionary()
 
     @cached_property
     def _lines(self) -> Any:
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def at(self, place: int) -> Example:
-        example = self._given.get(place)
-        if example is None:
-            line = self._lines[self.ends[place - 1] if place else 0 : self.ends[place] - 1]
-            if hashed(line) != self.facts.digests[place].tobytes():
-                raise UserError(f"{self.path}: line {place + 1} is damaged; delete the folder, it is made anew")
-            example = self._given[place] = example_from_plain(_merged(line))
-        return example
-
-    def take(self, places: Sequence[int]) -> Part:
-        return Part(self, np.asarray(places, np.int64))
-
-    def answers(self) -> tuple[str, ...]:
-        """All allowed answers, each once."""
-        return self.facts.answers()
-
-
-class Part(Lazy):
-    """Some examples of a split on disk."""
-
-    def __init__(self, whole: Kept, places: NDArray[np.int64]):
-        self.whole, self.places = whole, places
-
-    @cached_property
-    def facts(self) -> Facts:
-        return self.whole.facts.take(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def at(self, place: int) -> Example:
-        return self.whole.at(int(self.places[place]))
-
-    def take(self, places: Sequence[int]) -> Part:
-        return Part(self.whole, self.places[np.asarray(places, np.int64)])
-
-    def answers(self) -> tuple[str, ...]:
-        return self.facts.answers()
+    def make(self, place: int) -> Example:
+        line = self._lines[self.ends[place - 1] if place else 0 : self.ends[place] - 1]
+        if hashed(line) != self.facts.digests[place].tobytes():
+            raise UserError(f"{self.path}: line {place + 1} is damaged; delete the folder, it is made anew")
+        return example_from_plain(_merged(line))
 
 
 def keep(tasks: Sequence[Task], folder: Path) -> list[Task]:

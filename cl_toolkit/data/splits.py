@@ -6,13 +6,22 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
+from weakref import WeakValueDictionary
 
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.types import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cl_toolkit.data.facts import Facts
+else:
+    np = LazyModule("numpy")
 
 
 class Lazy(Sequence[Example]):
-    """A sequence that gives one example by its place, and some of them as a sequence."""
+    """A sequence whose examples are made when they are asked for."""
 
     def at(self, place: int) -> Example:
         """The example at a place from 0 on."""
@@ -35,6 +44,56 @@ class Lazy(Sequence[Example]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} examples)"
+
+
+class Known(Lazy):
+    """A sequence that knows the `Facts` of its examples without making them, and gives one that somebody still has again."""
+
+    facts: Facts
+
+    def make(self, place: int) -> Example:
+        """The example at a place, anew."""
+        raise NotImplementedError
+
+    @cached_property
+    def _given(self) -> WeakValueDictionary[int, Example]:
+        return WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self.facts.ids)
+
+    def at(self, place: int) -> Example:
+        example = self._given.get(place)
+        if example is None:
+            example = self._given[place] = self.make(place)
+        return example
+
+    def take(self, places: Sequence[int]) -> Part:
+        return Part(self, places)
+
+    def answers(self) -> tuple[str, ...]:
+        """All allowed answers, each once, in the order in which they are met."""
+        return self.facts.answers()
+
+
+class Part(Known):
+    """Some examples of such a sequence."""
+
+    def __init__(self, whole: Known, places: Sequence[int]):
+        self.whole, self.places = whole, np.asarray(places, np.int64)
+
+    @cached_property
+    def facts(self) -> Facts:  # type: ignore[override]  # found when it is asked for
+        return self.whole.facts.take(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def at(self, place: int) -> Example:
+        return self.whole.at(int(self.places[place]))
+
+    def take(self, places: Sequence[int]) -> Part:
+        return Part(self.whole, self.places[np.asarray(places, np.int64)])
 
 
 class ReadWhenAsked(Lazy):

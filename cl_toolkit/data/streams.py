@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data import regimes as views
 from cl_toolkit.data.facts import SPLITS, facts_of
 from cl_toolkit.data.kept import NotPlain, cache_dir, keep, opened
-from cl_toolkit.data.splits import ReadWhenAsked
+from cl_toolkit.data.splits import Known, ReadWhenAsked
 from cl_toolkit.errors import UserError, guest, listed, quoted
 from cl_toolkit.registry import OBJECTIVES, STREAMS, made
 from cl_toolkit.sources import digest_of, toolkit_source
@@ -125,7 +125,8 @@ def read_anew(builder: Any, names: Sequence[str], prompt: Prompt, place: str, fo
     """Tasks, checked; in memory, or where they are many and nothing but text, on disk."""
     with no_collection():
         tasks = tasks_of(builder, names, prompt, place)
-        examples = (example for task in tasks for split in SPLITS for example in getattr(task, split))
+        splits = (getattr(task, split) for task in tasks for split in SPLITS)
+        examples = chain.from_iterable(split for split in splits if not isinstance(split, Known))
         if next(islice(examples, MANY, None), None) is not None:
             with suppress(NotPlain, OSError):
                 return keep(tasks, folder)
@@ -133,8 +134,9 @@ def read_anew(builder: Any, names: Sequence[str], prompt: Prompt, place: str, fo
 
 
 def in_memory(task: Task) -> Task:
-    """The task with all its examples in memory."""
-    return replace(task, train=tuple(task.train), valid=tuple(task.valid), test=tuple(task.test))
+    """The task with its examples in memory, or as they can be made at any time."""
+    splits = {split: getattr(task, split) for split in SPLITS}
+    return replace(task, **{name: s if isinstance(s, Known) else tuple(s) for name, s in splits.items()})
 
 
 def has_version(stream: type) -> bool:
@@ -175,6 +177,10 @@ def checked(task: Task, split: str, place: str, run: Callable[[], AbstractContex
     examples, here = getattr(task, split), f"{place}: task {task.name}: {split}"
     if not isinstance(examples, Sequence) or isinstance(examples, str):
         raise UserError(f"{here}: expected a tuple of Example, got {quoted(examples)}")
+    if isinstance(examples, Known):
+        with run():
+            check_example(examples[0], here)
+        return examples
 
     def read() -> Iterator[Example]:
         with run():

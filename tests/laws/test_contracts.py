@@ -8,7 +8,7 @@ import cheats_models
 import cheats_watchers
 import pytest
 import torch
-from files import llama_folder, write_rows
+from files import llama_folder, write_idx, write_rows
 from transformers import BertConfig, BertForMaskedLM
 
 from cl_toolkit.check import check
@@ -63,6 +63,9 @@ def needed(name, folder):
     if name == "dataset":
         write_rows(folder / "one.jsonl", [{"input": f"x{i}", "target": "abc"[i % 3]} for i in range(12)])
         return {"sources": {"one": {"path": str(folder / "one.jsonl"), "test_from_train": 3, "cut": {"number": 2}}}}
+    if name == "images":
+        write_idx(folder)
+        return {"path": str(folder), "valid_from_train": 6}
     if name == "text":
         for domain in ("law", "sea"):
             for split in ("train", "test", "valid"):

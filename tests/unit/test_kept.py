@@ -11,8 +11,8 @@ from tiny import stop_after_a_task
 
 from cl_toolkit.data import kept, streams
 from cl_toolkit.data.facts import Facts, facts_of, overlap, task_hash
-from cl_toolkit.data.kept import Kept, NotPlain, Part, keep, opened
-from cl_toolkit.data.splits import Joined, Lazy, ReadWhenAsked
+from cl_toolkit.data.kept import Kept, NotPlain, keep, opened
+from cl_toolkit.data.splits import Joined, Lazy, Part, ReadWhenAsked
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
