@@ -3,6 +3,7 @@ backward instead of kept."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,7 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     blocks = blocks_of(model, "train.gradient_checkpointing")
 
     def again(own: Callable) -> Callable:
+        @functools.wraps(own)
         def forward(*args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
                 return own(*args, **kwargs)

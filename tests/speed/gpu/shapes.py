@@ -16,6 +16,7 @@ from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
 from cl_toolkit.types import IGNORE, Batch, Example
@@ -80,9 +81,10 @@ def setting_of(small: bool) -> Setting:
 class Tokens:
     """Stands for a codec: examples are rows of tokens, `x`, of which the first `extra["prompt"]` are the prompt."""
 
-    def __init__(self, words: int):
+    def __init__(self, words: int, writer: Writer | None = None):
         self.words = words
         self.eos, self.pad, self.stops = words - 1, 0, frozenset({words - 1})
+        self.writer = writer or Own()
 
     def row(self, seed: int, length: int) -> list[int]:
         return torch.randint(1, self.words - 1, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
