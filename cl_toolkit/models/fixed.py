@@ -23,6 +23,8 @@ else:
 
 SMALLEST = 64
 """Tokens of the smallest cache."""
+VARIANTS = 64
+"""How often the forward may be compiled: for each shape, and where a task adds an adapter. After that it would run as it is."""
 
 
 def rounded(size: int) -> int:
@@ -31,7 +33,8 @@ def rounded(size: int) -> int:
 
 
 class Fixed:
-    """The caches of a run by their shapes, kept from one call to the next: where they lie is a part of a CUDA graph.
+    """The caches of a run by their shapes, kept from one call to the next, through training too: where they lie is a part of a
+    CUDA graph.
 
     Every layer of one has room for all tokens; a window that slides is a matter of the mask.
     """
@@ -129,7 +132,7 @@ class FixedRows:
 # the compiled forward ---------------------------------------------------------------------------------------------------
 
 
-def inside(model: Any) -> nn.Module:
+def inside(model: Any) -> Any:
     """The model under its adapters' wrapper: the wrapper's own work is done at each call as ever."""
     return getattr(model, "get_base_model", lambda: model)()
 
@@ -159,7 +162,8 @@ def as_compiled(module: nn.Module) -> Iterator[None]:
         compiled = compiled_forward(next(module.parameters()).device.type)
         module.forward = lambda **inputs: compiled(module, inputs)
     try:
-        yield
+        with torch._dynamo.config.patch(recompile_limit=VARIANTS):
+            yield
     finally:
         if plain:
             del module.forward

@@ -1,6 +1,7 @@
 """Answers from caches of fixed size and a compiled forward, against those from a cache that grows."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -164,6 +165,14 @@ def test_caches_are_few_and_what_is_there_serves_fewer_rows(compiled):
     assert len(compiled) == 2
 
 
+def test_many_shapes_are_compiled_each(compiled):
+    model, codec, caches = tiny_model(), byte_codec(), Fixed()
+    prompt = codec.ids(ask("a"))[0]
+    for size in range(9):
+        generate(model, [prompt] * 2**size, codec, 2, fixed=caches)
+    assert len(compiled) == 9
+
+
 def test_a_forward_that_somebody_put_there_is_called_as_it_is(compiled):
     model, codec, calls = tiny_model(), byte_codec(), []
     own = model.forward
@@ -220,6 +229,15 @@ def test_a_run_is_the_same_and_nothing_is_left_in_its_model(way, compiled, tmp_p
     assert equal(weights_of(mine.run.model), weights_of(plain.run.model))
     assert not any("forward" in vars(module) for module in mine.run.model.modules())
     assert 0 < len(compiled) <= 4
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed here (it is for Linux)")
+def test_a_run_is_the_same_under_deepspeed(compiled, tmp_path):
+    way = {"objective": RFT, "engine": {"name": "deepspeed", "deepspeed": {"zero_optimization": {"stage": 2}}}}
+    mine, plain = (trajectory(tmp_path / name, **way, **cache) for name, cache in (("a", STATIC), ("b", {})))
+    assert mine.losses == plain.losses
+    assert mine.record["matrix"] == plain.record["matrix"]
+    assert 0 < len(compiled) <= 2
 
 
 def test_zero_3_and_models_that_write_nothing_are_refused():
