@@ -17,6 +17,7 @@ from tiny import tiny_run_config
 
 from cl_toolkit.engine.deepspeed_engine import DeepSpeedSession
 from cl_toolkit.errors import UserError
+from cl_toolkit.strategies.objectives import rft
 from cl_toolkit.strategies.replay import Replay
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed here (it is for Linux)")
@@ -249,7 +250,7 @@ def test_rollouts_of_a_share_are_one_call_at_zero_3(stage, sizes):
         calls.append(len(prompts))
         return [[0]] * len(prompts)
 
-    objective, examples = RFT(RFT.Config(num_generations=2)), [ask(str(i)) for i in range(65)]
+    objective, examples = rft.RFT(rft.RFT.Config(num_generations=2)), [ask(str(i)) for i in range(65)]
     model, view = SimpleNamespace(zero_optimization_stage=lambda: stage), task_view(examples, objective)
     view.codec.writer = writer
     assert len(objective.sample(model, view, examples)) == 65
