@@ -28,7 +28,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from cl_toolkit.engine import access
+from cl_toolkit.engine import access, blocks
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters, fixed
 from cl_toolkit.models.fixed import Fixed
@@ -158,11 +158,28 @@ def test_an_adapter_is_a_part_of_what_is_compiled(compiled):
 def test_caches_are_few_and_what_is_there_serves_fewer_rows(compiled):
     model, codec, caches = tiny_model(), byte_codec(), Fixed()
     short = [codec.ids(ask(q))[0] for q in "abcdefg"]
-    for prompts, more in ((short, 5), (short[:2], 9), (short[2:3], 1), ([[*short[0], *[97] * 60]], 5)):
+    for prompts, more in (
+        (short, 5),
+        ([*short, short[0]], 5),
+        (short[:2], 9),
+        (short[2:3], 1),
+        ([[*short[0], *[97] * 60]], 5),
+    ):
         assert generate(model, prompts, codec, more, fixed=caches) == generate(model, prompts, codec, more)
     kept = [(size, cache.layers[0].keys.shape[2]) for known in caches._caches.values() for size, cache in known]
     assert kept == [(8, 64), (1, 128)]
     assert len(compiled) == 2
+
+
+def test_what_a_session_puts_around_forwards_is_off_meanwhile_and_compiles_nothing_anew(compiled):
+    model, codec, caches = tiny_model(), byte_codec(), Fixed()
+    wanted = generate(model, prompts_of(codec), codec, 4)
+    for _ in range(3):
+        with blocks.checkpointed(model):
+            dressed = model.model.layers[0].forward
+            assert generate(model, prompts_of(codec), codec, 4, fixed=caches) == wanted
+            assert model.model.layers[0].forward is dressed
+    assert len(compiled) == 1
 
 
 def test_many_shapes_are_compiled_each(compiled):
