@@ -17,7 +17,7 @@ from cl_toolkit.engine.sections import EngineSection, Train
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind, built_in, kind_class
-from cl_toolkit.models.sections import ModelSection, Prompt
+from cl_toolkit.models.sections import Generation, ModelSection, Prompt
 from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, TRACKERS, Registry
 from cl_toolkit.strategy import Strategy
 
@@ -94,7 +94,7 @@ def build_run(
     for key in plain:
         if key not in known:
             raise UserError(f"{where}: {short(key)}: unknown key{did_you_mean(key, known)}")
-    for key in ("stream", "prompt", "model", "objective", "train", "engine", "evaluate", "checkpoint"):
+    for key in ("stream", "prompt", "model", "objective", "train", "engine", "generation", "evaluate", "checkpoint"):
         if not isinstance(plain[key], dict):
             raise UserError(f"{where}: {key}: expected a mapping, got {quoted(plain[key])}")
 
@@ -128,6 +128,7 @@ def build_run(
         strategies=strategies_of(plain["strategies"], instances or {}, where),
         train=typed(Train, plain["train"], "train", where),
         engine=typed(EngineSection, plain["engine"], "engine", where),
+        generation=typed(Generation, plain["generation"], "generation", where),
         evaluate=evaluate,
         probes=components(PROBES, evaluate.probes, "evaluate.probes", where),
         trackers=components(TRACKERS, plain["trackers"], "trackers", where),

@@ -9,9 +9,11 @@ from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
+from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, made
 from cl_toolkit.strategy import LIFE_CYCLES, Tags
@@ -40,7 +42,7 @@ def check(config: RunConfig, where: str) -> None:
     check_stream(config, where)
     check_inputs(config, where)
     check_strategies(config, where)
-    check_engine(config, where)
+    check_generation(config, check_engine(config, where), where)
 
 
 def check_prompt(config: RunConfig, where: str) -> None:
@@ -258,13 +260,26 @@ def strategy_class(component: Component) -> type[Strategy]:
     return STRATEGIES.get(component.name, "strategies")
 
 
-def check_engine(config: RunConfig, where: str) -> None:
+def check_generation(config: RunConfig, stage: int | None, where: str) -> None:
+    """What writes answers must be able to here, at a ZeRO stage; None: nothing is sharded."""
+    if config.plain["generation"] != base_layer()["generation"] and "generates" not in config.kind.gives:
+        raise UserError(
+            f"{where}: generation: is for models that write text; {config.model.name} does not; leave it out"
+        )
+    try:
+        writers.check_generation(config.generation, stage)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def check_engine(config: RunConfig, where: str) -> int | None:
+    """Device and engine must be able to what is asked. Returns the ZeRO stage; None: nothing is sharded."""
     try:
         stage = choose.check_engine(config.engine, config.train)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if stage is None:
-        return
+        return None
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     parts = [(f"objective {config.objective.name}", objective.zero_stages)]
     parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]
@@ -273,3 +288,4 @@ def check_engine(config: RunConfig, where: str) -> None:
             raise UserError(
                 f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
             )
+    return stage

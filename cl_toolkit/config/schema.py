@@ -10,7 +10,7 @@ from cl_toolkit.data.sections import StreamSection
 from cl_toolkit.engine.sections import EngineSection, Train
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind
-from cl_toolkit.models.sections import ModelSection, Prompt
+from cl_toolkit.models.sections import Generation, ModelSection, Prompt
 from cl_toolkit.ranges import SEED
 from cl_toolkit.types import Regime
 
@@ -55,6 +55,7 @@ class RunConfig:
     strategies: tuple[Component, ...]
     train: Train
     engine: EngineSection
+    generation: Generation
     evaluate: Evaluate
     probes: tuple[Component, ...]
     checkpoint: Checkpoint

@@ -70,10 +70,18 @@ def evaluating(model: nn.Module, plain: bool = True) -> Iterator[nn.Module]:
         yield model
 
 
-def eager(model: nn.Module) -> AbstractContextManager:
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
     """What was compiled for training runs as it is: questions come in all shapes, each of which would be compiled."""
-    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+    modules: list[Any] = [m for m in model.modules() if getattr(m, "_compiled_call_impl", None) is not None]
+    compiled = [module._compiled_call_impl for module in modules]
+    for module in modules:
+        module._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for module, call in zip(modules, compiled, strict=True):
+            module._compiled_call_impl = call
 
 
 counted: ContextVar[bool] = ContextVar("counted", default=True)

@@ -66,6 +66,11 @@ def check_torch(section: EngineSection, train: Train) -> None:
         raise UserError("engine.name: torch is for one process; use deepspeed for several")
     if section.deepspeed is not None:
         raise UserError("engine.deepspeed: is given but engine.name is torch; leave one of them out")
+    if train.compile == "graphs" and train.per_device_train_batch_size == "auto":
+        raise UserError(
+            "train.compile: graphs: are of parts of one size, and train.per_device_train_batch_size: auto has yet to find it; "
+            "write a number"
+        )
 
 
 def open_deepspeed(section: EngineSection, train: Train, device: torch.device) -> Engine:
@@ -82,6 +87,10 @@ def check_deepspeed(section: EngineSection, train: Train) -> int:
         raise UserError(
             "train.per_device_train_batch_size: auto is for one process without DeepSpeed; processes that wait for each other "
             "cannot begin a step again: write a number"
+        )
+    if train.compile == "graphs":
+        raise UserError(
+            "train.compile: graphs: is for one process without DeepSpeed, which moves gradients; use layers"
         )
     stage = zero_stage(final_config(section.deepspeed, train))
     if stage == 3 and train.compile != "none":

@@ -25,7 +25,7 @@ class Train:
     lr_scheduler_type: str
     warmup_ratio: Annotated[float, SHARE]
     bf16: bool | Literal["auto"]
-    compile: Literal["none", "layers"]
+    compile: Literal["none", "layers", "graphs"]
     gradient_checkpointing: bool
     logging_steps: Annotated[int, at_least(1)]
     num_threads: Annotated[int, at_least(1).up_to(1024)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cl_toolkit.engine.access import counted
-from cl_toolkit.engine.blocks import checkpointed, compiled
+from cl_toolkit.engine.blocks import begin_part, checkpointed, compiled
 from cl_toolkit.engine.cut import cut, widened
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.errors import UserError
@@ -55,6 +55,8 @@ class Engine:
     mixes_dtypes: bool = True
 
     def __init__(self, train: Train, device: torch.device, processes: Processes | None = None):
+        if train.compile == "graphs" and device.type != "cuda":
+            raise UserError(f"train.compile: graphs: are CUDA graphs, and engine.device is {device.type}; use layers")
         self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
         self.fitting: int | None = None
@@ -122,8 +124,8 @@ class Session:
         try:
             if self.engine.train.gradient_checkpointing:
                 self._dress.enter_context(checkpointed(self.module))
-            if self.engine.train.compile == "layers":
-                self._dress.enter_context(compiled(self.module))
+            if self.engine.train.compile != "none":
+                self._dress.enter_context(compiled(self.module, self.engine.train.compile))
             self.start()
         except BaseException:
             self._dress.close()
@@ -175,6 +177,7 @@ class Session:
             for i, piece in enumerate(self._cut):
                 self.last_part = i == len(self._cut) - 1
                 piece.total, piece.wants_logits = total, self.task.wants_logits
+                begin_part(self.engine.train.compile)
                 yield piece.to(self.engine.device)
                 if self._full:
                     break
@@ -197,6 +200,7 @@ class Session:
         """The parts of a batch beside the step's own, cut like that; every process gives the same number."""
         total = self.processes.sum(batch.counts())
         for piece in self._pieces(batch):
+            begin_part(self.engine.train.compile)
             yield replace(piece, total=total, wants_logits=False).to(self.engine.device)
 
     def room(self) -> AbstractContextManager[None]:

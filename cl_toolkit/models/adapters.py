@@ -184,6 +184,18 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {n: p for n, p in module.named_parameters() if ".lora_" in n or (part and not n.startswith(f"{part}."))}
 
 
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight by its name without an adapter, with what the active adapters add to it. The model stays as it is, to the
+    last bit: sums are new tensors, one at a time."""
+    added = {f"{name}.weight": layer for name, layer in layers(model)}
+    for name, weight in unwrapped(model).named_parameters():
+        if ".lora_" in name:
+            continue
+        layer = added.get(plain := plain_name(name))
+        deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters] if layer else []
+        yield plain, sum(deltas, weight.detach().to(deltas[0].dtype)) if deltas else weight.detach()
+
+
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """The model without its adapters. PEFT switches `requires_grad` on for every active adapter afterwards, which would

@@ -25,8 +25,10 @@ class Prefix:
     """Rows of tokens that a model has read, padded on the left, so that the next token of each row stands in the same column
     and a sliding window sees what it would see without padding. Only for a model of which `goes_on` is true.
 
-    logits: (B, V), of the token after each row.
+    logits: (B, V), of the token after each row. leaves: whether a row can be left behind when it has ended.
     """
+
+    leaves = True
 
     def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], pad: int):
         device, width = next(model.parameters()).device, max(map(len, rows))
@@ -75,6 +77,8 @@ class Prefix:
 
 class WholeRows:
     """The same for any causal model: it reads each row from its beginning again and again, padded on the right."""
+
+    leaves = True
 
     def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], pad: int):
         device, width = next(model.parameters()).device, max(map(len, rows))
@@ -127,15 +131,20 @@ def goes_on(model: nn.Module, pad: int) -> bool:
     return _found[model]
 
 
-def _says_the_same(model: Any, pad: int) -> bool:
-    """The largest difference of a logit is rounding, and less than a tenth of what another prompt makes of it."""
+def tried_tokens(model: Any) -> Tensor:
+    """Twelve tokens (12,) on which it is tried what a model can."""
     draw = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.get_text_config().vocab_size, (12,), generator=draw)
-    prompts, answers = (tokens[:2], tokens[6:10]), (tokens[2:6], tokens[8:])
-    device = next(model.parameters()).device
+    return tokens.to(next(model.parameters()).device)
+
+
+def _says_the_same(model: Any, pad: int) -> bool:
+    """The largest difference of a logit is rounding, and less than a tenth of what another prompt makes of it."""
+    tokens = tried_tokens(model)
+    prompts, answers, device = (tokens[:2], tokens[6:10]), (tokens[2:6], tokens[8:]), tokens.device
 
     def plain(prompt: Tensor, answer: Tensor) -> Tensor:
-        ids = torch.cat([prompt, answer])[None].to(device)
+        ids = torch.cat([prompt, answer])[None]
         return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 :].float()
 
     wanted = [[plain(prompt, answer) for answer in answers] for prompt in prompts]  # each (4, V)
@@ -143,7 +152,7 @@ def _says_the_same(model: Any, pad: int) -> bool:
     moved = []
     for rows in ([1, 0, 1], [0, 1]):  # twice: the first may leave no trace in what the second begins with
         part = whole.take(torch.tensor(rows, device=device))
-        said = [answers[i % 2].to(device) for i in range(len(rows))]
+        said = [answers[i % 2] for i in range(len(rows))]
         first = part.logits
         begun = part.on(torch.stack([answer[:2] for answer in said]))
         ended = part.on(torch.stack([answer[2:] for answer in said]))

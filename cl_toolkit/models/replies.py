@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.generate import generate
+from cl_toolkit.models.generate import in_parts
 from cl_toolkit.models.likelihoods import after, target_logprobs
 from cl_toolkit.models.logits import drawn
 from cl_toolkit.models.prefix import Prefix, goes_on
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
-from cl_toolkit.seeds import generator_from
+from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
@@ -37,45 +36,17 @@ def token_replies(codec: TextCodec, model: nn.Module, requests: Sequence[Request
     return WRITTEN[type(requests[0])](codec, model, requests, rows)
 
 
-def _in_parts(
-    items: Sequence[Any], length: Callable[[Any], int], rows: int, answer: Callable, padding: float = math.inf
-) -> list[Any]:
-    """What `answer` gives for each item, in their order; it gets those of near length together, at most so many at a time, and
-    with at most so much padding."""
-    lengths = [length(item) for item in items]
-    order = sorted(range(len(items)), key=lengths.__getitem__)
-    found: list[Any] = [None] * len(items)
-    while order:
-        size, filled = 0, 0
-        for i in order[:rows]:
-            filled += lengths[i]
-            if (size + 1) * lengths[i] - filled > padding:
-                break
-            size += 1
-        part, order = order[:size], order[size:]
-        for i, given in zip(part, answer([items[i] for i in part]), strict=True):
-            found[i] = given
-    return found
-
-
 def _written(codec: TextCodec, model: nn.Module, requests: Sequence[Answer], rows: int) -> list[Reply]:
     limit = requests[0].max_new_tokens
     prompts = [row.tokens[: row.prompt].tolist() for row in codec.rows([r.example for r in requests])]
-    answers = _in_parts(prompts, len, rows, lambda some: generate(model, some, codec, limit))
+    answers = codec.writer(model, codec, prompts, limit, rows)
     return [Reply(codec.said(a), tuple(a), cut=not codec.ended(a)) for a in answers]
 
 
 def _sampled(codec: TextCodec, model: nn.Module, requests: Sequence[Sample], rows: int) -> list[Reply]:
     limit = requests[0].max_new_tokens
-    asked = [
-        (codec.opening(r.example), torch.rand(limit, generator=generator_from(r.seed, r.example.id))) for r in requests
-    ]
-
-    def drawn(some: Sequence[tuple[list[int], Tensor]]) -> list[list[int]]:
-        prompts, uniforms = zip(*some, strict=True)
-        return generate(model, prompts, codec, limit, torch.stack(uniforms))
-
-    answers = _in_parts(asked, lambda pair: len(pair[0]), rows, drawn)
+    seeds = [seed_from(r.seed, r.example.id) for r in requests]
+    answers = codec.writer(model, codec, [codec.opening(r.example) for r in requests], limit, rows, seeds)
     likely = _likely(
         codec, model, [Logprobs(r.example, tuple(a)) for r, a in zip(requests, answers, strict=True)], rows
     )
@@ -101,7 +72,7 @@ def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice]
             read = Prefix(module, [prompt for prompt, _ in some], codec.pad)
             return after(read, [answers for _, answers in some], rows, codec.pad)
 
-    return _in_parts(asked, lambda pair: len(pair[0]), rows, scored, PADDING)
+    return in_parts(asked, lambda pair: len(pair[0]), rows, scored, PADDING)
 
 
 def _chosen(codec: TextCodec, model: nn.Module, requests: Sequence[Choice], rows: int) -> list[Reply]:
@@ -139,7 +110,7 @@ def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: 
         found = iter(target_logprobs(logits[:, :-1], batch.labels[:, start:].to(device)).tolist())
         return [list(islice(found, len(tokens))) for _, tokens in some]
 
-    return _in_parts(pairs, lambda pair: len(pair[0]) + len(pair[1]), rows, scored, PADDING)
+    return in_parts(pairs, lambda pair: len(pair[0]) + len(pair[1]), rows, scored, PADDING)
 
 
 WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _likely, Sample: _sampled}
@@ -158,7 +129,7 @@ def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], r
 
 def text_class_replies(codec: TextCodec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
     """The same about texts, those of near length together."""
-    return _in_parts(
+    return in_parts(
         requests, lambda r: codec.length(r.example), rows, lambda some: class_replies(codec, model, some, rows)
     )
 

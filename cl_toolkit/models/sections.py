@@ -1,4 +1,4 @@
-"""The config's sections `prompt` and `model`, as far as they are the same for every kind of model."""
+"""The config's sections `prompt`, `generation` and `model`, as far as they are the same for every kind of model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from cl_toolkit.ranges import at_least
+from cl_toolkit.ranges import above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,15 @@ class Prompt:
             datetime.date.fromisoformat(self.date)
         except ValueError:
             raise ValueError(f"date: expected a day such as '2026-01-01', got {self.date!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How answers are written, those that are scored and rollouts."""
+
+    engine: Literal["own", "vllm"]
+    cache: Literal["dynamic", "static"]
+    gpu_memory_utilization: Annotated[float, above(0).up_to(1)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
 from cl_toolkit.models.tokens import Row, Rows
+from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.types import IGNORE, Batch, Example, Task
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class TextCodec:
     stops: ids that end an answer: the tokenizer's end of sequence, the template's end mark, and the model's own list
     (`stops`). positions: how many tokens the model has places for; None: any number. rows: how many tokens the model knows;
     padding, which is masked, is by one of them.
-    truncated_ids: examples whose prompt was cut.
+    truncated_ids: examples whose prompt was cut. writer: who writes a model's answers.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class TextCodec:
         )
         self.truncated_ids: set[str] = set()
         self.writes = True
+        self.writer: Writer = Own()
         self._rows = Rows()
         self._answers: dict[str, list[int]] = {}
         self.window = max(2, min(prompt.max_prompt_length, positions or prompt.max_prompt_length))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data.facts import facts_of, overlap_lines
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import as_scorer
+from cl_toolkit.models.writers import make_writer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from torch import nn
 
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.engine.session import Engine
     from cl_toolkit.models.kind import Codec
+    from cl_toolkit.models.writers import Writer
     from cl_toolkit.types import Stream, Task
 
 
@@ -61,10 +64,23 @@ def check_weights(model: nn.Module, task: Task) -> None:
             raise UserError(f"task {task.name}: after its last step the weight {name} is no longer finite; {LOWER}")
 
 
-def codec_of(config: RunConfig, stream: Stream) -> Codec:
-    """How the examples of a run become tensors, and its model's outputs answers."""
-    codec = config.kind.codec(config.prompt, stream.classes)
+def codec_of(config: RunConfig, stream: Stream, writer: Writer | None = None) -> Codec:
+    """How the examples of a run become tensors, and its model's outputs answers. writer: who writes them, in place of the
+    codec's own."""
+    codec: Any = config.kind.codec(config.prompt, stream.classes)
+    if writer is not None:
+        codec.writer = writer
     return codec.by_class() if "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives else codec
+
+
+def writer_of(config: RunConfig, device: torch.device) -> Writer:
+    """Who writes the answers of a run on a device."""
+    answers = [config.evaluate.max_new_tokens]
+    answers += [getattr(probe.settings, "max_new_tokens", 0) for probe in config.probes]
+    for part in (config, *config.then):
+        limit = OBJECTIVES.get(part.objective.name, "objective.name")(part.objective.settings).answer_limit
+        answers.append(limit[1] if limit is not None else 0)
+    return make_writer(config.generation, device, config.prompt.max_prompt_length + max(answers))
 
 
 def found_to_fit(engine: Engine, told: Sequence[str]) -> list[str]:

@@ -30,7 +30,7 @@ from cl_toolkit.models.documents import check_apart
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
-from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, found_to_fit
+from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, found_to_fit, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
@@ -133,7 +133,7 @@ class Run:
         self.objective = build_objective(config.objective)
         self.others = [(part.objective, build_objective(part.objective)) for part in config.then]
         self.strategy = build_strategy(config)
-        self.codec = codec_of(config, self.stream)
+        self.codec = codec_of(config, self.stream, writer_of(config, self.engine.device))
         self.notes = check_fit(self.codec, self.stream, config)
         self.model = self.load_model()
         if config.train.packing is not None:

@@ -204,7 +204,17 @@ def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
     for where, layer in layers[1:]:
         if where == "command line":
             layer = {k: v for k, v in layer.items() if k != "strategies"}
-        for section in ("stream", "model", "objective", "train", "engine", "evaluate", "checkpoint", "prompt"):
+        for section in (
+            "stream",
+            "model",
+            "objective",
+            "train",
+            "engine",
+            "generation",
+            "evaluate",
+            "checkpoint",
+            "prompt",
+        ):
             if section in layer and not isinstance(layer[section], dict):
                 raise UserError(f"{where}: {section}: expected a mapping, got {quoted(layer[section])}")
         methods = layer.get("methods")

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.engine.access import eval_mode, in_lockstep, in_one_piece, unwrapped
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import predicted
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.seeds import generator_from
+from cl_toolkit.seeds import seed_from
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import Outputs
 
@@ -147,9 +146,11 @@ class RFT(Objective):
         """The rollouts of some examples in one batch, which reads each prompt once."""
         n, length = self.config.num_generations, self.config.max_completion_length
         keys = [(label, task.index, step, e.id, i) for e in examples for i in range(n)]
-        uniforms = torch.stack([torch.rand(length, generator=generator_from(task.seeds["rollout"], *k)) for k in keys])
+        seeds = [seed_from(task.seeds["rollout"], *key) for key in keys]
         prompts = [prompt for e in examples for prompt in [task.codec.ids(e)[0]] * n]
-        answers = generate(model, prompts, task.codec, length, uniforms, self.config.temperature)
+        answers = task.codec.writer(
+            model, task.codec, prompts, length, seeds=seeds, temperature=self.config.temperature
+        )
         self.rollouts += len(answers)
         return [answers[i : i + n] for i in range(0, len(answers), n)]
 

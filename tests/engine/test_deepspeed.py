@@ -242,18 +242,18 @@ def test_a_stage_is_refused_with_what_to_do_instead(stage, monkeypatch):
 
 
 @pytest.mark.parametrize(("stage", "sizes"), [(2, [128, 2]), (3, [130])])
-def test_rollouts_of_a_share_are_one_call_at_zero_3(stage, sizes, monkeypatch):
+def test_rollouts_of_a_share_are_one_call_at_zero_3(stage, sizes):
     """Where shares differ by one example, the number of calls may not."""
     calls = []
 
-    def generate(model, prompts, *_):
+    def writer(model, codec, prompts, *_, **__):
         calls.append(len(prompts))
         return [[0]] * len(prompts)
 
-    monkeypatch.setattr(rft, "generate", generate)
     objective, examples = rft.RFT(rft.RFT.Config(num_generations=2)), [ask(str(i)) for i in range(65)]
-    model = SimpleNamespace(zero_optimization_stage=lambda: stage)
-    assert len(objective.sample(model, task_view(examples, objective), examples)) == 65
+    model, view = SimpleNamespace(zero_optimization_stage=lambda: stage), task_view(examples, objective)
+    view.codec.writer = writer
+    assert len(objective.sample(model, view, examples)) == 65
     assert calls == sizes
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import RFT, trajectory
+from torch._dynamo.utils import counters
 
 DEVICE = "cuda"
 pytestmark = [
@@ -16,8 +17,17 @@ METHODS = {
     "ewc": {"strategies": {"ewc": {"fisher_examples": 8}}},
     "lwf": {"strategies": {"lwf": {}}},
     "derpp": {"strategies": {"derpp": {"memory_batch_size": 4}}},
+    "agem": {"strategies": {"agem": {"memory_batch_size": 4}}},
     "rft": {"objective": RFT},
 }
+
+
+@pytest.fixture
+def skips():
+    """What the compiler counts, anew: among it what it could not record as a CUDA graph."""
+    torch.compiler.reset()
+    counters.clear()
+    return counters["inductor"]
 
 
 def followed(name, folder, device=DEVICE, **train):
@@ -44,6 +54,23 @@ def test_the_same_run_twice_is_bit_equal(name, tmp_path):
                                    {"gradient_checkpointing": True}])  # fmt: skip
 def test_settings_of_speed_change_no_loss(train, tmp_path):
     close(followed("replay", tmp_path / "a", **train), followed("replay", tmp_path / "b"), 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("train", [{}, {"per_device_train_batch_size": 2}, {"packing": 128}])
+def test_cuda_graphs_change_no_loss(name, train, skips, tmp_path):
+    """In one part and several, with a teacher's forward before a backward, with gradients of a memory, with rollouts."""
+    close(followed(name, tmp_path / "a", compile="graphs", **train), followed(name, tmp_path / "b", **train), 1e-4)
+    assert skips["cudagraph_skips"] == 0
+
+
+def test_a_compiled_forward_in_a_cache_of_one_size_says_the_same(skips, tmp_path):
+    settings = {"engine": {"device": DEVICE}, "train": {"learning_rate": 1e-3, "bf16": False}, "objective": RFT}
+    mine = trajectory(tmp_path / "a", **settings, generation={"cache": "static"})
+    plain = trajectory(tmp_path / "b", **settings)
+    close(mine, plain, 1e-3)
+    assert mine.record["matrix"] == plain.record["matrix"]
+    assert skips["cudagraph_skips"] == 0
 
 
 def test_bfloat16_is_the_default_and_the_record_says_so(tmp_path):

@@ -25,6 +25,7 @@ from cl_toolkit.models.requests import Answer, Choice, Logprobs, Sample
 from cl_toolkit.models.sections import Adapter, Prompt
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.models.tiny import TinyLM, build_tiny, byte_tokenizer
+from cl_toolkit.models.writers import Own
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.objectives.rft import RFT
@@ -44,6 +45,7 @@ class Codec:
 
     eos = pad = 0
     stops = frozenset({0})
+    writer = Own()
 
     def ids(self, example):
         return [ord(c) for c in example.question], [ord(c) for c in example.target]

@@ -25,8 +25,10 @@ from conftest import versions
 from shapes import Lengths, Setting, learned, setting_of, views
 
 from cl_toolkit.engine.access import evaluating
+from cl_toolkit.models.fixed import Fixed
 from cl_toolkit.models.replies import token_replies
 from cl_toolkit.models.requests import Choice
+from cl_toolkit.models.writers import Own
 from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
 from cl_toolkit.strategies.logit_swap import LogitSwap
@@ -103,19 +105,54 @@ def text(setting: Setting, table: Table) -> None:
     table.step("32 rows, the default batch, cut until it fits", seconds, 32 * setting.width)
 
 
+def caches() -> dict[str, Own]:
+    return {"": Own(), ", static cache": Own(Fixed())}
+
+
 def rollouts(setting: Setting, table: Table) -> None:
     """rft with a reference."""
-    clear(setting)
-    objective = RFT(RFT.Config(num_generations=setting.generations, max_completion_length=setting.completion))
-    seconds = learned(setting, setting.full(16, prompt=setting.prompt // 2), objective, per_device_train_batch_size=16)
-    table.add(
-        f"rft, 16 prompts x {setting.generations} x {setting.completion}",
-        statistics.median(seconds),
-        "s",
-        2.4,
-        n=len(seconds),
-    )
-    table.add("rft: memory", held(setting), "GiB")
+    for name, writer in caches().items():
+        clear(setting)
+        objective = RFT(RFT.Config(num_generations=setting.generations, max_completion_length=setting.completion))
+        rows = setting.full(16, prompt=setting.prompt // 2)
+        seconds = learned(setting, rows, objective, writer=writer, per_device_train_batch_size=16)
+        what = f"rft, 16 prompts x {setting.generations} x {setting.completion}{name}"
+        table.add(what, statistics.median(seconds), "s", 2.4, n=len(seconds))
+        table.add(f"rft{name}: memory", held(setting), "GiB")
+
+
+def answers(setting: Setting, table: Table) -> None:
+    """Greedy answers to long prompts, 128 at a time: in a cache that grows, and in one of fixed size, compiled."""
+    seconds, model, codec = {}, setting.model(), setting.codec()
+    prompts = [codec.row(i, setting.prompt) for i in range(setting.asked)]
+    for name, writer in caches().items():
+        clear(setting)
+        writer(model, codec, prompts[:128], setting.completion, 128)  # compiled, recorded
+        setting.wait()
+        started = time.perf_counter()
+        writer(model, codec, prompts, setting.completion, 128)
+        setting.wait()
+        seconds[name] = time.perf_counter() - started
+        what = f"{setting.asked} answers of {setting.completion} tokens, prompts of {setting.prompt}{name}"
+        table.add(what, seconds[name], "s")
+        table.add(f"{what}: memory", held(setting), "GiB")
+    grown, fixed = seconds.values()
+    table.add("answers, static cache: speed of the growing one's", grown / fixed, "x", against="dynamic cache")
+
+
+def little(setting: Setting, table: Table) -> None:
+    """The SFT step of a small model: launches, and what is left of them in CUDA graphs."""
+    small, seconds = setting.little, {}
+    forms = ["none", "layers"] + ["graphs"] * (setting.device.type == "cuda")
+    for parts in (None, small.rows // 4):
+        for form in forms:
+            clear(small)
+            name = f"{form}, {'one part' if parts is None else 'four parts'}"
+            seconds[name] = statistics.median(
+                learned(small, small.full(), compile=form, per_device_train_batch_size=parts)
+            )
+            table.add(f"small model, SFT, compile: {name}", seconds[name] * 1e3, "ms", n=small.steps)
+            table.add(f"small model, {name}: memory", held(small), "GiB")
 
 
 def choices(setting: Setting, table: Table) -> None:
@@ -178,7 +215,16 @@ def zero(setting: Setting, table: Table) -> None:
         )
 
 
-PARTS = {"steps": steps, "text": text, "rollouts": rollouts, "choices": choices, "strategies": strategies, "zero": zero}
+PARTS = {
+    "steps": steps,
+    "little": little,
+    "text": text,
+    "rollouts": rollouts,
+    "answers": answers,
+    "choices": choices,
+    "strategies": strategies,
+    "zero": zero,
+}
 
 
 def main() -> None:

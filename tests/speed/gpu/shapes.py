@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
 from cl_toolkit.types import IGNORE, Batch, Example
@@ -54,8 +55,18 @@ class Setting:
             weights = sum(p.numel() for p in LlamaForCausalLM(self.config).parameters())
         return 6 * weights + 6 * self.config.num_hidden_layers * self.config.hidden_size * self.width
 
-    def codec(self) -> Tokens:
-        return Tokens(self.config.vocab_size)
+    def codec(self, writer: Writer | None = None) -> Tokens:
+        return Tokens(self.config.vocab_size, writer)
+
+    @property
+    def little(self) -> Setting:
+        """Blocks whose kernels are shorter than their launches."""
+        shape = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8}
+        small = self.config.hidden_size <= shape["hidden_size"]
+        config = (
+            self.config if small else LlamaConfig(vocab_size=8192, tie_word_embeddings=True, use_cache=False, **shape)
+        )
+        return replace(self, config=config, rows=8, width=min(self.width, 128))
 
     def full(self, rows: int | None = None, prompt: int | None = None) -> Rows:
         return Rows(self, rows or self.rows, prompt)
@@ -80,9 +91,10 @@ def setting_of(small: bool) -> Setting:
 class Tokens:
     """Stands for a codec: examples are rows of tokens, `x`, of which the first `extra["prompt"]` are the prompt."""
 
-    def __init__(self, words: int):
+    def __init__(self, words: int, writer: Writer | None = None):
         self.words = words
         self.eos, self.pad, self.stops = words - 1, 0, frozenset({words - 1})
+        self.writer = writer or Own()
 
     def row(self, seed: int, length: int) -> list[int]:
         return torch.randint(1, self.words - 1, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -183,17 +195,27 @@ def engine_of(setting: Setting, deepspeed: dict[str, Any] | None, **train: Any) 
 
 
 def view_of(
-    setting: Setting, rows: Rows | Lengths, objective: Any = None, index: int = 0, wants_logits: bool = False
+    setting: Setting,
+    rows: Rows | Lengths,
+    objective: Any = None,
+    index: int = 0,
+    wants_logits: bool = False,
+    writer: Writer | None = None,
 ) -> Any:
-    return task_view(rows.examples, objective or SFT(), index=index, codec=setting.codec(), batch_size=rows.size,
+    return task_view(rows.examples, objective or SFT(), index=index, codec=setting.codec(writer), batch_size=rows.size,
                      wants_logits=wants_logits, score=lambda example, answer: float(len(answer) % 2))  # fmt: skip
 
 
 def learned(
-    setting: Setting, rows: Rows | Lengths, objective: Any = None, deepspeed: Any = None, **train: Any
+    setting: Setting,
+    rows: Rows | Lengths,
+    objective: Any = None,
+    deepspeed: Any = None,
+    writer: Any = None,
+    **train: Any,
 ) -> list[float]:
     """Seconds of single steps of the page."""
-    view, clock = view_of(setting, rows, objective), Clock(setting)
+    view, clock = view_of(setting, rows, objective, writer=writer), Clock(setting)
     learn(setting.model(), view, view.objective, compose(), engine_of(setting, deepspeed, **train), clock)
     return clock.seconds
 
