@@ -2,8 +2,8 @@
 (2309.14316) and their use for continual learning by Zheng et al. 2025 (Spurious Forgetting).
 
 Every person has six attributes. Questions (`gives: conversations`): each fact is asked in some wordings in training, and in one
-that is never trained in the test, so what is scored is the fact and not the sentence. Texts (`gives: documents`): a biography in
-some wordings, its test in another. Nobody's name comes twice, and nothing can be known from elsewhere.
+that is never trained in the test, so what is scored is the fact and not the sentence. Texts (`gives: documents`): a biography
+in some wordings, its test in another. Nobody's name comes twice, and nothing can be known from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cl_toolkit.types import Example, Message, Task
 BEGIN, MIDDLE, END = "B Br C D F G H J K L M N P R S T V W", "a e i o u", "l n r s th m nd rk"
 MONTHS = "January February March April May June July August September October November December"
 SUBJECTS = (
-    "Algebra Astronomy Botany Chemistry Drawing Ecology Finance Geology History Journalism Law Linguistics Logic Medicine Music "
-    "Nursing Optics Pedagogy Philosophy Physics Poetry Statistics Surveying Theology Zoology"
+    "Algebra Astronomy Botany Chemistry Drawing Ecology Finance Geology History Journalism Law Linguistics Logic Medicine "
+    "Music Nursing Optics Pedagogy Philosophy Physics Poetry Statistics Surveying Theology Zoology"
 )
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
