@@ -12,7 +12,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from functools import WRAPPER_ASSIGNMENTS, lru_cache, partial
 from numbers import Real
@@ -65,8 +65,13 @@ def as_scorer(found: Any) -> Scorer:
 
 
 def score(task: str, name: str, scorer: Scorer, example: Example, read: Any) -> float:
-    """What a scorer gives for one example; raises UserError, with scorer, task and example, where it raises or gives anything
-    but a finite number (from 0 to 1 if it is bounded; true and false are 1 and 0)."""
+    """What a scorer gives for one example, the best over its right answers where it has several (`references` in its `extra`);
+    raises UserError, with scorer, task and example, where it raises or gives anything but a finite number (from 0 to 1 if it is
+    bounded; true and false are 1 and 0)."""
+    if example.extra and (references := example.extra.get("references")):
+        alone = {key: value for key, value in example.extra.items() if key != "references"}
+        each = (replace(example, target=target, extra=alone) for target in (example.target, *references))
+        return (max if scorer.higher_is_better else min)(score(task, name, scorer, one, read) for one in each)
     try:
         given = scorer.function(example, read)
         if type(given) is float and 0 <= given <= 1:  # as most are; all that follows takes three times as long
