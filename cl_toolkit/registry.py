@@ -224,6 +224,8 @@ SCORERS = Registry(
         "class_accuracy": "cl_toolkit.measure.scorers:class_accuracy",
         "token_f1": "cl_toolkit.measure.scorers:token_f1",
         "rouge_l": "cl_toolkit.measure.scorers:rouge_l",
+        "fuzzy_ratio": "cl_toolkit.measure.rewriting:fuzzy_ratio",
+        "sari": "cl_toolkit.measure.rewriting:sari",
         "perplexity": "cl_toolkit.measure.scorers:perplexity",
     },
 )
