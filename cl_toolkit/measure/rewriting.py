@@ -30,7 +30,7 @@ def sari(example: Example, answer: str) -> float:
 
 def sari_of(source: str, answer: str, references: Sequence[str]) -> float:
     """The mean over word n-grams (n from 1 to 4) and over what is kept, deleted and added: F1 of what is kept and added,
-    precision of what is deleted; nothing to be kept, deleted or added counts as right. As corrected in Hugging Face's `evaluate`:
+    precision of what is deleted; nothing to be kept, deleted or added counts as right. As Hugging Face corrected it:
     the authors' script divides the recall of what is kept by the number of n-grams instead of their count."""
     texts = [text.lower().split() for text in (source, answer, *references)]
     return fmean(fmean(_parts(*(_ngrams(words, n) for words in texts))) for n in ORDERS)
