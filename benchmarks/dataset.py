@@ -40,12 +40,14 @@ class Cut:
 @dataclass(frozen=True, kw_only=True)
 class Source(Place):
     """columns: field -> column. fields: field -> a text that is the same in every row. labels: the names of the answers that a
-    column holds as numbers; they are the choices. valid_from_train, test_from_train: so many examples are cut off the training
-    split, the same ones always, in place of a valid split that is there unless `split: as_published`. cut: several tasks."""
+    column holds as numbers; they are the choices. without: column -> values; rows with one of them are left out. cut: several
+    tasks. valid_from_train, test_from_train: so many rows are cut off the training split, the same ones always; valid in place
+    of a split that is there, unless `split: as_published`."""
 
     columns: dict[str, str] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)
     valid_from_train: Annotated[int, at_least(1)] | None = None
     test_from_train: Annotated[int, at_least(1)] | None = None
     cut: Cut | None = None
@@ -204,6 +206,8 @@ class Reader:
         """(number, place, row, fields): the fields as columns and labels of the config make them."""
         columns = self.source.columns
         for number, (_, where, row), names in self.source.read(file, self.where):
+            if any(_plain(row, column, where, values) in values for column, values in self.source.without.items()):
+                continue
             fields = {ours: _column(row, theirs, where) for ours, theirs in columns.items()} if columns else dict(row)
             if self.source.cut is not None and self.source.cut.by not in self.template.known:
                 fields.pop(self.source.cut.by, None)  # has done its work
@@ -235,6 +239,12 @@ def _column(row: Mapping[str, Any], column: str, where: str) -> Any:
         near = did_you_mean(column, row).split("; known")[0]
         raise UserError(f"{where}: the column {quoted(column)} is missing or empty{near}; found {listed(row)}")
     return row[column]
+
+
+def _plain(row: Mapping[str, Any], column: str, where: str, values: Sequence[str]) -> str:
+    """A value as text, also one that stands alone in a list, or an empty field where such rows are looked for."""
+    value = row.get(column, "") if "" in values else _column(row, column, where)
+    return str(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 
 def _label(value: Any, labels: Sequence[str], where: str) -> str:

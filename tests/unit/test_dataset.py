@@ -261,6 +261,8 @@ def test_columns_fields_and_labels(tmp_path):
         (f"Which?\nt{i}", ("red", "green", "blue")[i % 3]) for i in range(6)
     }
     assert task.answers == ("red", "green", "blue")
+    (fewer,) = tasks_of({"t": {**source, "without": {"label": ["0", "1"]}, "valid_from_train": None}}).values()
+    assert [e.target for e in fewer.train] == ["blue", "blue"]
     for change, message in (
         (
             {"columns": {"input": "txt", "target": "label"}},
