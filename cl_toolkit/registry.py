@@ -198,6 +198,7 @@ STREAMS = Registry(
         "dataset": "cl_toolkit.benchmarks.dataset:Dataset",
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
         "text": "cl_toolkit.benchmarks.text:Text",
+        "avalanche": "cl_toolkit.benchmarks.avalanche:Avalanche",
         "biography": "cl_toolkit.benchmarks.biography:Biography",
         "digits": "cl_toolkit.benchmarks.digits:Digits",
         "images": "cl_toolkit.benchmarks.images:Images",
