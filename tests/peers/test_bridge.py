@@ -76,6 +76,7 @@ def test_it_keeps_the_laws_of_streams(reference):
     assert {r.law.number: r.seen for r in results if r.passed is False} == {}
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated function update")  # Avalanche's own call
 def test_ours_and_a_plugin_of_theirs_on_one_benchmark(reference, tmp_path):
     def ours(name, **strategies):
         return execute(config_of(reference, strategies=strategies), tmp_path / name)["matrix"][2][0]
