@@ -12,8 +12,18 @@ from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import in_parts
 from cl_toolkit.models.likelihoods import after, target_logprobs
 from cl_toolkit.models.logits import drawn
+from cl_toolkit.models.plain import completed, continued
 from cl_toolkit.models.prefix import Prefix, goes_on
-from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
+from cl_toolkit.models.requests import (
+    Answer,
+    Choice,
+    Completion,
+    Continuation,
+    Logprobs,
+    Reply,
+    Request,
+    Sample,
+)
 from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.types import IGNORE
 
@@ -113,7 +123,14 @@ def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: 
     return in_parts(pairs, lambda pair: len(pair[0]) + len(pair[1]), rows, scored, PADDING)
 
 
-WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _likely, Sample: _sampled}
+WRITTEN: dict[type, Callable] = {
+    Answer: _written,
+    Choice: _chosen,
+    Logprobs: _likely,
+    Sample: _sampled,
+    Continuation: continued,
+    Completion: completed,
+}
 
 
 def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:
