@@ -173,6 +173,11 @@ def check_inputs(config: RunConfig, where: str) -> None:
             f"{where}: train.packing: {config.train.packing}: packs several examples into a row, for objectives that "
             f"learn from each token; objective {config.objective.name} with model {model.name} does not; set it to null"
         )
+    if config.train.packing is not None and not model.packable:
+        raise UserError(
+            f"{where}: train.packing: {config.train.packing}: packs several examples into a row, and {model.name} reads each "
+            "question in a row of its own; set it to null"
+        )
     train = config.train
     blocks = {"compile": train.compile != "none", "gradient_checkpointing": train.gradient_checkpointing}
     for key, wanted in blocks.items():

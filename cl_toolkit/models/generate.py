@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from cl_toolkit.engine.access import anywhere, evaluating, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import drawn
-from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +54,7 @@ def _write(
     processes go in lockstep: there all go on until the last row of the last process has ended."""
     module, together = unwrapped(model), in_lockstep(model)
     distinct = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    read = (Prefix if goes_on(module, codec.pad) else WholeRows)(module, list(distinct), codec.pad)
+    read = codec.read(module, list(distinct))
     device = read.logits.device
     if len(distinct) < len(prompts):
         read = read.take(torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device))

@@ -79,17 +79,12 @@ class HubKind(Kind):
             return auto_class(self).from_config(config, trust_remote_code=self.trust_remote_code)
 
     def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> TextCodec:
-        from transformers import GenerationConfig
-
         from cl_toolkit.models.text import TextCodec
 
         tokenizer, config = hub_tokenizer(self), hub_config(self).get_text_config()
-        try:
-            ends = from_hub(GenerationConfig, self).eos_token_id
-        except UserError:  # a folder need not have such a file
-            ends = config.eos_token_id
-        stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        return TextCodec(tokenizer, prompt, stops, self.positions(config), getattr(config, "vocab_size", None))
+        return TextCodec(
+            tokenizer, prompt, hub_stops(self), self.positions(config), getattr(config, "vocab_size", None)
+        )
 
     def positions(self, config: PretrainedConfig) -> int | None:
         """How many tokens the model has places for; None: any number. config: that of its text part."""
@@ -106,6 +101,10 @@ class HubKind(Kind):
         folder = Path(self.name)
         changed = max((p.stat().st_mtime_ns for p in folder.glob("*")), default=0) if folder.is_dir() else 0
         _check_start(self, adapter, frozen, changed)
+
+    def check_config(self, config: PretrainedConfig) -> None:
+        """Raise UserError for an architecture that is not the kind's."""
+        check_kind(self.name, config)
 
     def finish_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """What a kind changes of a tokenizer."""
@@ -139,10 +138,21 @@ def hub_config(kind: HubKind, classes: Sequence[str] = ()) -> PretrainedConfig:
     from transformers import AutoConfig
 
     config = from_hub(AutoConfig, kind)
-    check_kind(kind.name, config)
+    kind.check_config(config)
     for key, value in kind.config_changes(classes).items():
         setattr(config, key, value)
     return config
+
+
+def hub_stops(kind: HubKind) -> list[int]:
+    """The ids that end an answer, by the model's own settings."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = from_hub(GenerationConfig, kind).eos_token_id
+    except UserError:  # a folder need not have such a file
+        ends = hub_config(kind).get_text_config().eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
 def hub_tokenizer(kind: HubKind) -> PreTrainedTokenizerBase:

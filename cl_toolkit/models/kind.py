@@ -33,6 +33,7 @@ HEADS = {
     "lm": "cl_toolkit.models.language:LanguageModel",
     "none": "cl_toolkit.models.language:Backbone",
     "classes": "cl_toolkit.models.classifier:Classifier",
+    "seq2seq": "cl_toolkit.models.seq2seq:Seq2Seq",
 }
 """Models from a folder or the hub: `model.head` -> kind."""
 
@@ -77,11 +78,13 @@ class Kind:
 
     inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
     `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    packable: whether several examples can share a row.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
+    packable: ClassVar[bool] = True
     name: str = ""
 
     @property

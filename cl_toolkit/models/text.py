@@ -15,6 +15,8 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import documents
 from cl_toolkit.models.fit import check_texts
 from cl_toolkit.models.kind import hide_targets
+from cl_toolkit.models.likelihoods import whole_rows
+from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
@@ -35,6 +37,13 @@ def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
     (`rows` of its embedding)."""
     pad = tokenizer.pad_token_id
     return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The marks that a tokenizer itself puts (before, behind) a text: [CLS] and [SEP], or an end mark."""
+    alone, framed = (tokenizer.encode("a", add_special_tokens=around) for around in (False, True))
+    start = next((i for i in range(len(framed)) if framed[i : i + len(alone)] == alone), 0)
+    return framed[:start], framed[start + len(alone) :]
 
 
 OPENING = 32
@@ -370,6 +379,18 @@ class TextCodec:
         other = copy.copy(self)
         other.writes = False
         return other
+
+    def goes_on(self, model: nn.Module) -> bool:
+        """Whether several answers can go on from one reading of a prompt."""
+        return goes_on(model, self.pad)
+
+    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Prefix | WholeRows:
+        """Prompts as a model has read them."""
+        return (Prefix if self.goes_on(model) else WholeRows)(model, prompts, self.pad)
+
+    def likely(self, model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        """Per (context, tokens) the log p of each of these tokens."""
+        return whole_rows(self, model, pairs, self.goes_on(model))
 
     def check(self, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]) -> list[str]:
         """What has to be said before training; raises UserError for what cannot be written or does not fit."""

@@ -43,7 +43,7 @@ def test_transformers_is_told(monkeypatch):
 
     installed(monkeypatch, True)
     monkeypatch.setattr(hub, "from_hub", from_hub)
-    monkeypatch.setattr(hub, "check_kind", lambda name, config: None)
+    monkeypatch.setattr(LanguageModel, "check_config", lambda kind, config: None)
     with pytest.raises(Told) as told:
         hub.load_hub(LanguageModel(name="x", quantization=FOUR), frozen=True)
     assert told.value.args[0].bnb_4bit_quant_type == "nf4"
