@@ -212,7 +212,7 @@ def _parts(task: Task) -> Iterator[bytes]:
         for e in getattr(task, split):
             turns = [(m.role, m.content, plain_text(m.extra)) for m in e.messages]
             yield repr((e.id, turns, e.target, e.choices, plain_text(e.tools), e.text, e.y)).encode("utf-8", "replace")
-            for value in (e.x, *(e.extra[key] for key in sorted(e.extra))):
+            for value in (e.x, *e.images, *(e.extra[key] for key in sorted(e.extra))):
                 if value is not None:
                     yield value.numpy().tobytes() if hasattr(value, "numpy") else plain_text(value).encode()
 

@@ -21,7 +21,8 @@ from cl_toolkit.models.language import end_by_separator
 from cl_toolkit.models.replies import text_class_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.soundness import beside_features, check_complete, places
-from cl_toolkit.models.text import TextCodec, frame, padding
+from cl_toolkit.models.text import TextCodec
+from cl_toolkit.models.tokens import frame, padding
 from cl_toolkit.seeds import seed_from
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Stream, Task
 

@@ -165,6 +165,13 @@ def hub_tokenizer(kind: HubKind) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def hub_processor(kind: HubKind) -> Any:
+    """What makes tokens and tensors of a model's texts and images."""
+    from transformers import AutoProcessor
+
+    return from_hub(AutoProcessor, kind)
+
+
 def load_hub(
     kind: HubKind, frozen: bool = False, classes: Sequence[str] = ()
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:

@@ -33,6 +33,7 @@ HEADS = {
     "lm": "cl_toolkit.models.language:LanguageModel",
     "none": "cl_toolkit.models.language:Backbone",
     "classes": "cl_toolkit.models.classifier:Classifier",
+    "vision": "cl_toolkit.models.vision:VisionLanguage",
     "seq2seq": "cl_toolkit.models.seq2seq:Seq2Seq",
 }
 """Models from a folder or the hub: `model.head` -> kind."""
@@ -76,8 +77,8 @@ class Codec(Protocol):
 class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
-    inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
-    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    inputs: what its examples may be: `conversations`, `documents`, `arrays`, `image+text`; a stream says one of these words.
+    gives: of `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
     packable: whether several examples can share a row.
     """
 

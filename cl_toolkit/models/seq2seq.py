@@ -20,7 +20,8 @@ from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.likelihoods import target_logprobs
 from cl_toolkit.models.prefix import own
 from cl_toolkit.models.soundness import check_complete
-from cl_toolkit.models.text import TextCodec, frame
+from cl_toolkit.models.text import TextCodec
+from cl_toolkit.models.tokens import frame
 from cl_toolkit.types import IGNORE, Batch, Example
 
 if TYPE_CHECKING:

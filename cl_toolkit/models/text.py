@@ -20,7 +20,7 @@ from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
-from cl_toolkit.models.tokens import Row, Rows
+from cl_toolkit.models.tokens import Row, Rows, padding
 from cl_toolkit.types import IGNORE, Batch, Example, Task
 
 if TYPE_CHECKING:
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import Prompt
 
     Ids = Sequence[int] | np.ndarray
-
-
-def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
-    """The id that rows are padded with: the tokenizer's own, or its end mark where it has none or none that the model knows
-    (`rows` of its embedding)."""
-    pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
-
-
-def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The marks that a tokenizer itself puts (before, behind) a text: [CLS] and [SEP], or an end mark."""
-    alone, framed = (tokenizer.encode("a", add_special_tokens=around) for around in (False, True))
-    start = next((i for i in range(len(framed)) if framed[i : i + len(alone)] == alone), 0)
-    return framed[:start], framed[start + len(alone) :]
 
 
 OPENING = 32
@@ -141,7 +127,7 @@ class TextCodec:
         for example in filter(documents.is_document, examples):
             raise UserError(f"{example.id}: is a document, which has neither a question nor an answer")
         # tools are mappings, which cannot be looked up by
-        keys = [(e.messages, e.target, repr(e.tools) if e.tools else "") for e in examples]
+        keys = [(e.messages, e.target, repr(e.tools) if e.tools else "", *self.named(e)) for e in examples]
         found = {key: row for key in keys if (row := self._rows.get(key)) is not None}
         new = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
         if new:
@@ -156,6 +142,10 @@ class TextCodec:
                     f"{self.positions} positions; lower prompt.max_prompt_length"
                 )
         return rows
+
+    def named(self, example: Example) -> list[int]:
+        """Numbers that tell the images of an example apart from others, where it may have any."""
+        return [id(image) for image in example.images]
 
     def class_of(self, example: Example) -> int | None:
         return None
@@ -182,7 +172,7 @@ class TextCodec:
     def _text(self, example: Example, messages: Sequence) -> str:
         """What stands before the answer; control tokens that the messages spell are guarded."""
         try:
-            turns = [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
+            turns = self._turns(example, messages)
             tools = self.guard(example.tools)
             own = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
             own = [] if turns and turns[0]["role"] == "system" else own
@@ -190,6 +180,12 @@ class TextCodec:
         except Refused as why:
             raise UserError(f"{example.id}: the conversation cannot be written: {why}") from why
         return text.removesuffix(self.lead) if self.lead else text
+
+    def _turns(self, example: Example, messages: Sequence) -> list[dict]:
+        """The turns as a template takes them, what the data spells guarded."""
+        if example.images:
+            raise Refused("it has images, which this model does not see (model.head: vision does)")
+        return [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
 
     def _before(self, own: list, turns: list, tools: list) -> str:
         """The text before the answer. What a template would leave out without a word is refused."""
