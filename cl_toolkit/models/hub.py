@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.models.text import TextCodec
 
 
@@ -96,7 +96,7 @@ class HubKind(Kind):
             return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(self.name))}
         return {"commit": str(getattr(hub_config(self), "_commit_hash", None))}
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         """The same question is answered once."""
         folder = Path(self.name)
         changed = max((p.stat().st_mtime_ns for p in folder.glob("*")), default=0) if folder.is_dir() else 0
@@ -245,7 +245,7 @@ def check_quantized(kind: HubKind, frozen: bool) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: int) -> None:
+def _check_start(kind: HubKind, adapter: AnyAdapter | None, frozen: bool, changed: int) -> None:
     import torch
 
     check_quantized(kind, frozen)

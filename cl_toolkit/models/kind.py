@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cl_toolkit.models.requests import Reply, Request
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.types import Batch, Example, Stream, Task
 
 KINDS = {
@@ -113,7 +113,7 @@ class Kind:
         """What the start model is known by beside its settings."""
         return {"weights": "drawn from seed.init"}
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         """Raise UserError for a model or an adapter of which it can be seen without weights that they cannot work."""
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:

@@ -82,7 +82,7 @@ def _data(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return Union[tuple(map(_data, args))]  # noqa: UP007  # of any types
     if origin in (list, set, tuple):
-        return tuple[_data(args[0]), ...]
+        return tuple[_data(args[0]), ...]  # type: ignore[misc]
     if origin is Literal or hint in (bool, int, float, str, type(None)):
         return str if any("[" in str(word) for word in args) else hint  # a word may hold a number: `pissa_niter_16`
     return dict if origin is dict or hint is dict or dataclasses.is_dataclass(hint) else Any

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -380,8 +380,8 @@ class TextCodec:
         """Whether several answers can go on from one reading of a prompt."""
         return goes_on(model, self.pad)
 
-    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Prefix | WholeRows:
-        """Prompts as a model has read them."""
+    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Any:
+        """Prompts as a model has read them, a `Prefix` or what does the same for the codec's model."""
         return (Prefix if self.goes_on(model) else WholeRows)(model, prompts, self.pad)
 
     def likely(self, model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:

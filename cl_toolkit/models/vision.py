@@ -20,6 +20,7 @@ from cl_toolkit.engine.access import evaluating, uncounted
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.hub import hub_config, hub_processor, hub_stops, hub_tokenizer
 from cl_toolkit.models.language import LanguageModel
+from cl_toolkit.models.likelihoods import whole_rows
 from cl_toolkit.models.prefix import Prefix, WholeRows
 from cl_toolkit.models.template import ChatTemplate, Refused
 from cl_toolkit.models.text import TextCodec
@@ -85,10 +86,14 @@ class VisionCodec(TextCodec):
     without one it is the processor's image token."""
 
     def look(self, processor: Any, token: int) -> None:
-        """Take the processor of the model, whose images are tokens of that id."""
+        """Take the processor of the model, whose images are tokens of that id. marks: names of inputs (B, T) that say which
+        tokens are an image's."""
         self.processor, self.token = processor, token
         self.images: list[Tensor] = []
         self._numbers: dict[tuple[bytes, int], int] = {}
+        found = self._given(torch.zeros(3, 32, 32, dtype=torch.uint8))
+        shape = found["input_ids"].shape
+        self.marks = frozenset(n for n, t in found.items() if t.shape == shape) - {"input_ids", "attention_mask"}
         self._looked: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     def _learn_frame(self) -> None:
@@ -113,13 +118,15 @@ class VisionCodec(TextCodec):
         """What the model gets of an image."""
         return self._processed(self.images[-number - 1])[1]
 
+    def _given(self, image: Tensor) -> dict[str, Tensor]:
+        text = [self.processor.image_token]
+        return dict(self.processor(text=text, images=[image], add_special_tokens=False, return_tensors="pt"))
+
     def _processed(self, image: Tensor) -> tuple[list[int], Pixels]:
         """(the tokens that stand for an image, what the model gets of it)."""
-        found = self.processor(
-            text=[self.processor.image_token], images=[image], add_special_tokens=False, return_tensors="pt"
-        )
-        ids = found.pop("input_ids")
-        return ids[0].tolist(), {n: t for n, t in found.items() if t.shape[:2] != ids.shape}
+        found = self._given(image)
+        rest = {"input_ids", "attention_mask", *self.marks}
+        return found["input_ids"][0].tolist(), {n: t for n, t in found.items() if n not in rest}
 
     # prompts --------------------------------------------------------------------------------------------------------------
 
@@ -155,18 +162,21 @@ class VisionCodec(TextCodec):
 
     # rows meet the model ----------------------------------------------------------------------------------------------------
 
-    def pictured(self, ids: Tensor) -> tuple[Tensor, tuple[tuple[Pixels, ...], ...]]:
+    def pictured(self, ids: Tensor) -> tuple[dict[str, Tensor], tuple[tuple[Pixels, ...], ...]]:
         """Rows (B, T) as the model takes them, and the images of each."""
         numbers = [list(dict.fromkeys(token for token in row if token < 0)) for row in ids.tolist()]
-        return ids.masked_fill(ids < 0, self.token), tuple(tuple(map(self.pixels, row)) for row in numbers)
+        marks = dict.fromkeys(self.marks, (ids < 0).long())
+        return {"input_ids": ids.masked_fill(ids < 0, self.token), **marks}, tuple(
+            tuple(map(self.pixels, row)) for row in numbers
+        )
 
     def batch(self, examples: Sequence[Example], answers: Sequence[Sequence[int]] | None = None) -> Batch:
         plain = super().batch(examples, answers)
-        ids, pictures = self.pictured(plain.inputs["input_ids"])
-        inputs = {**plain.inputs, "input_ids": ids, **together(pictures)}
-        return Pictured(
-            **{**{f.name: getattr(plain, f.name) for f in fields(plain)}, "inputs": inputs, "pictures": pictures}
-        )
+        rows, pictures = self.pictured(plain.inputs["input_ids"])
+        given = {f.name: getattr(plain, f.name) for f in fields(plain)}
+        given["inputs"] = {**plain.inputs, **rows, **together(pictures)}
+        given["along_tokens"] = plain.along_tokens | self.marks
+        return Pictured(**given, pictures=pictures)
 
     def goes_on(self, model: nn.Module) -> bool:
         """As of any language model; and a prompt with an image must say the same as in a whole row."""
@@ -181,20 +191,21 @@ class VisionCodec(TextCodec):
         own, self._numbers, self.images = (self._numbers, self.images), dict(self._numbers), list(self.images)
         with uncounted(), evaluating(model):
             try:
-                said = [way(Seeing(model, self), rows, self.pad).logits.float() for way in (Prefix, WholeRows)]
+                seen: Any = Seeing(model, self)
+                mine, whole = (way(seen, rows, self.pad).logits.float() for way in (Prefix, WholeRows))
             except Exception:  # what is wrong with the model itself shows where it reads whole rows
                 return False
             finally:
                 self._numbers, self.images = own
-        return bool(torch.allclose(*said, atol=1e-4 * float(said[1].abs().max())))
+        return torch.allclose(mine, whole, atol=1e-4 * float(whole.abs().max()))
 
-    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Prefix | WholeRows:
-        return (Prefix if self.goes_on(model) else WholeRows)(Seeing(model, self), prompts, self.pad)  # type: ignore[arg-type]
+    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Any:
+        seen: Any = Seeing(model, self)
+        return (Prefix if self.goes_on(model) else WholeRows)(seen, prompts, self.pad)
 
     def likely(self, model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
-        from cl_toolkit.models.likelihoods import whole_rows
-
-        return whole_rows(self, Seeing(model, self), pairs, self.goes_on(model))  # type: ignore[arg-type]
+        seen: Any = Seeing(model, self)
+        return whole_rows(self, seen, pairs, self.goes_on(model))
 
     def shown(self, example: Example) -> str:
         prompt, answer = self.ids(example)
@@ -210,9 +221,9 @@ class Seeing:
         self.model, self.codec, self.parameters = model, codec, model.parameters
 
     def __call__(self, input_ids: Tensor, **options: Any) -> Any:
-        ids, pictures = self.codec.pictured(input_ids)
-        seen = {name: tensor.to(ids.device) for name, tensor in together(pictures).items()}
-        return self.model(input_ids=ids, **seen, **options)
+        rows, pictures = self.codec.pictured(input_ids)
+        seen = {name: tensor.to(input_ids.device) for name, tensor in together(pictures).items()}
+        return self.model(**rows, **seen, **options)
 
 
 PICTURE = "\U000ff000"
@@ -228,7 +239,7 @@ class Parts:
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """(text before the answer, text after it)."""
         write = copy.copy(self.plain)
-        write.tokenizer = Listing(self.plain.tokenizer)  # type: ignore[assignment]
+        write.tokenizer = Listing(self.plain.tokenizer)
         return write(turns, tools)
 
 

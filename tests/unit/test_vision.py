@@ -157,6 +157,23 @@ def test_what_spells_an_image_is_text(place):
     assert sum(token < 0 for token in codec(place).ids(ask("<image>", images=(noise(0),)))[0]) == 4
 
 
+def test_tokens_of_images_are_marked_where_the_processor_marks_them(place):
+    its = codec(place)
+
+    class Marking:
+        image_token = its.processor.image_token
+
+        def __call__(self, **given):
+            found = its.processor(**given)
+            return {**found, "mm_token_type_ids": torch.ones_like(found["input_ids"])}
+
+    marking = codec(place)
+    marking.look(Marking(), IMAGE)
+    batch = marking.batch(EXAMPLES)
+    assert torch.equal(batch.inputs["mm_token_type_ids"], (batch.inputs["input_ids"] == IMAGE).long())
+    assert batch.rows([1]).inputs["mm_token_type_ids"].shape == batch.rows([1]).labels.shape
+
+
 def test_answers_are_those_of_whole_rows(place):
     its, model = codec(place), kind(place).load(0).eval()
     assert its.goes_on(model)
