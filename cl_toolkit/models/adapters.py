@@ -105,6 +105,8 @@ def _told() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # harmless where nothing is merged; `check_targets` refuses the rest
         warnings.filterwarnings("ignore", ".*tied|Model has `tie_word_embeddings", UserWarning)
+        # said of every norm but one, by the type that is for norms
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
         try:
             yield
         except UserError:

@@ -23,6 +23,9 @@ TYPES = {
     "oft": {"type": "oft", "oft_block_size": 4},
     "shira": {"type": "shira", "r": 2},
     "pissa": {"type": "pissa", "r": 2},
+    "osf": {"type": "osf"},
+    "ln_tuning": {"type": "ln_tuning"},
+    "tied": {"r": 2, "modules_to_save": ["lm_head"]},
     "modules_to_save": {"r": 2, "modules_to_save": ["mlp"], "target_modules": ["q_proj"]},
 }
 
