@@ -205,6 +205,11 @@ def check_adapter(config: RunConfig, where: str) -> None:
             f"{where}: model.adapter.between_tasks: {adapter.between_tasks}: an adapter of type {adapter.type} cannot: {why}; "
             f"use {' or '.join(can)}"
         )
+    if able.alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{where}: model.adapter.type: {adapter.type} edits gradients in hooks of its own, which see one process and not "
+            "the whole job; use one process"
+        )
     for component in config.strategies:
         if lacking := strategy_class(component).tags.of_adapter - able.gives:
             raise UserError(

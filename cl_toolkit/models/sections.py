@@ -34,11 +34,12 @@ class Abilities:
     """What can be done with an adapter.
 
     gives: of `pairs`, the two matrices of LoRA, whose product is all that is added to a layer. cannot: life cycle -> why an
-    adapter of this kind cannot have it.
+    adapter of this kind cannot have it. alone: whether it works in one process only.
     """
 
     gives: frozenset[str] = frozenset()
     cannot: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,9 +54,10 @@ def _tried(adapter: AnyAdapter, settings: str) -> Abilities:
                 attempt(begun[1])
             except Exception as error:
                 cannot[life] = short(" ".join(str(error).split()).removeprefix("model.adapter: "), 160)
-        return Abilities(
-            gives=frozenset({"pairs"} if "merge" not in cannot and _is_pairs(begun[1]) else ()), cannot=cannot
-        )
+        gives = {"pairs"} if "merge" not in cannot and _is_pairs(begun[1]) else set()
+        # who edits gradients by hooks sees those of its own process, not those of the whole job
+        alone = any(getattr(weight, "_backward_hooks", None) for weight in begun[0].parameters())
+        return Abilities(gives=frozenset(gives), cannot=cannot, alone=alone)
 
 
 def _small(adapter: AnyAdapter) -> PeftAdapter:

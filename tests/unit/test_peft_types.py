@@ -123,6 +123,13 @@ def test_each_life_cycle_is_what_it_is_of_lora(name, life):
     assert (set(model.state_dict()) == set(start)) == (life == "merge")
 
 
+def test_who_edits_gradients_by_hooks_is_refused_with_several_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"model.adapter.type: osf edits gradients in hooks .* use one process"):
+        tiny_run_config(model=model_of(TYPES["osf"]))
+    assert tiny_run_config(model=model_of(TYPES["oft"]))
+
+
 def test_modules_to_save_are_trained_whole():
     model = adapters.begin_task(tiny_model(), adapter(**TYPES["modules_to_save"]), 0, 0)
     whole = [n for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n]
