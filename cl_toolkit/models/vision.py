@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,7 +25,7 @@ from cl_toolkit.models.likelihoods import whole_rows
 from cl_toolkit.models.prefix import Prefix, WholeRows
 from cl_toolkit.models.template import ChatTemplate, Refused
 from cl_toolkit.models.text import TextCodec
-from cl_toolkit.types import Batch, Example
+from cl_toolkit.types import Batch, Example, Stream
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +60,18 @@ class VisionLanguage(LanguageModel):
         )
         codec.look(hub_processor(self), token)
         return codec
+
+    def check_stream(self, stream: Stream, with_head: bool) -> None:
+        """With several processes some would train what sees and some not, for which a sharded optimizer waits for ever."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return
+        every = [e for task in stream.all_tasks for e in (*task.train, *task.valid, *task.test)]
+        without = next((e for e in every if not e.images), None)
+        if without is not None and any(e.images for e in every):
+            raise UserError(
+                f"model.head: vision: {without.id} has no images and others have some, which several processes cannot learn "
+                "together; give each an image, or use one process"
+            )
 
 
 @dataclass

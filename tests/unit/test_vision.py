@@ -27,7 +27,7 @@ from cl_toolkit.models.vision import VisionLanguage
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
-from cl_toolkit.types import Task
+from cl_toolkit.types import Stream, Task
 
 IMAGE = 259
 TEXT = {
@@ -236,6 +236,16 @@ def test_how_rows_are_cut_changes_no_loss(place, tmp_path):
     )
     for mine, theirs in zip(whole.losses, cut.losses, strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4)
+
+
+def test_several_processes_want_images_everywhere(place, monkeypatch):
+    streams = [Stream.of("s", [Task(name="t", train=some)]) for some in (EXAMPLES[:1], EXAMPLES[1:2], EXAMPLES)]
+    for world in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        for stream in streams[:2]:
+            kind(place).check_stream(stream, False)
+    with pytest.raises(UserError, match=r"model.head: vision: b has no images and others have some"):
+        kind(place).check_stream(streams[2], False)
 
 
 def test_who_does_not_see_says_so(place):
