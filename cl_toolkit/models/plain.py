@@ -40,8 +40,8 @@ def pair(codec: TextCodec, context: str, text: str) -> Pair:
 
 
 def windows(codec: TextCodec, context: str, text: str) -> list[Pair]:
-    """The pair in pieces that the model has positions for: of a long context its end stays; a long text is read in windows, each
-    after the last token of the one before."""
+    """The pair in pieces that the model has positions for: of a long context its end stays; a long text is read in windows,
+    each after the last token of the one before."""
     before, tokens = pair(codec, context, text)
     most = codec.positions
     if most is None or len(before) + len(tokens) <= most + 1:

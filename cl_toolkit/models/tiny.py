@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.models.text import TextCodec
 
 
@@ -72,7 +72,7 @@ class TinyLM(Kind):
 
         return TextCodec(byte_tokenizer(), prompt, positions=self.max_position_embeddings)
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         if adapter is not None:
             check_targets(self.skeleton(), adapter)
 
