@@ -44,7 +44,7 @@ class TinyLM(Kind):
     (drawn from `seed.init`)."""
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
-    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "hidden"})
+    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden"})
 
     hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96
     intermediate_size: Annotated[int, at_least(1).up_to(1_000_000)] = 256
