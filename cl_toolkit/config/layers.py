@@ -106,16 +106,21 @@ def normalise(layer: Mapping[str, Any], where: str) -> dict[str, Any]:
     return layer
 
 
+OPEN = "???"
+"""What stands in a config for a value that its user has to give."""
+
+
 def merge(below: dict[str, Any], above: Mapping[str, Any], common: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """`above` over `below`. A section that gets another `name` keeps only the keys that base.yaml has for it, since the
-    rest were settings of what was named before."""
+    rest were settings of what was named before; not so where the name was left open (`???`)."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         if isinstance(old, dict) and isinstance(value, Mapping):
             before, now = (canonical(str(name)) for name in (old.get("name"), value.get("name", old.get("name"))))
-            if common is not None and key in ("stream", "model", "objective") and now != before:
-                old = {k: v for k, v in old.items() if k in common[key]}
+            named = common is not None and key in ("stream", "model", "objective") and before != OPEN
+            if named and now != before:
+                old = {k: v for k, v in old.items() if k in (common or {})[key]}
             merged[key] = merge(old, value)
         else:
             merged[key] = value

@@ -17,6 +17,7 @@ from cl_toolkit.study.cells import load_run, load_study
 NEEDED = {
     "chat-lora": ["stream.name=skills", "model.name=some/model"],
     "text": ["stream.name=cl_toolkit.check.runs:EasyDocuments"],
+    "clinc150": ["stream.root=.", "model.name=some/encoder"],
     "long-cl": ["stream.root=."],
     "permuted-mnist": ["stream.name=digits"],
     "standard-cl": ["stream.root=."],
@@ -140,6 +141,13 @@ def test_strategy_settings_of_the_command_line_reach_the_methods_that_have_the_s
     )
     alone = load_run(path, ["strategies.replay.buffer_size=7"])
     assert [(c.name, c.settings.buffer_size) for c in alone.strategies] == [("replay", 7)]
+
+
+def test_a_name_that_was_left_open_keeps_the_settings_beside_it():
+    given = ["stream.name=skills", "model.name=some/model"]
+    assert load_study("chat-lora", given).runs[0].plain["model"]["dtype"] == "bfloat16"
+    given = ["stream.root=.", "model.name=some/encoder"]
+    assert load_study("clinc150", given).runs[0].plain["model"]["head"] == "classes"
 
 
 def test_a_changed_name_drops_the_settings_of_what_was_named_before(file):
