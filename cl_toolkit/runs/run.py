@@ -288,6 +288,7 @@ class Run:
             max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
             wants_logits="logits" in self.strategy.needs,
+            processes=self.engine.processes,
         )
 
     @cached_property
