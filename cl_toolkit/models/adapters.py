@@ -6,9 +6,10 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stor
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from peft import LoraConfig
     from torch import Tensor, nn
@@ -80,6 +83,40 @@ def _lora(model: Any, adapter: Adapter, transposed: bool) -> LoraConfig:
         fan_in_fan_out=transposed,
         task_type="CAUSAL_LM" if model.can_generate() else None,
     )
+
+
+def joined(model: Any, names: Sequence[str]) -> str:
+    """The name of one adapter that does what these do together: of several a new one of all their ranks, as PEFT adds it."""
+    if len(names) == 1:
+        return names[0]
+    join = getattr(model.base_model, "add_weighted_adapter", None)
+    if join is None or "combination_type" not in inspect.signature(join).parameters:
+        raise UserError(
+            "export: adapters of this type cannot be joined into one; --merge writes one model with them all"
+        )
+    first, name = model.peft_config[names[0]], "joined"
+    # PEFT puts each one's scaling into its weights and copies this setting, by which the new one's would not be 1
+    rooted, first.use_rslora = first.use_rslora, False
+    try:
+        with _told():
+            join(list(names), [1.0] * len(names), name, combination_type="cat")
+    finally:
+        first.use_rslora = rooted
+    return name
+
+
+def save(model: Any, folder: Path, base: str, revision: str | None) -> tuple[str, ...]:
+    """The adapters at work in PEFT's own format, of several one (`joined`); returns their names. base: the model, or its
+    folder, that they belong to."""
+    names = tuple(model.active_adapters)
+    name = joined(model, names)
+    model.peft_config[name].base_model_name_or_path, model.peft_config[name].revision = base, revision
+    with _told():
+        model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+    for path in (folder / name).iterdir():
+        path.replace(folder / path.name)
+    (folder / name).rmdir()
+    return names
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -51,10 +52,7 @@ def told(name: str) -> Iterator[None]:
 @dataclass(frozen=True, kw_only=True)
 class HubKind(Kind):
     """What models from a folder or the hub have in common. Weights are safetensors. dtype: below float32 for frozen weights
-    alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16.
-
-    auto: the name of transformers' class that loads it.
-    """
+    alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16."""
 
     auto: ClassVar[str] = "AutoModel"
     revision: str | None = None
@@ -91,6 +89,19 @@ class HubKind(Kind):
     def positions(self, config: PretrainedConfig) -> int | None:
         """How many tokens the model has places for; None: any number. config: that of its text part."""
         return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def source(self) -> str:
+        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+
+    def write_beside(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+        from transformers.utils import cached_file
+
+        from_hub(AutoTokenizer, self).save_pretrained(folder)
+        with suppress(UserError), told(self.name):  # not every model has one
+            name = "generation_config.json"
+            shutil.copyfile(cached_file(self.name, name, revision=self.revision or "main"), folder / name)
 
     def identity(self) -> dict[str, str]:
         """The content of its folder, or the commit of a hub's model."""

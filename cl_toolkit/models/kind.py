@@ -17,6 +17,8 @@ from cl_toolkit.registry import canonical
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from cl_toolkit.models.requests import Reply, Request
@@ -76,12 +78,14 @@ class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
     inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
-    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit. auto: the name of
+    transformers' class that loads such a model; "" where none does.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
+    auto: ClassVar[str] = ""
     name: str = ""
 
     @property
@@ -104,6 +108,14 @@ class Kind:
     def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> Codec:
         """How examples become tensors. Loads no weights."""
         raise NotImplementedError
+
+    @property
+    def source(self) -> str:
+        """What transformers loads the start model by, a folder or an id; "" where this toolkit alone makes it."""
+        return ""
+
+    def write_beside(self, folder: Path) -> None:
+        """What else belongs to the start model, as it came: its tokenizer with the chat template, its generation config."""
 
     def identity(self) -> dict[str, str]:
         """What the start model is known by beside its settings."""

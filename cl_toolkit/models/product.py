@@ -1,0 +1,164 @@
+"""A model as an ordinary folder, which transformers and PEFT load: all weights, or an adapter beside its base."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_toolkit.errors import UserError, listed
+from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models import adapters
+from cl_toolkit.models.targets import adapted, adapted_part, check_targets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from cl_toolkit.models.kind import Kind
+    from cl_toolkit.models.sections import Adapter
+else:
+    torch = LazyModule("torch")
+
+HEADS, BASE = "heads.safetensors", "base"
+MERGE = "--merge writes one model with everything in it"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands in a folder. library: who loads it, `transformers` or `peft`. auto: transformers' class for it. base: what an
+    adapter belongs to, `{folder}` standing for the folder; "" where all weights are there. dtype: of the weights. adapters:
+    those of the run that this one was made of. heads: weights that transformers has no place for, in a file of their own."""
+
+    library: str
+    auto: str
+    dtype: str
+    base: str = ""
+    adapters: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+
+    def code(self, folder: str) -> str:
+        """The lines of Python that load it."""
+        lines = [f"from transformers import {self.auto}, AutoTokenizer", ""]
+        whole = f'{self.auto}.from_pretrained("{self.base.format(folder=folder) or folder}", dtype="{self.dtype}")'
+        if self.base:
+            lines.insert(0, "from peft import PeftModel")
+            whole = f'PeftModel.from_pretrained({whole}, "{folder}")'
+        return "\n".join([*lines, f"model = {whole}.eval()", f'tokenizer = AutoTokenizer.from_pretrained("{folder}")'])
+
+    def notes(self) -> str:
+        """What else is to be said of it, in sentences."""
+        said = []
+        if len(self.adapters) > 1:
+            said.append(
+                f"The adapter does what {len(self.adapters)} stacked ones did together: its rank is the sum of theirs."
+            )
+        if self.heads:
+            said.append(f"{self.auto} loads the backbone; the heads that were trained on it are in `{HEADS}`.")
+        return " ".join(said)
+
+
+def check_product(kind: Kind) -> None:
+    """Raise UserError for a model that no other library knows."""
+    if not kind.auto:
+        raise UserError(
+            f"model.name: {kind.name}: is a small net of this toolkit, which transformers cannot load; in Python "
+            "cl.load_model(RUN) gives it with its trained weights"
+        )
+
+
+def merge_into(model: nn.Module, adapter: Adapter | None) -> nn.Module:
+    """The model with its adapters, all that are at work, in its weights, which are then fp32."""
+    if adapter is None or not hasattr(adapted(model), "peft_config"):
+        return model
+    return adapters.end_task(model.float(), replace(adapter, between_tasks="merge"))
+
+
+def check_merge(model: nn.Module, adapter: Adapter | None) -> None:
+    """Raise UserError where merging into the start model would change more than what the adapter belongs to."""
+    if adapter is not None and adapter.between_tasks != "merge":
+        check_targets(adapted(model), replace(adapter, between_tasks="merge"))
+
+
+def write_model(
+    model: Any, kind: Kind, folder: Path, place: Path, trained: Collection[str], classes: Sequence[str]
+) -> Written:
+    """Weights, config, tokenizer and what else came with the start model. place: where the folder will lie. trained: names of
+    the weights that the start model does not have as they are. classes: the stream's. Raises UserError for what could not
+    be loaded as it is."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    check_product(kind)
+    if hasattr(adapted(model), "peft_config"):
+        return _adapter(model, kind, folder, place, trained, classes)
+    return _whole(model, kind, folder, classes)
+
+
+def _whole(model: Any, kind: Kind, folder: Path, classes: Sequence[str]) -> Written:
+    part = model if hasattr(model, "save_pretrained") else adapted(model)
+    prefix = "" if part is model else f"{adapted_part(model)}."
+    known = kind.skeleton(classes).state_dict()
+    if unknown := [name for name in part.state_dict() if name not in known]:
+        raise UserError(
+            f"export: {listed(unknown[:3])}: a strategy has added it, so that {kind.auto} would leave it out; in Python "
+            "cl.load_model(RUN) gives the model as it was trained"
+        )
+    part.config.use_cache = True  # training has switched it off
+    part.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)  # made up of the config, where the start model has none
+    kind.write_beside(folder)
+    heads = {n: t.detach().contiguous() for n, t in model.state_dict().items() if prefix and not n.startswith(prefix)}
+    if heads:
+        from safetensors.torch import save_file
+
+        save_file(heads, folder / HEADS)
+    return Written("transformers", kind.auto, _dtype(part), heads=tuple(heads))
+
+
+def _adapter(
+    model: Any, kind: Kind, folder: Path, place: Path, trained: Collection[str], classes: Sequence[str]
+) -> Written:
+    """One adapter in PEFT's own format; of a stack one of all ranks together."""
+    beside = sorted(set(trained) - set(adapters.weights(model))) or [
+        name for name, _ in model.named_parameters() if adapted_part(model) and not name.startswith(adapted_part(model))
+    ]
+    if beside:
+        raise UserError(
+            f"export: {listed(beside[:3])}: was trained beside the adapter, whose folder cannot hold it; {MERGE}"
+        )
+    base = kind.source or str(place.resolve() / BASE)  # nobody else has that one
+    names = adapters.save(model, folder, base, getattr(kind, "revision", None))
+    kind.write_beside(folder)
+    written = Written("peft", kind.auto, _dtype(model), kind.source or f"{{folder}}/{BASE}", names)
+    if not kind.source:
+        _whole(model.unload(), kind, folder / BASE, classes)
+    return written
+
+
+def _dtype(model: nn.Module) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def check_place(folder: Path) -> None:
+    """Raise UserError for a folder that holds something."""
+    if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"--out {folder}: is there already; name a folder that is new or empty")
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Path]:
+    """An empty folder beside, which becomes this one when it is whole."""
+    beside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if folder.is_dir():
+            folder.rmdir()
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
