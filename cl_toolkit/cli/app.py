@@ -327,6 +327,7 @@ def answers(
 
 
 app.command()(product.export)
+app.command()(product.gate)
 
 
 class Stopped(BaseException):
