@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cl_toolkit.data.places import Place
@@ -39,12 +40,14 @@ class Cut:
 @dataclass(frozen=True, kw_only=True)
 class Source(Place):
     """columns: field -> column. fields: field -> a text that is the same in every row. labels: the names of the answers that a
-    column holds as numbers; they are the choices. valid_from_train, test_from_train: so many examples are cut off the training
-    split, the same ones always. cut: several tasks."""
+    column holds as numbers; they are the choices. without: column -> values; rows with one of them are left out. cut: several
+    tasks. valid_from_train, test_from_train: so many rows are cut off the training split, the same ones always; valid in place
+    of a split that is there, unless `split: as_published`."""
 
     columns: dict[str, str] = field(default_factory=dict)
     fields: dict[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
+    without: dict[str, tuple[str, ...]] = field(default_factory=dict)
     valid_from_train: Annotated[int, at_least(1)] | None = None
     test_from_train: Annotated[int, at_least(1)] | None = None
     cut: Cut | None = None
@@ -55,15 +58,25 @@ class Dataset:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """sources: task -> where it comes from. gives: what its examples are, questions with answers or texts (column `text`).
-        scorer: for every task, or task: scorer; null, and tasks that are not named: `exact_match`, of texts `perplexity`."""
+        """sources: task -> where it comes from. root: the folder that their paths begin in. split: of a benchmark whose valid
+        split is its test split, clean (valid is cut off train where the source says so) or as_published. gives: what its
+        examples are, questions with answers or texts (column `text`). scorer: for every task, or task: scorer; null, and tasks
+        that are not named: `exact_match`, of texts `perplexity`."""
 
         sources: dict[str, Source]
+        root: str | None = None
+        split: Literal["clean", "as_published"] = "clean"
         gives: Literal["conversations", "documents"] = "conversations"
         scorer: dict[str, str] | str | None = None
 
     def __init__(self, config: Config):
         self.config, self.inputs = config, config.gives
+        self.sources = {name: self._placed(source) for name, source in config.sources.items()}
+
+    def _placed(self, source: Source) -> Source:
+        root = self.config.root
+        here = source if root is None else replace(source, path=str(Path(root).expanduser() / source.path))
+        return here if self.config.split == "clean" else replace(here, valid_from_train=None)
 
     def names(self) -> list[str]:
         """The sources, or the tasks that they are cut into, as the config has them."""
@@ -73,7 +86,7 @@ class Dataset:
     def _owners(self) -> dict[str, str]:
         """Task -> its source."""
         found: dict[str, str] = {}
-        for name, source in self.config.sources.items():
+        for name, source in self.sources.items():
             cut = source.cut
             tasks = [name] if cut is None else cut.groups or [f"{name}_{i + 1}" for i in range(cut.number or 0)]
             for task in tasks:
@@ -85,13 +98,13 @@ class Dataset:
     def version(self, names: Sequence[str]) -> str:
         """A hash over the files, or what the hub's data sets are known by."""
         sources = dict.fromkeys(self._owners[name] for name in names)
-        return " ".join(self.config.sources[name].version(_key(name)) for name in sources)
+        return " ".join(self.sources[name].version(_key(name)) for name in sources)
 
     def tasks(self, names: Sequence[str], prompt: Any) -> list[Task]:
         """The named tasks; rows are read when they are gone through."""
         template = Template.of(prompt.template, prompt.learn_turns)
         documents = self.inputs == "documents"
-        readers = {name: Reader(name, source, template, documents) for name, source in self.config.sources.items()}
+        readers = {name: Reader(name, source, template, documents) for name, source in self.sources.items()}
         return [self._task(name, readers[self._owners[name]]) for name in names]
 
     def _task(self, name: str, reader: Reader) -> Task:
@@ -121,12 +134,9 @@ class Reader:
 
     def splits(self) -> list[str]:
         """The splits that there are, and those that are cut off the training split."""
-        there = self.source.splits(self.where)
-        for split, size in self.carved.items():
-            if size and split in there:
-                raise UserError(
-                    f"{self.where}.{split}_from_train: there is a {split} split; name another file for it, or leave this out"
-                )
+        there = [split for split in self.source.splits(self.where) if split != "valid" or not self.carved["valid"]]
+        if self.carved["test"] and "test" in there:
+            raise UserError(f"{self.where}.test_from_train: there is a test split; leave this out")
         if "train" not in there:
             raise UserError(f"{self.where}.path: {self.source.path}: no training split is there; name it by `train`")
         return [*there, *(split for split, size in self.carved.items() if size)]
@@ -195,7 +205,9 @@ class Reader:
     def _rows(self, file: str) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
         """(number, place, row, fields): the fields as columns and labels of the config make them."""
         columns = self.source.columns
-        for number, (_, where, row), names in self.source.rows(file, self.where):
+        for number, (_, where, row), names in self.source.read(file, self.where):
+            if any(_plain(row, column, where, values) in values for column, values in self.source.without.items()):
+                continue
             fields = {ours: _column(row, theirs, where) for ours, theirs in columns.items()} if columns else dict(row)
             if self.source.cut is not None and self.source.cut.by not in self.template.known:
                 fields.pop(self.source.cut.by, None)  # has done its work
@@ -227,6 +239,12 @@ def _column(row: Mapping[str, Any], column: str, where: str) -> Any:
         near = did_you_mean(column, row).split("; known")[0]
         raise UserError(f"{where}: the column {quoted(column)} is missing or empty{near}; found {listed(row)}")
     return row[column]
+
+
+def _plain(row: Mapping[str, Any], column: str, where: str, values: Sequence[str]) -> str:
+    """A value as text, also one that stands alone in a list, or an empty field where such rows are looked for."""
+    value = row.get(column, "") if "" in values else _column(row, column, where)
+    return str(value[0] if isinstance(value, list) and len(value) == 1 else value)
 
 
 def _label(value: Any, labels: Sequence[str], where: str) -> str:

@@ -198,6 +198,8 @@ STREAMS = Registry(
         "dataset": "cl_toolkit.benchmarks.dataset:Dataset",
         "jsonl": "cl_toolkit.benchmarks.jsonl:Jsonl",
         "text": "cl_toolkit.benchmarks.text:Text",
+        "avalanche": "cl_toolkit.benchmarks.avalanche:Avalanche",
+        "biography": "cl_toolkit.benchmarks.biography:Biography",
         "digits": "cl_toolkit.benchmarks.digits:Digits",
         "images": "cl_toolkit.benchmarks.images:Images",
     },
@@ -223,6 +225,8 @@ SCORERS = Registry(
         "class_accuracy": "cl_toolkit.measure.scorers:class_accuracy",
         "token_f1": "cl_toolkit.measure.scorers:token_f1",
         "rouge_l": "cl_toolkit.measure.scorers:rouge_l",
+        "fuzzy_ratio": "cl_toolkit.measure.rewriting:fuzzy_ratio",
+        "sari": "cl_toolkit.measure.rewriting:sari",
         "perplexity": "cl_toolkit.measure.scorers:perplexity",
     },
 )

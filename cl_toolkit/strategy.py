@@ -68,6 +68,7 @@ class Tags:
     life_cycles: the adapter life cycles at which it works, None standing for no adapter; the first is the one it is
         checked with.
     needs: what the objective must give for it, of `Objective.gives`.
+    of_adapter: what the adapter must give for it: `pairs`, the two matrices of LoRA whose product is all that it adds.
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`.
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
@@ -83,6 +84,7 @@ class Tags:
     extra_memory: str = ""
     life_cycles: tuple[str | None, ...] = LIFE_CYCLES
     needs: frozenset[str] = frozenset()
+    of_adapter: frozenset[str] = frozenset()
     owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] | None = None
     edits_gradient: bool = False

@@ -42,11 +42,10 @@ class Message:
 class Example:
     """One thing to learn or to be asked.
 
-    Language: `messages` are the turns before the answer and `target` is the answer, or `text` is plain text.
-    Arrays: `x` is a float tensor, `y` the index of its class, `target` that class as text. `choices` are all allowed
-    answers. `source` says how the example came into a batch: `task`, `memory` (rehearsed), `aside` (goes through the
-    forward for a strategy's own terms) or `filler` (keeps processes in step). The last two have no target and count
-    nowhere.
+    Language: `messages` are the turns before the answer, `target` is the answer, `images` (uint8, (3, H, W)) stand before the
+    first user turn; or `text` is plain text. Arrays: `x` is a float tensor, `y` the index of its class, `target` that class
+    as text. `choices` are all allowed answers. `source` says how the example came into a batch: `task`, `memory` (rehearsed),
+    `aside` (for a strategy's own terms) or `filler` (keeps processes in step). The last two have no target, count nowhere.
     """
 
     id: str
@@ -55,6 +54,7 @@ class Example:
     choices: tuple[str, ...] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     text: str | None = None
+    images: tuple[Any, ...] = ()
     x: Any = None
     y: Any = None
     source: str = "task"

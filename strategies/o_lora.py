@@ -52,6 +52,7 @@ class OLoRA(Strategy):
         off={"weight": 0.0, "norm_weight": 0.0},
         extra_memory="an adapter per past task",
         life_cycles=("stack",),
+        of_adapter=frozenset({"pairs"}),
         exceptions={3: "a fresh A is random, so it overlaps with past ones from the first step on"},
     )
 

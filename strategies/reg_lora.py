@@ -63,6 +63,7 @@ class RegLoRA(Strategy):
         off={"weight": 0.0},
         extra_memory="4 bytes per protected position",
         life_cycles=("merge",),
+        of_adapter=frozenset({"pairs"}),
     )
     kept = ("positions",)
 

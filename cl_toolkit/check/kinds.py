@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +42,16 @@ def conversations() -> list[Example]:
     ]
 
 
+def pictured(examples: list[Example]) -> list[Example]:
+    """The same with one image of noise each, but the first, which has none, and the last, which has two."""
+    draw = torch.Generator().manual_seed(0)
+    counts = (0, *[1] * (len(examples) - 2), 2)
+    noise = [
+        tuple(torch.randint(256, (3, 24, 32), generator=draw, dtype=torch.uint8) for _ in range(n)) for n in counts
+    ]
+    return [replace(example, images=images) for example, images in zip(examples, noise, strict=True)]
+
+
 def arrays(shape: tuple[int, ...], count: int = 5) -> list[Example]:
     """Noise of three classes."""
     draw, labels = torch.Generator().manual_seed(0), ("0", "1", "2")
@@ -62,6 +73,8 @@ class KindSubject(Subject):
 
     def asked(self) -> list[Example]:
         """Examples with a target."""
+        if "image+text" in self.kind.inputs:
+            return pictured(conversations())
         if "conversations" in self.kind.inputs:
             return conversations()
         if "arrays" in self.kind.inputs:

@@ -16,8 +16,9 @@ from cl_toolkit.data.sections import StreamSection
 from cl_toolkit.engine.sections import EngineSection, Train
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.measure.sections import Evaluate
+from cl_toolkit.models import peft_types
 from cl_toolkit.models.kind import Kind, built_in, kind_class
-from cl_toolkit.models.sections import Generation, ModelSection, Prompt
+from cl_toolkit.models.sections import Adapter, Generation, ModelSection, Prompt
 from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, TRACKERS, Registry
 from cl_toolkit.strategy import Strategy
 
@@ -35,6 +36,16 @@ def kind_of(section: Mapping[str, Any], where: str) -> Kind:
                 f"({' and '.join(owners)} have it){did_you_mean(section['name'], built_in()).split('; known')[0]}"
             )
     return typed(cls, {**settings, "name": section["name"]}, "model", where)
+
+
+def adapter_of(section: Any, where: str) -> Any:
+    """The settings of the adapter that `model.adapter` asks for; what is no mapping is left to the type check."""
+    if not isinstance(section, Mapping):
+        return section
+    if peft_types.is_plain(section):
+        return typed(Adapter, section, "model.adapter", where)
+    cls = peft_types.settings_class(section.get("type", "lora"), where)
+    return peft_types.adapter_of(section, typed(cls, section, "model.adapter", where))
 
 
 def config_of(cls: Any, where: str) -> type:
@@ -106,7 +117,8 @@ def build_run(
     stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
     stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where)
 
-    model = typed(ModelSection, split_section(ModelSection, plain["model"])[0], "model", where)
+    common = split_section(ModelSection, plain["model"])[0]
+    model = typed(ModelSection, {**common, "adapter": adapter_of(common.get("adapter"), where)}, "model", where)
     kind = kind_of(plain["model"], where)
 
     evaluate = typed(Evaluate, plain["evaluate"], "evaluate", where)

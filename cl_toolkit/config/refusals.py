@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ def check(config: RunConfig, where: str) -> None:
     check_prompt(config, where)
     check_stream(config, where)
     check_inputs(config, where)
+    check_adapter(config, where)
     check_strategies(config, where)
     check_generation(config, check_engine(config, where), where)
 
@@ -175,6 +176,11 @@ def check_inputs(config: RunConfig, where: str) -> None:
             f"{where}: train.packing: {config.train.packing}: packs several examples into a row, for objectives that "
             f"learn from each token; objective {config.objective.name} with model {model.name} does not; set it to null"
         )
+    if config.train.packing is not None and not model.packable:
+        raise UserError(
+            f"{where}: train.packing: {config.train.packing}: packs several examples into a row, and {model.name} reads each "
+            "question in a row of its own; set it to null"
+        )
     train = config.train
     blocks = {"compile": train.compile != "none", "gradient_checkpointing": train.gradient_checkpointing}
     for key, wanted in blocks.items():
@@ -184,6 +190,44 @@ def check_inputs(config: RunConfig, where: str) -> None:
         raise UserError(
             f"{where}: objective.name: {config.objective.name} looks at a whole step at once and cannot be cut; use one process"
         )
+
+
+def check_adapter(config: RunConfig, where: str) -> None:
+    """The adapter's life cycle, and what strategies want of an adapter."""
+    adapter = config.model.adapter
+    if adapter is None:
+        return
+    if (able := adapter.known) is None:
+        from cl_toolkit.models.trials import abilities
+
+        with told_where(where):
+            able = abilities(adapter)
+    if why := able.cannot.get(adapter.between_tasks):
+        can = [life for life in LIFE_CYCLES if life is not None and life not in able.cannot]
+        raise UserError(
+            f"{where}: model.adapter.between_tasks: {adapter.between_tasks}: an adapter of type {adapter.type} cannot: {why}; "
+            f"use {' or '.join(can)}"
+        )
+    if able.alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            f"{where}: model.adapter.type: {adapter.type} edits gradients in hooks of its own, which see one process and not "
+            "the whole job; use one process"
+        )
+    for component in config.strategies:
+        if lacking := strategy_class(component).tags.of_adapter - able.gives:
+            raise UserError(
+                f"{where}: strategies.{component.name}: needs {' and '.join(sorted(lacking))} of the adapter, which type "
+                f"{adapter.type} does not give as it is set; use plain lora"
+            )
+
+
+@contextmanager
+def told_where(where: str) -> Iterator[None]:
+    """A refusal with the place in the config before it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def check_strategies(config: RunConfig, where: str) -> None:

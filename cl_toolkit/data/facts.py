@@ -20,7 +20,7 @@ else:
     np = LazyModule("numpy")
 
 SPLITS = ("train", "valid", "test")
-CONTENT = ("messages", "text", "target", "x")
+CONTENT = ("messages", "images", "text", "target", "x")
 """The fields by which two examples are the same one, whatever their ids and choices."""
 
 

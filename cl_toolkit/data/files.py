@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from cl_toolkit.data.rows import parse_row
-from cl_toolkit.errors import UserError, listed, quoted, short
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
 
 
 class Placed(NamedTuple):
@@ -27,14 +27,16 @@ class Placed(NamedTuple):
     row: dict[str, Any]
 
 
-def rows_in(path: Path) -> Iterator[Placed]:
-    """The rows of a file. Raises UserError with the file and the line or row."""
+def rows_in(path: Path, key: str | None = None) -> Iterator[Placed]:
+    """The rows of a file. key: of the list of rows in a JSON file that is one object. Raises UserError with the file and the
+    line or row."""
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(f"{path}: expected a file {listed(FORMATS)}, each text also .gz")
+    if suffix not in FORMATS or (key is not None and suffix != ".json"):
+        expected = listed(FORMATS) if key is None else ".json, which is one object"
+        raise UserError(f"{path}: expected a file {expected}, each text also .gz")
     number = 0
     try:
-        for number, where, row in FORMATS[suffix](path):
+        for number, where, row in json_object(path, key) if key is not None else FORMATS[suffix](path):
             yield Placed(number, where, {key: value for key, value in row.items() if value is not None})
     except (OSError, EOFError, zlib.error) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -81,6 +83,25 @@ def json_list(path: Path) -> Iterator[Placed]:
     for number, row in enumerate(found, 1):
         where = f"{path}: row {number}"
         yield Placed(number, where, parse_row(json.dumps(row), where))  # as strict as a line
+
+
+def json_object(path: Path, key: str) -> Iterator[Placed]:
+    """A list of rows, objects or lists, in one object. What else the object says, as text, each row says too; the values of a
+    row that is a list are called 0, 1 and so on."""
+    text = "".join(line for _, line in lines_of(path))
+    whole = parse_row(text, str(path))
+    rows = whole.get(key)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: {key}: expected a list of rows{did_you_mean(key, whole)}")
+    common = {name: value for name, value in whole.items() if isinstance(value, str)}
+    common |= {name: v[0] for name, v in whole.items() if isinstance(v, list) and len(v) == 1 and isinstance(v[0], str)}
+    for number, row in enumerate(rows, 1):
+        where = f"{path}: {key}[{number - 1}]"
+        if isinstance(row, list):
+            row = {str(i): value for i, value in enumerate(row)}
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected an object with fields or a list, got {type(row).__name__}")
+        yield Placed(number, where, {**common, **row})
 
 
 def separated(separator: str) -> Callable[[Path], Iterator[Placed]]:

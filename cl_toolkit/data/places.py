@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ USUAL = {"train": ("train",), "valid": ("valid", "validation", "dev", "val"), "t
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """path: a file, a folder, or the id of a data set. subset, revision: of a data set. train, valid, test: the file (or a
-    pattern, such as train-*.parquet), or the hub's split; null: called as usual."""
+    pattern, such as train-*.parquet), the hub's split, or the key in a JSON file that is one object; null: called as usual.
+    rows: the key of the rows in each JSON file. sha256: file in the folder -> its hash; another file is refused."""
 
     path: str
     subset: str | None = None
@@ -26,6 +28,8 @@ class Place:
     train: str | None = None
     valid: str | None = None
     test: str | None = None
+    rows: str | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
 
     def named(self, split: str) -> str | None:
         """What the config calls a split."""
@@ -34,12 +38,11 @@ class Place:
     def version(self, where: str) -> str:
         """A hash over the files, or what the hub's data set is known by. where: the key in the config, for messages."""
         if (folder := self._local(where)) is not None:
+            self._check_files(folder, where)
             return files_hash(file for split in USUAL for file in self._files(folder, split, where))
         if self.revision is not None and len(self.revision) == 40:
             return self.revision  # a commit never changes
-        return " ".join(
-            str(self._hub(split, name, where)._fingerprint) for split, name in self._hub_splits(where).items()
-        )
+        return " ".join(str(self._hub(name, where)._fingerprint) for name in self._hub_splits(where).values())
 
     def splits(self, where: str) -> list[str]:
         """The splits that are there."""
@@ -47,15 +50,16 @@ class Place:
             return [split for split in USUAL if self._files(folder, split, where)]
         return list(self._hub_splits(where))
 
-    def rows(self, split: str, where: str) -> Iterator[tuple[str, Placed, Mapping[str, Sequence[str]]]]:
+    def read(self, split: str, where: str) -> Iterator[tuple[str, Placed, Mapping[str, Sequence[str]]]]:
         """(number in the split, row, names of the labels by column), one after the other."""
         if (folder := self._local(where)) is not None:
             files = self._files(folder, split, where)
+            key = self.rows or (self._keys().get(split) if folder.is_file() else None)
             for i, file in enumerate(files, 1):
-                for placed in rows_in(file):
+                for placed in rows_in(file, key):
                     yield f"{i}.{placed.number}" if len(files) > 1 else str(placed.number), placed, {}
             return
-        found = self._hub(split, self._hub_splits(where)[split], where)
+        found = self._hub(self._hub_splits(where)[split], where)
         names = {column: kind.names for column, kind in found.features.items() if getattr(kind, "names", None)}
         for number, row in enumerate(found, 1):
             kept = {key: value for key, value in row.items() if value is not None}
@@ -72,7 +76,7 @@ class Place:
         """A split's files, in the order of their names."""
         named = self.named(split)
         if path.is_file():
-            return [path] if split == "train" else []
+            return [path] if split == "train" or split in self._keys() else []
         if named is not None:
             found = sorted(path.glob(named))
             if not found:
@@ -80,6 +84,24 @@ class Place:
             return found
         ends = [f"{folder}{name}{end}" for name in USUAL[split] for folder in ("", "data/") for end in (".*", "-*.*")]
         return sorted(file for pattern in ends for file in path.glob(pattern) if _readable(file))
+
+    def _keys(self) -> dict[str, str]:
+        """Split -> its key, of a file that is one JSON object: the config names it."""
+        return {split: name for split in USUAL if (name := self.named(split)) is not None}
+
+    def _check_files(self, folder: Path, where: str) -> None:
+        """Raise UserError for a file that is not the one that the config means."""
+        for name, expected in self.sha256.items():
+            path = folder if folder.is_file() else folder / name
+            try:
+                with path.open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(f"{where}.sha256: {path}: cannot be read: {error.strerror}") from error
+            if found != expected:
+                raise UserError(
+                    f"{where}.sha256: {path}: is another file: expected {expected[:12]}…, got {found[:12]}…"
+                )
 
     def _hub_splits(self, where: str) -> dict[str, str]:
         """Split -> what the hub calls it."""
@@ -97,7 +119,7 @@ class Place:
                 found[split] = name
         return found
 
-    def _hub(self, split: str, name: str, where: str) -> Any:
+    def _hub(self, name: str, where: str) -> Any:
         """A split of the hub's, memory-mapped by `datasets`."""
         datasets = needed("datasets", where)
         try:

@@ -1,7 +1,8 @@
 """A row of a file as examples: every field of it is used, or refused by name.
 
 Five fields: `instruction`, `input`, `target` (needed), `choices`, `task`, and every field that `prompt.template` names. Besides
-them `system` (a system turn in front) and `history` (a list of [user, assistant] pairs before the question).
+them `system` (a system turn in front) and `history` (a list of [user, assistant] pairs before the question). `references` are
+further right answers, for scoring; a target that is a list of texts is the first and its references.
 A conversation: `messages`, whose last assistant turn is the answer; `tools`, `choices`. A turn has `role`, `content`, and what
 chat templates may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. Beside `tool_calls` the content may be
 null. `developer` is read as `system`. What else people have is brought into these two by `shapes`.
@@ -29,8 +30,8 @@ from cl_toolkit.types import Example, Message
 ROLES = ("system", "user", "assistant", "tool")
 TURN = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 PASSED_OVER = ("id", "idx", "source", "metadata", "extra")
-FIVE = ("task", "instruction", "input", "target", "choices", "system", "history", "tools")
-CONVERSATION = frozenset({"messages", "tools", "choices", "task", "system"})
+FIVE = ("task", "instruction", "input", "target", "references", "choices", "system", "history", "tools")
+CONVERSATION = frozenset({"messages", "references", "tools", "choices", "task", "system"})
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,14 @@ def examples_of(
                 )
     if not every or weights[-1] != 0:
         examples.append(
-            Example(id=identity, messages=tuple(context), target=answer.content, choices=choices, tools=tools)
+            Example(
+                id=identity,
+                messages=tuple(context),
+                target=answer.content,
+                choices=choices,
+                tools=tools,
+                extra=references(row, where),
+            )
         )
     for example in examples:
         if not example.target.strip() or not example.messages:
@@ -159,6 +167,14 @@ def five_fields(row: dict[str, Any], where: str, template: Template) -> tuple[li
     choices = allowed(row, row["target"], where)
     turns.append(Message(role="user", content=question(row, choices or (), where, template)))
     return [*turns, Message(role="assistant", content=row["target"])], choices
+
+
+def references(row: dict[str, Any], where: str) -> dict[str, list[str]]:
+    """What an example keeps of the further right answers of its row."""
+    found = row.get("references", [])
+    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
+        raise UserError(f"{where}: references: expected a list of texts that are not empty, got {quoted(found)}")
+    return {"references": found} if found else {}
 
 
 def refuse_unknown(row: dict[str, Any], known: Set[str], where: str, hint: str = "") -> None:

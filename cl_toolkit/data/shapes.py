@@ -47,6 +47,8 @@ def in_shape(row: Row, where: str) -> Row:
     for field, change in CHANGES.items():
         if field in row:
             row = change(dict(row), where)
+    if isinstance(row.get("target"), list) and row["target"]:
+        row = {**row, "target": row["target"][0], "references": [*row["target"][1:], *row.get("references", [])]}
     if "messages" not in row and "target" not in row:  # else they are refused as any unknown field
         for field, meaning in OTHERS.items():
             if field in row:

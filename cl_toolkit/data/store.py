@@ -155,6 +155,7 @@ def example_from_plain(plain: dict[str, Any]) -> Example:
     )
     if "choices" in plain:
         plain["choices"] = tuple(plain["choices"])
-    if "tools" in plain:
-        plain["tools"] = tuple(plain["tools"])
+    for name in ("tools", "images"):
+        if name in plain:
+            plain[name] = tuple(plain[name])
     return Example(**plain)

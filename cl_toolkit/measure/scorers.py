@@ -12,7 +12,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from functools import WRAPPER_ASSIGNMENTS, lru_cache, partial
 from numbers import Real
@@ -38,6 +38,7 @@ class Scorer:
     unit: what a number of this scorer is called in a sentence: "accuracy".
     per_byte: choices are compared by their log-probability per byte.
     bounded: every score lies between 0 and 1.
+    references: of several right answers (`references` in an example's `extra`) the `best` counts, or the function reads `all`.
     aggregate: (scores, weights) of a task's examples -> the task's number.
     """
 
@@ -47,6 +48,7 @@ class Scorer:
     higher_is_better: bool = True
     per_byte: bool = False
     bounded: bool = True
+    references: Literal["best", "all"] = "best"
     aggregate: Callable[[Sequence[float], Sequence[float]], float] = mean
 
     def __post_init__(self) -> None:
@@ -65,8 +67,13 @@ def as_scorer(found: Any) -> Scorer:
 
 
 def score(task: str, name: str, scorer: Scorer, example: Example, read: Any) -> float:
-    """What a scorer gives for one example; raises UserError, with scorer, task and example, where it raises or gives anything
-    but a finite number (from 0 to 1 if it is bounded; true and false are 1 and 0)."""
+    """What a scorer gives for one example, the best over its right answers where it has several (`references` in its `extra`);
+    raises UserError, with scorer, task and example, where it raises or gives anything but a finite number (from 0 to 1 if it is
+    bounded; true and false are 1 and 0)."""
+    if example.extra and scorer.references == "best" and (references := example.extra.get("references")):
+        alone = {key: value for key, value in example.extra.items() if key != "references"}
+        each = (replace(example, target=target, extra=alone) for target in (example.target, *references))
+        return (max if scorer.higher_is_better else min)(score(task, name, scorer, one, read) for one in each)
     try:
         given = scorer.function(example, read)
         if type(given) is float and 0 <= given <= 1:  # as most are; all that follows takes three times as long

@@ -1,4 +1,4 @@
-"""LoRA adapters: add, merge, freeze, stack, disable, snapshot. The only door to peft.
+"""Adapters: add, merge, freeze, stack, disable, snapshot. The only door to peft, with `peft_types` and `trials`.
 
 The life cycle belongs to the model, not to a strategy: one adapter trained on and on (`continue`), merged into the
 weights and started afresh after each task (`merge`), or frozen and a new one added (`stack`).
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import eval_mode, unwrapped
-from cl_toolkit.errors import UserError, short
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-    from peft import LoraConfig
+    from peft import PeftConfig
     from torch import Tensor, nn
 
-    from cl_toolkit.models.sections import Adapter
+    from cl_toolkit.models.sections import AnyAdapter
 else:
     torch = LazyModule("torch")
 
@@ -36,9 +36,12 @@ def frozen_in_bf16(model: Any) -> None:
     the memory and no cast, with the same results to the last bit."""
     part = adapted(model)
     head = getattr(part, "get_output_embeddings", lambda: None)()
+    names = getattr(part, "peft_config", {})
     for name, module in part.named_modules():
-        linear = isinstance(module, torch.nn.Linear) and module is not head and ".lora_" not in name
-        if linear and not module.weight.requires_grad:
+        linear = isinstance(module, torch.nn.Linear) and module is not head and not any(is_of(name, a) for a in names)
+        if (
+            linear and module.weight.is_floating_point() and not module.weight.requires_grad
+        ):  # quantised ones are integers
             module.weight.data = module.weight.data.to(torch.bfloat16)
 
 
@@ -46,7 +49,7 @@ FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 """Life cycle -> what becomes of a task's adapter when the task is over."""
 
 
-def begin_task(model: Any, adapter: Adapter | None, index: int, seed: int) -> nn.Module:
+def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) -> nn.Module:
     """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
     from the global generator."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
@@ -54,35 +57,45 @@ def begin_task(model: Any, adapter: Adapter | None, index: int, seed: int) -> nn
     if part := adapted_part(model):
         setattr(model, part, begin_task(getattr(model, part), adapter, index, seed))
         return model
-    name = f"task{index}"
-    with torch.random.fork_rng(devices=[]), _told():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "adapter", index))
-        if adapter.between_tasks != "stack" or index == 0:
-            from peft import get_peft_model
+        return begun(model, _config(model, adapter), index if adapter.between_tasks == "stack" else 0, f"task{index}")
 
-            transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
-            return get_peft_model(model, _lora(model, adapter, transposed), adapter_name=name)
-        model.add_adapter(name, _lora(model, adapter, model.peft_config["task0"].fan_in_fan_out))
-    model.base_model.set_adapter([f"task{i}" for i in range(index + 1)])
+
+def begun(model: Any, config: PeftConfig, under: int, name: str = "") -> nn.Module:
+    """The model with a fresh adapter from the global generator, the one that is trained; `under` earlier ones go on working."""
+    from peft import get_peft_model
+
+    name = name or f"task{under}"
+    with _told():
+        if not under:
+            return get_peft_model(model, config, adapter_name=name)
+        model.add_adapter(name, config)
+        model.base_model.set_adapter([f"task{i}" for i in range(under + 1)])
     for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad = f".{name}." in parameter_name
+        parameter.requires_grad = is_of(parameter_name, name)
     return model
 
 
-def _lora(model: Any, adapter: Adapter, transposed: bool) -> LoraConfig:
-    """PEFT's settings of an adapter."""
-    from peft import LoraConfig
+def is_of(name: str, adapter: str) -> bool:
+    """Whether a weight is one of an adapter's, by their names."""
+    return f".{adapter}." in f"{name}."
 
-    wanted = adapter.target_modules
-    return LoraConfig(
-        r=adapter.r,
-        lora_alpha=adapter.lora_alpha,
-        lora_dropout=adapter.lora_dropout,
-        target_modules=wanted if isinstance(wanted, str) else list(wanted),
-        use_rslora=adapter.use_rslora,
-        fan_in_fan_out=transposed,
-        task_type="CAUSAL_LM" if model.can_generate() else None,
-    )
+
+def _config(model: Any, adapter: AnyAdapter) -> PeftConfig:
+    """PEFT's settings of an adapter for this model."""
+    from cl_toolkit.models.peft_types import peft_config
+
+    first = getattr(model, "peft_config", {}).get("task0")
+    if first is None:
+        transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
+        task = ("SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM") if model.can_generate() else None
+    else:
+        transposed, task = getattr(first, "fan_in_fan_out", False), first.task_type
+    config = peft_config(adapter, task_type=task)
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = transposed
+    return config
 
 
 def joined(model: Any, names: Sequence[str]) -> str:
@@ -129,16 +142,19 @@ def _told() -> Iterator[None]:
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to", UserWarning)
         # harmless where nothing is merged; `check_targets` refuses the rest
         warnings.filterwarnings("ignore", ".*tied|Model has `tie_word_embeddings", UserWarning)
+        # said of every norm but one, by the type that is for norms
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            what = " ".join(str(error).split())
-            raise UserError(f"model.adapter: PEFT refuses it: {type(error).__name__}: {short(what, 200)}") from error
+            from cl_toolkit.models.peft_types import refused
+
+            raise refused(error) from error
 
 
-def end_task(model: Any, adapter: Adapter | None) -> nn.Module:
+def end_task(model: Any, adapter: AnyAdapter | None) -> nn.Module:
     """What the life cycle does when a task is over: `merge` folds the adapter into the weights and gives the plain model,
     with all that was hung on the adapted one."""
     if adapter is None or adapter.between_tasks != "merge":
@@ -146,18 +162,23 @@ def end_task(model: Any, adapter: Adapter | None) -> nn.Module:
     if part := adapted_part(model):
         setattr(model, part, end_task(getattr(model, part), adapter))
         return model
+    return merged(model)
+
+
+def merged(model: Any) -> nn.Module:
+    """The plain model with the adapter in its weights, and with all that was hung on the adapted one."""
     own_modules = {name: module for name, module in model.named_children() if name != "base_model"}
     own_weights = dict(model.named_parameters(recurse=False))
     with _told():
-        merged = model.merge_and_unload()
-    if hasattr(merged, "peft_config"):
-        del merged.peft_config
+        plain = model.merge_and_unload()
+    if hasattr(plain, "peft_config"):
+        del plain.peft_config
     for name, value in {**own_modules, **own_weights}.items():
-        setattr(merged, name, value)
-    return merged
+        setattr(plain, name, value)
+    return plain
 
 
-def merged_with_error(model: nn.Module, adapter: Adapter, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, float]:
+def merged_with_error(model: nn.Module, adapter: AnyAdapter, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, float]:
     """`end_task`, and the largest change of a logit on `inputs` that it made."""
 
     def logits(module: nn.Module) -> Tensor:
@@ -171,11 +192,12 @@ def merged_with_error(model: nn.Module, adapter: Adapter, inputs: Mapping[str, T
 
 def plain_name(name: str) -> str:
     """A weight's name as it is without an adapter."""
-    return name.replace("base_model.model.", "", 1).replace(".base_layer.", ".")
+    plain = name.replace("base_model.model.", "", 1)
+    return plain.replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every layer with an adapter, by a name that survives merging."""
+    """Every layer with LoRA, by a name that survives merging."""
     if "peft" not in sys.modules:  # then nothing has one, and a small net need not wait seconds for the import
         return
     from peft.tuners.lora import LoraLayer
@@ -206,19 +228,43 @@ def frozen_pairs(model: nn.Module) -> Iterator[tuple[str, list[tuple[Tensor, Ten
 
 def loaded(model: nn.Module) -> dict[str, int]:
     """Name -> number of weights of each adapter that is active in the forward, the one that is trained last; {} without."""
-    counts: dict[str, int] = {}
-    for _, layer in layers(model):
-        for name in layer.active_adapters:
-            size = layer.lora_A[name].weight.numel() + layer.lora_B[name].weight.numel()
-            counts[name] = counts.get(name, 0) + size
-    return counts
+    sizes = [(name, weight.numel()) for name, weight in unwrapped(model).named_parameters()]
+    return {a: sum(size for name, size in sizes if is_of(name, a)) for a in active(model)}
+
+
+def active(model: nn.Module) -> list[str]:
+    """The names of the adapters that are at work, the one that is trained last."""
+    part = adapted(unwrapped(model))
+    return list(part.active_adapters) if hasattr(part, "peft_config") else []
+
+
+@contextmanager
+def only(model: nn.Module, names: list[str]) -> Iterator[None]:
+    """With these adapters of a stack at work, and none else. What is trained stays as it is."""
+    if active(model) == names:
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tuned = [(m, m.active_adapter) for m in unwrapped(model).modules() if isinstance(m, BaseTunerLayer)]
+    try:
+        for layer, _ in tuned:
+            layer._active_adapter = names
+        yield
+    finally:
+        for layer, before in tuned:
+            layer._active_adapter = before
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """All adapter weights by name, frozen ones too, and the weights of heads that stand beside the adapted model."""
     module = unwrapped(model)
-    part = adapted_part(module)
-    return {n: p for n, p in module.named_parameters() if ".lora_" in n or (part and not n.startswith(f"{part}."))}
+    part, names = adapted_part(module), getattr(adapted(module), "peft_config", {})
+    return {
+        n: p
+        for n, p in module.named_parameters()
+        if any(is_of(n, name) for name in names) or (part and not n.startswith(f"{part}."))
+    }
 
 
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

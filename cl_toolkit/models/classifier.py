@@ -22,7 +22,8 @@ from cl_toolkit.models.language import end_by_separator
 from cl_toolkit.models.replies import text_class_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.soundness import beside_features, check_complete, places
-from cl_toolkit.models.text import TextCodec, padding
+from cl_toolkit.models.text import TextCodec
+from cl_toolkit.models.tokens import frame, padding
 from cl_toolkit.seeds import seed_from
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET, Batch, Example, Stream, Task
 
@@ -121,9 +122,7 @@ class ClassCodec(TextCodec):
     ):
         super().__init__(tokenizer, prompt, (), positions, rows)
         self.index = {label: i for i, label in enumerate(classes)}
-        alone, framed = (tokenizer.encode("a", add_special_tokens=around) for around in (False, True))
-        start = next((i for i in range(len(framed)) if framed[i : i + len(alone)] == alone), 0)
-        self.before, self.after = framed[:start], framed[start + len(alone) :]
+        self.before, self.after = frame(tokenizer)
 
     def _framed(self, ids: list[int]) -> list[int]:
         if self.templated or not (self.before or self.after):

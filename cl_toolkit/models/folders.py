@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from cl_toolkit.errors import UserError, listed
@@ -48,8 +49,8 @@ def check_weight_files(name: str, folder: Path) -> None:
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED and p.is_file())
     if not files and pickled:
         raise UserError(
-            f"model.name: {name}: its weights are pickled ({listed(pickled)}), and loading them would run what they say; "
-            "write them anew with save_pretrained, which makes model.safetensors (use_safetensors=True is what is loaded)"
+            f"model.name: {name}: its weights are pickled ({listed(pickled)}), which can run code when they are read; only "
+            f"safetensors are read here. {_conversion(folder, pickled)}"
         )
     if not files:
         raise UserError(f"model.name: {name}: holds no weights (*.safetensors)")
@@ -67,6 +68,21 @@ def check_weight_files(name: str, folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"model.name: {name}: cannot be loaded: {path.name} is damaged: {error}") from error
+
+
+def _conversion(folder: Path, pickled: list[str]) -> str:
+    """How pickled weights become safetensors beside them: by the class that config.json names, which reads tensors alone."""
+    if not any(name.startswith("pytorch_model") for name in pickled):
+        return "Load them by the code that wrote them, and write them anew with save_pretrained"
+    try:
+        cls = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        cls = "AutoModelForCausalLM"
+    path = json.dumps(str(folder.resolve()))
+    code = (
+        f"from transformers import {cls} as M; M.from_pretrained({path}, use_safetensors=False).save_pretrained({path})"
+    )
+    return f"Convert them where you trust them: python -c {shlex.quote(code)}"
 
 
 def _is_pointer(path: Path) -> bool:

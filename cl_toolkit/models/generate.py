@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.engine.access import anywhere, evaluating, in_lockstep, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import drawn
-from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from cl_toolkit.models.fixed import Fixed, FixedRows
+    from cl_toolkit.models.fixed import Fixed
     from cl_toolkit.models.text import TextCodec
 
 torch = LazyModule("torch")
@@ -46,7 +45,7 @@ def generate(
             return logits.float().argmax(-1)
         return drawn(logits.float() / temperature, uniforms[rows, step])
 
-    with evaluating(module), _read(module, prompts, codec.pad, max_new_tokens, fixed) as read:
+    with evaluating(module), _read(module, prompts, codec, max_new_tokens, fixed) as read:
         answers = _write(model, read, codec, max_new_tokens, choose)
     ends = [next((i for i, token in enumerate(a, 1) if token in codec.stops), len(a)) for a in answers]
     return [a[:end] for a, end in zip(answers, ends, strict=True)]
@@ -54,11 +53,11 @@ def generate(
 
 @contextmanager
 def _read(
-    module: nn.Module, prompts: Sequence[Sequence[int]], pad: int, length: int, fixed: Fixed | None
-) -> Iterator[Prefix | WholeRows | FixedRows]:
+    module: nn.Module, prompts: Sequence[Sequence[int]], codec: TextCodec, length: int, fixed: Fixed | None
+) -> Iterator[Any]:
     """The prompts, read: a row each, of which `length` tokens can go on."""
     distinct = {tuple(prompt): i for i, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    read = (Prefix if goes_on(module, pad) else WholeRows)(module, list(distinct), pad)
+    read = codec.read(module, list(distinct))
     rows = torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=read.logits.device)
     if fixed is not None:
         with fixed(read, rows, length) as going:

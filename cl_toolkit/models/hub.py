@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cl_toolkit.errors import UserError, short
+from cl_toolkit.errors import UserError, did_you_mean, short
 from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.models.text import TextCodec
 
 
@@ -52,13 +54,17 @@ def told(name: str) -> Iterator[None]:
 @dataclass(frozen=True, kw_only=True)
 class HubKind(Kind):
     """What models from a folder or the hub have in common. Weights are safetensors. dtype: below float32 for frozen weights
-    alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16."""
+    alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16.
+
+    quantization: of bitsandbytes, by its own names (`load_in_4bit`, ...).
+    """
 
     auto: ClassVar[str] = "AutoModel"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    quantization: dict[str, Any] | None = field(default=None, hash=False)
 
     def load(self, seed: int, frozen: bool = False, classes: Sequence[str] = ()) -> nn.Module:
         import torch
@@ -74,17 +80,12 @@ class HubKind(Kind):
             return auto_class(self).from_config(config, trust_remote_code=self.trust_remote_code)
 
     def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> TextCodec:
-        from transformers import GenerationConfig
-
         from cl_toolkit.models.text import TextCodec
 
         tokenizer, config = hub_tokenizer(self), hub_config(self).get_text_config()
-        try:
-            ends = from_hub(GenerationConfig, self).eos_token_id
-        except UserError:  # a folder need not have such a file
-            ends = config.eos_token_id
-        stops = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        return TextCodec(tokenizer, prompt, stops, self.positions(config), getattr(config, "vocab_size", None))
+        return TextCodec(
+            tokenizer, prompt, hub_stops(self), self.positions(config), getattr(config, "vocab_size", None)
+        )
 
     def positions(self, config: PretrainedConfig) -> int | None:
         """How many tokens the model has places for; None: any number. config: that of its text part."""
@@ -109,11 +110,15 @@ class HubKind(Kind):
             return {path.name: _file_digest(path, path.stat().st_mtime_ns) for path in model_files(Path(self.name))}
         return {"commit": str(getattr(hub_config(self), "_commit_hash", None))}
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         """The same question is answered once."""
         folder = Path(self.name)
         changed = max((p.stat().st_mtime_ns for p in folder.glob("*")), default=0) if folder.is_dir() else 0
         _check_start(self, adapter, frozen, changed)
+
+    def check_config(self, config: PretrainedConfig) -> None:
+        """Raise UserError for an architecture that is not the kind's."""
+        check_kind(self.name, config)
 
     def finish_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """What a kind changes of a tokenizer."""
@@ -147,10 +152,21 @@ def hub_config(kind: HubKind, classes: Sequence[str] = ()) -> PretrainedConfig:
     from transformers import AutoConfig
 
     config = from_hub(AutoConfig, kind)
-    check_kind(kind.name, config)
+    kind.check_config(config)
     for key, value in kind.config_changes(classes).items():
         setattr(config, key, value)
     return config
+
+
+def hub_stops(kind: HubKind) -> list[int]:
+    """The ids that end an answer, by the model's own settings."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = from_hub(GenerationConfig, kind).eos_token_id
+    except UserError:  # a folder need not have such a file
+        ends = hub_config(kind).get_text_config().eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
 def hub_tokenizer(kind: HubKind) -> PreTrainedTokenizerBase:
@@ -161,6 +177,13 @@ def hub_tokenizer(kind: HubKind) -> PreTrainedTokenizerBase:
     kind.finish_tokenizer(tokenizer)
     check_end(kind.name, tokenizer)
     return tokenizer
+
+
+def hub_processor(kind: HubKind) -> Any:
+    """What makes tokens and tensors of a model's texts and images."""
+    from transformers import AutoProcessor
+
+    return from_hub(AutoProcessor, kind)
 
 
 def load_hub(
@@ -178,6 +201,8 @@ def load_hub(
         "ignore_mismatched_sizes": True,  # they are refused by name below
         "output_loading_info": True,
     }
+    if kind.quantization:
+        options["quantization_config"] = quantized(kind.quantization)
     model, report = from_hub(auto_class(kind), kind, options)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(f"model.name: {kind.name}: {HOLDS_ADAPTER}")
@@ -204,10 +229,40 @@ def refuse_low_precision(name: str, dtypes: set[torch.dtype]) -> None:
         )
 
 
+def quantized(settings: Mapping[str, Any]) -> Any:
+    """Transformers' settings of bitsandbytes, where it is installed. Raises UserError for what they do not take."""
+    from transformers import BitsAndBytesConfig
+
+    key, known = "model.quantization", inspect.signature(BitsAndBytesConfig).parameters
+    if wrong := next((name for name in settings if name not in known or name == "kwargs"), None):
+        raise UserError(
+            f"{key}.{wrong}: unknown key{did_you_mean(wrong, [name for name in known if name != 'kwargs'])}"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError(f"{key}: needs bitsandbytes, which is not installed; pip install 'cl-toolkit[gpu]'")
+    try:
+        return BitsAndBytesConfig(**settings)
+    except Exception as error:
+        raise UserError(f"{key}: {short(' '.join(str(error).split()), 200)}") from error
+
+
+def check_quantized(kind: HubKind, frozen: bool) -> None:
+    """Raise UserError where quantised weights would have to change, or cannot be had."""
+    if not kind.quantization:
+        return
+    quantized(kind.quantization)
+    if not frozen:
+        raise UserError(
+            "model.quantization: quantised weights are neither trained nor merged into; use an adapter with between_tasks: "
+            "continue or stack"
+        )
+
+
 @lru_cache(maxsize=64)
-def _check_start(kind: HubKind, adapter: Adapter | None, frozen: bool, changed: int) -> None:
+def _check_start(kind: HubKind, adapter: AnyAdapter | None, frozen: bool, changed: int) -> None:
     import torch
 
+    check_quantized(kind, frozen)
     config = hub_config(kind)
     dtype: Any = getattr(config, "dtype", None) if kind.dtype == "auto" else getattr(torch, kind.dtype)
     if not frozen:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cl_toolkit.models.requests import Reply, Request
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.types import Batch, Example, Stream, Task
 
 KINDS = {
@@ -35,6 +35,8 @@ HEADS = {
     "lm": "cl_toolkit.models.language:LanguageModel",
     "none": "cl_toolkit.models.language:Backbone",
     "classes": "cl_toolkit.models.classifier:Classifier",
+    "vision": "cl_toolkit.models.vision:VisionLanguage",
+    "seq2seq": "cl_toolkit.models.seq2seq:Seq2Seq",
 }
 """Models from a folder or the hub: `model.head` -> kind."""
 
@@ -77,14 +79,16 @@ class Codec(Protocol):
 class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
-    inputs: what its examples may be: `conversations`, `documents`, `arrays`; a stream says one of these words. gives: of
-    `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit. auto: the name of
-    transformers' class that loads such a model; "" where none does.
+    inputs: what its examples may be: `conversations`, `documents`, `arrays`, `image+text`; a stream says one of these words.
+    gives: of `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
+    packable: whether several examples can share a row. auto: the name of transformers' class that loads such a model; "" where
+    none does.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
+    packable: ClassVar[bool] = True
     auto: ClassVar[str] = ""
     name: str = ""
 
@@ -121,7 +125,7 @@ class Kind:
         """What the start model is known by beside its settings."""
         return {"weights": "drawn from seed.init"}
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         """Raise UserError for a model or an adapter of which it can be seen without weights that they cannot work."""
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cl_toolkit.lazy import LazyModule
@@ -12,7 +13,9 @@ from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from cl_toolkit.models.text import TextCodec
 else:
     torch = LazyModule("torch")
 
@@ -22,6 +25,20 @@ def target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     say does."""
     rows, columns = (targets != IGNORE).nonzero(as_tuple=True)
     return by_rows(lambda i, t: logprobs(logits[i, t], targets[i, t]), logits.shape[-1], rows, columns)
+
+
+def whole_rows(
+    codec: TextCodec, model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]], few: bool
+) -> list[list[float]]:
+    """Per (context, tokens) the log p of each of these tokens, by rows that are read from their beginning. few: whether the
+    model can say the logits of the last places alone."""
+    batch = codec.padded([([*context, *tokens], [IGNORE] * len(context) + [*tokens]) for context, tokens in pairs])
+    start = min(len(context) for context, _ in pairs)  # before it there is nothing to be scored
+    keep, device = batch.labels.shape[1] - start + 1, next(model.parameters()).device
+    options = {"logits_to_keep": keep} if few else {}
+    logits = model(**batch.to(device).inputs, **options).logits[:, -keep:]
+    found = iter(target_logprobs(logits[:, :-1], batch.labels[:, start:].to(device)).tolist())
+    return [list(islice(found, len(tokens))) for _, tokens in pairs]
 
 
 def after(read: Prefix, answers: Sequence[Sequence[Sequence[int]]], rows: int, pad: int) -> list[Tensor]:

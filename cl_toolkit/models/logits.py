@@ -142,8 +142,15 @@ def says_logits(model: Any) -> bool:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         return False
-    given = torch.linspace(-1e4, 1e4, _width(model), device=next(model.parameters()).device).expand(1, 2, -1)
-    ids = torch.zeros(1, 2, dtype=torch.long, device=given.device)
-    with uncounted(), evaluating(model), _replaced(head, lambda hidden: given):
-        logits = model(input_ids=ids).logits
-    return torch.equal(logits.float(), given)
+    numbers = torch.linspace(-1e4, 1e4, _width(model), device=next(model.parameters()).device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=numbers.device)
+    written = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+
+    def unchanged(given: Tensor) -> bool:
+        with uncounted(), evaluating(model), _replaced(head, lambda hidden: given):
+            try:
+                return torch.equal(model(input_ids=ids, **written).logits.float(), given)
+            except RuntimeError:  # something of the vocabulary's width is added
+                return False
+
+    return unchanged(numbers.expand(1, 2, -1)) and unchanged(numbers[None, :3])

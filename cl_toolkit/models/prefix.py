@@ -55,7 +55,7 @@ class Prefix:
     def take(self, rows: Tensor) -> Prefix:
         """The rows of these indices (N,), each as often as it is named. Neither that nor what follows changes this one."""
         other = copy.copy(self)
-        other.state = {name: _own(state) for name, state in self.state.items()}
+        other.state = {name: own(state) for name, state in self.state.items()}
         for state in other.state.values():
             state.reorder_cache(rows)
         other.logits = self.logits[rows]
@@ -105,7 +105,7 @@ class WholeRows:
         self._read()
 
 
-def _own(cache: Any) -> Any:
+def own(cache: Any) -> Any:
     """The same states, of which each can be put into the place of another without a trace in the given cache."""
     other = copy.copy(cache)
     other.layers = [copy.copy(layer) for layer in cache.layers]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cl_toolkit.models.kind import Kind
-    from cl_toolkit.models.sections import Adapter
+    from cl_toolkit.models.sections import AnyAdapter
 else:
     torch = LazyModule("torch")
 
@@ -70,14 +70,14 @@ def check_product(kind: Kind) -> None:
         )
 
 
-def merge_into(model: nn.Module, adapter: Adapter | None) -> nn.Module:
+def merge_into(model: nn.Module, adapter: AnyAdapter | None) -> nn.Module:
     """The model with its adapters, all that are at work, in its weights, which are then fp32."""
     if adapter is None or not hasattr(adapted(model), "peft_config"):
         return model
     return adapters.end_task(model.float(), replace(adapter, between_tasks="merge"))
 
 
-def check_merge(model: nn.Module, adapter: Adapter | None) -> None:
+def check_merge(model: nn.Module, adapter: AnyAdapter | None) -> None:
     """Raise UserError where merging into the start model would change more than what the adapter belongs to."""
     if adapter is not None and adapter.between_tasks != "merge":
         check_targets(adapted(model), replace(adapter, between_tasks="merge"))

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING
 from cl_toolkit.engine.access import evaluating, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.generate import in_parts
-from cl_toolkit.models.likelihoods import after, target_logprobs
+from cl_toolkit.models.likelihoods import after
 from cl_toolkit.models.logits import drawn
-from cl_toolkit.models.prefix import Prefix, goes_on
-from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request, Sample
+from cl_toolkit.models.plain import completed, continued
+from cl_toolkit.models.requests import (
+    Answer,
+    Choice,
+    Completion,
+    Continuation,
+    Logprobs,
+    Reply,
+    Request,
+    Sample,
+)
 from cl_toolkit.seeds import generator_from, seed_from
-from cl_toolkit.types import IGNORE
 
 if TYPE_CHECKING:
     import torch
@@ -63,13 +71,13 @@ def choice_scores(codec: TextCodec, model: nn.Module, requests: Sequence[Choice]
     answers = iter(codec.answers(*zip(*of_row, strict=True)))
     codec.rows([r.example for r in requests if r.example.text is None])  # encoded together
     asked = [(codec.opening(r.example), list(islice(answers, len(r.allowed or ())))) for r in requests]
-    if not goes_on(module, codec.pad):
+    if not codec.goes_on(module):
         rows_of = iter(_logprobs(codec, model, [(prompt, a) for prompt, answers in asked for a in answers], rows))
         return [torch.tensor([sum(next(rows_of)) for _ in answers]) for _, answers in asked]
 
     def scored(some: Sequence[tuple[list[int], list[list[int]]]]) -> list[Tensor]:
         with evaluating(module):
-            read = Prefix(module, [prompt for prompt, _ in some], codec.pad)
+            read = codec.read(module, [prompt for prompt, _ in some])
             return after(read, [answers for _, answers in some], rows, codec.pad)
 
     return in_parts(asked, lambda pair: len(pair[0]), rows, scored, PADDING)
@@ -98,22 +106,22 @@ def _likely(codec: TextCodec, model: nn.Module, requests: Sequence[Logprobs], ro
 def _logprobs(codec: TextCodec, model: nn.Module, pairs: Sequence[tuple], rows: int) -> list[list[float]]:
     """Per (context, tokens) the log p of each of these tokens."""
     module = unwrapped(model)
-    device, few = next(module.parameters()).device, goes_on(module, codec.pad)
 
     def scored(some: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
-        batch = codec.padded([([*context, *tokens], [IGNORE] * len(context) + [*tokens]) for context, tokens in some])
-        start = min(len(context) for context, _ in some)  # before it there is nothing to be scored
-        keep = batch.labels.shape[1] - start + 1
         with evaluating(module):
-            options = {"logits_to_keep": keep} if few else {}
-            logits = module(**batch.to(device).inputs, **options).logits[:, -keep:]
-        found = iter(target_logprobs(logits[:, :-1], batch.labels[:, start:].to(device)).tolist())
-        return [list(islice(found, len(tokens))) for _, tokens in some]
+            return codec.likely(module, some)
 
     return in_parts(pairs, lambda pair: len(pair[0]) + len(pair[1]), rows, scored, PADDING)
 
 
-WRITTEN: dict[type, Callable] = {Answer: _written, Choice: _chosen, Logprobs: _likely, Sample: _sampled}
+WRITTEN: dict[type, Callable] = {
+    Answer: _written,
+    Choice: _chosen,
+    Logprobs: _likely,
+    Sample: _sampled,
+    Continuation: continued,
+    Completion: completed,
+}
 
 
 def class_replies(codec: Codec, model: nn.Module, requests: Sequence[Request], rows: int) -> list[Reply]:

@@ -83,7 +83,50 @@ class Sample:
         return *self.way, self.example.id, self.seed
 
 
-Request = Answer | Choice | Logprobs | Sample
+@dataclass(frozen=True)
+class Continuation:
+    """The log-probability of each token of a text after a context, as they stand: no conversation, no end mark."""
+
+    context: str
+    text: str
+
+    @cached_property
+    def way(self) -> tuple:
+        return (Continuation,)
+
+    @cached_property
+    def key(self) -> tuple:
+        return *self.way, self.context, self.text
+
+    @property
+    def example(self) -> Example:
+        """What is as long as it, for those who share requests by their length."""
+        return Example(id="", text=self.context + self.text)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model writes after a context as it stands, greedily, at most so many tokens, up to the first of the stops."""
+
+    context: str
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+
+    @cached_property
+    def way(self) -> tuple:
+        return Completion, self.max_new_tokens
+
+    @cached_property
+    def key(self) -> tuple:
+        return *self.way, self.context, self.stops
+
+    @property
+    def example(self) -> Example:
+        """What is as long as it, for those who share requests by their length."""
+        return Example(id="", text=self.context)
+
+
+Request = Answer | Choice | Logprobs | Sample | Continuation | Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +135,8 @@ class Reply:
 
     text: the answer. tokens: the same as token ids (for a model of classes: the index of the class). logprobs: of each
     token, where they were asked for. chance: the score of pure guessing, 1 / number of allowed answers where the answer was
-    chosen. cut: the answer did not end within `max_new_tokens`.
+    chosen. cut: the answer did not end within `max_new_tokens`. likeliest: no token of a continuation is less likely than
+    another one in its place.
     """
 
     text: str = ""
@@ -100,3 +144,4 @@ class Reply:
     logprobs: tuple[float, ...] = ()
     chance: float = 0.0
     cut: bool = False
+    likeliest: bool = False

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cl_toolkit.ranges import above, at_least
 
@@ -39,19 +40,63 @@ class Generation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """LoRA by PEFT's names, and what happens to it between tasks: one adapter trained on and on (`continue`), merged into
-    the weights and started afresh (`merge`), or frozen with a new one added (`stack`)."""
+class Abilities:
+    """What can be done with an adapter.
 
+    gives: of `pairs`, the two matrices of LoRA, whose product is all that is added to a layer. cannot: life cycle -> why an
+    adapter of this kind cannot have it. alone: whether it works in one process only.
+    """
+
+    gives: frozenset[str] = frozenset()
+    cannot: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    alone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyAdapter:
+    """An adapter of any type, by PEFT's name of it, and what happens to it between tasks: one adapter trained on and on
+    (`continue`), merged into the weights and started afresh (`merge`), or frozen with a new one added (`stack`).
+
+    known: what can be done with it; None where only a trial says that.
+    """
+
+    known: ClassVar[Abilities | None] = None
+    type: str = "lora"
+    between_tasks: Literal["continue", "merge", "stack"] = "continue"
+    target_modules: tuple[str, ...] | str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """PEFT's own keys, as far as they are set."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(AnyAdapter):
+    """Plain LoRA by PEFT's names. What a trial of it says is known, without the seconds that PEFT takes to be imported."""
+
+    known: ClassVar[Abilities | None] = Abilities(gives=frozenset({"pairs"}))
     r: Annotated[int, at_least(1).up_to(65_536)] = 8
     lora_alpha: Annotated[int, at_least(1)] = 16
     lora_dropout: Annotated[float, at_least(0).below(1)] = 0.0
     target_modules: tuple[str, ...] | str = "all-linear"
     use_rslora: bool = False
-    between_tasks: Literal["continue", "merge", "stack"] = "continue"
+
+    def settings(self) -> dict[str, Any]:
+        rest = ("type", "between_tasks")
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in rest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftAdapter(AnyAdapter):
+    """An adapter of another type, or LoRA with more of PEFT's keys. given: these keys and what they are set to."""
+
+    given: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self.given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
     name: str
-    adapter: Adapter | None
+    adapter: AnyAdapter | None

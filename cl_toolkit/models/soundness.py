@@ -21,8 +21,8 @@ def check_kind(name: str, config: PretrainedConfig) -> None:
     """A decoder or an encoder, not both."""
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"model.name: {name}: is an encoder-decoder ({config.model_type}); expected a causal language model, or an "
-            "encoder with model.head: classes or none"
+            f"model.name: {name}: is an encoder-decoder ({config.model_type}); that is for model.head: seq2seq; "
+            "expected a causal language model, or an encoder with model.head: classes or none"
         )
 
 

@@ -11,7 +11,7 @@ from cl_toolkit.lazy import LazyModule
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.models.sections import Adapter
+    from cl_toolkit.models.sections import AnyAdapter
 
 nn_ = LazyModule("torch.nn")
 KEY = "model.adapter.target_modules"
@@ -37,10 +37,10 @@ def is_linear(module: nn.Module) -> bool:
 
 def stores_transposed(module: nn.Module) -> bool:
     """Whether a linear layer's weight is (in, out), as PEFT's `fan_in_fan_out` says."""
-    return not isinstance(module, nn_.Linear)
+    return is_linear(module) and not isinstance(module, nn_.Linear)
 
 
-def named(model: nn.Module, wanted: tuple[str, ...] | str) -> dict[str, nn.Module]:
+def named(model: nn.Module, wanted: tuple[str, ...] | str, key: str = KEY) -> dict[str, nn.Module]:
     """The layers that a setting names, as PEFT reads it: whole names or their ends; a text is a pattern of whole names."""
     if wanted == "all-linear":
         told: Any = model  # transformers' models say which layer is their head
@@ -53,11 +53,28 @@ def named(model: nn.Module, wanted: tuple[str, ...] | str) -> dict[str, nn.Modul
         }
         if not here:
             known = {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)}
-            raise UserError(f"{KEY}: no layer {_shown(entry, wanted)}{did_you_mean(entry, known).replace(chr(39), '')}")
+            raise UserError(f"{key}: no layer {_shown(entry, wanted)}{did_you_mean(entry, known).replace(chr(39), '')}")
         found |= here
     if not found:
-        raise UserError(f"{KEY}: is empty; expected names of layers, or all-linear")
+        raise UserError(f"{key}: is empty; expected names of layers, or all-linear")
     return found
+
+
+def _check_linear(model: nn.Module, found: dict[str, nn.Module]) -> None:
+    for name, module in found.items():
+        if not is_linear(module):
+            linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)})
+            raise UserError(
+                f"{KEY}: {name} is a {type(module).__name__}; expected linear layers: {listed(linear)}, or all-linear"
+            )
+
+
+def _default_targets(model: Any, adapter: AnyAdapter) -> dict[str, nn.Module]:
+    """The layers that PEFT itself takes for a type and an architecture."""
+    from cl_toolkit.models.peft_types import default_targets
+
+    names = default_targets(adapter, model.config.model_type)
+    return named(model, names) if names else {}
 
 
 def _is_named(entry: str, name: str, pattern: bool) -> bool:
@@ -73,15 +90,14 @@ def _shown(entry: str, wanted: tuple[str, ...] | str) -> str:
     return entry if not isinstance(wanted, str) else f"matches {quoted(entry)} (a text is a pattern; names: a list)"
 
 
-def check_targets(model: nn.Module, adapter: Adapter) -> dict[str, nn.Module]:
+def check_targets(model: nn.Module, adapter: AnyAdapter) -> dict[str, nn.Module]:
     """The layers of a model that gets its first adapter; raises UserError for one that cannot have it."""
-    found = named(model, adapter.target_modules)
-    for name, module in found.items():
-        if not is_linear(module):
-            linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)})
-            raise UserError(
-                f"{KEY}: {name} is a {type(module).__name__}; expected linear layers: {listed(linear)}, or all-linear"
-            )
+    if saved := adapter.settings().get("modules_to_save"):
+        named(model, tuple(saved), "model.adapter.modules_to_save")
+    wanted = adapter.target_modules
+    found = _default_targets(model, adapter) if wanted is None else named(model, wanted)
+    if adapter.type == "lora":
+        _check_linear(model, found)
     if adapter.between_tasks == "merge":
         for name, module in found.items():
             for other, owner in model.named_modules():

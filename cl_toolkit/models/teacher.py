@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import beside, evaluating, swapped, unwrapped
-from cl_toolkit.models.adapters import disabled, layers
+from cl_toolkit.models.adapters import active, disabled, layers, only
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,13 +23,14 @@ class Teacher:
     def __init__(self) -> None:
         self._taken = self._without_adapter = False
         self._copy: dict[str, Tensor] = {}
+        self._active: list[str] = []
 
     def __bool__(self) -> bool:
         return self._taken
 
     def take(self, model: nn.Module) -> None:
         """Keep the model as it is now, instead of what was kept before."""
-        self._copy = {}
+        self._copy, self._active = {}, active(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         adapter = [p for n, p in trained.items() if ".lora_B." in n]
         one = bool(adapter) and all(len(layer.active_adapters) == 1 for _, layer in layers(model))
@@ -47,15 +48,21 @@ class Teacher:
     def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
         """The model as it was, in eval mode, for forwards without gradient."""
         self._copy = beside(model, self._copy)
-        adapter = disabled(model) if self._without_adapter else nullcontext()
+        adapter = disabled(model) if self._without_adapter else only(model, self._active)
         weights = swapped(model, self._copy) if self._copy else nullcontext()
         with adapter, weights, evaluating(unwrapped(model), plain=False):
             yield model
 
     def state(self) -> dict[str, Any]:
         """Plain data."""
-        return {"taken": self._taken, "without_adapter": self._without_adapter, "copy": self._copy}
+        return {
+            "taken": self._taken,
+            "without_adapter": self._without_adapter,
+            "copy": self._copy,
+            "active": self._active,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._taken, self._without_adapter, self._copy = state["taken"], state["without_adapter"], state["copy"]
+        self._active = state["active"]

@@ -110,7 +110,8 @@ class Guard:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.bulk = Bulk(tokenizer)
-        spelled = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        spelled = sorted({*tokenizer.all_special_tokens, *added}, key=lambda token: (-len(token), token))
         self.characters = {token: chr(FIRST_GUARD + i) for i, token in enumerate(spelled)}
         self.tokens = {character: token for token, character in self.characters.items()}
         self._spelled = re.compile("|".join(map(re.escape, spelled)) or "(?!)")

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +15,12 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import documents
 from cl_toolkit.models.fit import check_texts
 from cl_toolkit.models.kind import hide_targets
+from cl_toolkit.models.likelihoods import whole_rows
+from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
-from cl_toolkit.models.tokens import Row, Rows
+from cl_toolkit.models.tokens import Row, Rows, padding
 from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.types import IGNORE, Batch, Example, Task
 
@@ -29,13 +31,6 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import Prompt
 
     Ids = Sequence[int] | np.ndarray
-
-
-def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
-    """The id that rows are padded with: the tokenizer's own, or its end mark where it has none or none that the model knows
-    (`rows` of its embedding)."""
-    pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
 
 
 OPENING = 32
@@ -134,7 +129,7 @@ class TextCodec:
         for example in filter(documents.is_document, examples):
             raise UserError(f"{example.id}: is a document, which has neither a question nor an answer")
         # tools are mappings, which cannot be looked up by
-        keys = [(e.messages, e.target, repr(e.tools) if e.tools else "") for e in examples]
+        keys = [(e.messages, e.target, repr(e.tools) if e.tools else "", *self.named(e)) for e in examples]
         found = {key: row for key in keys if (row := self._rows.get(key)) is not None}
         new = {key: example for key, example in zip(keys, examples, strict=True) if key not in found}
         if new:
@@ -149,6 +144,10 @@ class TextCodec:
                     f"{self.positions} positions; lower prompt.max_prompt_length"
                 )
         return rows
+
+    def named(self, example: Example) -> list[int]:
+        """Numbers that tell the images of an example apart from others, where it may have any."""
+        return [id(image) for image in example.images]
 
     def class_of(self, example: Example) -> int | None:
         return None
@@ -175,7 +174,7 @@ class TextCodec:
     def _text(self, example: Example, messages: Sequence) -> str:
         """What stands before the answer; control tokens that the messages spell are guarded."""
         try:
-            turns = [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
+            turns = self._turns(example, messages)
             tools = self.guard(example.tools)
             own = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
             own = [] if turns and turns[0]["role"] == "system" else own
@@ -183,6 +182,12 @@ class TextCodec:
         except Refused as why:
             raise UserError(f"{example.id}: the conversation cannot be written: {why}") from why
         return text.removesuffix(self.lead) if self.lead else text
+
+    def _turns(self, example: Example, messages: Sequence) -> list[dict]:
+        """The turns as a template takes them, what the data spells guarded."""
+        if example.images:
+            raise Refused("it has images, which this model does not see (model.head: vision does)")
+        return [self.guard({"role": m.role, "content": m.content, **m.extra}) for m in messages]
 
     def _before(self, own: list, turns: list, tools: list) -> str:
         """The text before the answer. What a template would leave out without a word is refused."""
@@ -372,6 +377,18 @@ class TextCodec:
         other = copy.copy(self)
         other.writes = False
         return other
+
+    def goes_on(self, model: nn.Module) -> bool:
+        """Whether several answers can go on from one reading of a prompt."""
+        return goes_on(model, self.pad)
+
+    def read(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> Any:
+        """Prompts as a model has read them, a `Prefix` or what does the same for the codec's model."""
+        return (Prefix if self.goes_on(model) else WholeRows)(model, prompts, self.pad)
+
+    def likely(self, model: nn.Module, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        """Per (context, tokens) the log p of each of these tokens."""
+        return whole_rows(self, model, pairs, self.goes_on(model))
 
     def check(self, tasks: Sequence[Task], split: str, limits: Callable[[Task], Mapping[str, int]]) -> list[str]:
         """What has to be said before training; raises UserError for what cannot be written or does not fit."""

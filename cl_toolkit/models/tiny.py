@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from cl_toolkit.models.sections import Adapter, Prompt
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
     from cl_toolkit.models.text import TextCodec
 
 
@@ -78,7 +78,7 @@ class TinyLM(Kind):
     def write_beside(self, folder: Path) -> None:
         byte_tokenizer().save_pretrained(folder)
 
-    def check(self, adapter: Adapter | None, frozen: bool) -> None:
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         if adapter is not None:
             check_targets(self.skeleton(), adapter)
 

@@ -16,6 +16,20 @@ MANY = 20_000
 """Characters from which on the texts of a call are spread over the processor's cores: waking them takes as long as less."""
 
 
+def padding(tokenizer: PreTrainedTokenizerBase, rows: int | None) -> int:
+    """The id that rows are padded with: the tokenizer's own, or its end mark where it has none or none that the model knows
+    (`rows` of its embedding)."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None or (rows is not None and pad >= rows) else pad
+
+
+def frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The marks that a tokenizer itself puts (before, behind) a text: [CLS] and [SEP], or an end mark."""
+    alone, framed = (tokenizer.encode("a", add_special_tokens=around) for around in (False, True))
+    start = next((i for i in range(len(framed)) if framed[i : i + len(alone)] == alone), 0)
+    return framed[:start], framed[start + len(alone) :]
+
+
 class Bulk:
     """A tokenizer that is asked about many texts at once: what transformers' `encode` and `decode` give, text by text.
 

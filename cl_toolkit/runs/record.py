@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.engine.session import Session
     from cl_toolkit.measure.exam import Scored
-    from cl_toolkit.models.sections import Adapter
+    from cl_toolkit.models.sections import AnyAdapter
     from cl_toolkit.runs.run import Run
 
 SCHEMA_VERSION = 3
@@ -287,7 +287,7 @@ def add_losses(record: dict[str, Any], task: str, session: Session) -> dict[str,
 def add_stage(
     record: dict[str, Any],
     task: str,
-    adapter: Adapter | None,
+    adapter: AnyAdapter | None,
     loaded: Mapping[str, int],
     counted: Mapping[str, int],
     started: int,

@@ -268,8 +268,9 @@ class Run:
         adapter = self.config.model.adapter
         if adapter is None or adapter.between_tasks != "merge":
             return None
-        inputs = self.codec.prompts(task.train[:PROBED]).to(self.engine.device).inputs
-        inputs = {name: tensor[:, :LOOKED_AT] for name, tensor in inputs.items()}
+        batch = self.codec.prompts(task.train[:PROBED]).to(self.engine.device)
+        whole = not batch.along_tokens.issuperset(batch.inputs)  # what goes with all of its tokens cannot be cut
+        inputs = {name: tensor if whole else tensor[:, :LOOKED_AT] for name, tensor in batch.inputs.items()}
         self.model, moved = adapters.merged_with_error(self.model, adapter, inputs)
         return moved
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.data.spread import spread
+from cl_toolkit.errors import UserError
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
@@ -52,11 +53,19 @@ def parameters(config: RunConfig, stream: Stream) -> tuple[int, int]:
 
     from cl_toolkit.models import adapters
 
-    with torch.device("meta"):
+    def bare() -> Any:
         model = config.kind.skeleton(stream.classes)
-        model = OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
+        return OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
+
+    with torch.device("meta"):
+        model = bare()
         total = sum(p.numel() for p in model.parameters())
-        model = adapters.begin_task(model, config.model.adapter, 0, 0)
+        try:
+            model = adapters.begin_task(model, config.model.adapter, 0, 0)
+        except UserError:  # some types of adapters look at the weights; these are as memory happens to be
+            model = bare().to_empty(device="cpu")
+            with torch.device("cpu"):
+                model = adapters.begin_task(model, config.model.adapter, 0, 0)
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

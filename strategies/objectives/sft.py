@@ -23,7 +23,7 @@ class SFT(Objective):
 
     paper = "standard"
     is_baseline = True
-    inputs = ("conversations", "arrays")
+    inputs = ("conversations", "arrays", "image+text")
     gives = frozenset({"logits", "true_targets"})
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:

@@ -21,6 +21,7 @@ from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import hide_targets
+from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Sample
 from cl_toolkit.models.sections import Adapter, Prompt
 from cl_toolkit.models.text import TextCodec
@@ -58,6 +59,9 @@ class Codec:
 
     def class_of(self, example):
         return None
+
+    def read(self, model, prompts):
+        return (Prefix if goes_on(model, self.pad) else WholeRows)(model, prompts, self.pad)
 
     def prompts(self, examples):
         return self.batch(examples, [[]] * len(examples))

@@ -1,6 +1,7 @@
 """Text to tokens and back: bytes, chat templates, truncation, labels."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -207,6 +208,7 @@ class Marks:
     """A tokenizer of characters with two control tokens, one of which begins the other."""
 
     all_special_tokens = ("<a", "<a>")
+    added_tokens_decoder: ClassVar = {}
 
     def encode(self, text, add_special_tokens, split_special_tokens=False):
         assert not add_special_tokens

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import hashlib
 import json
 import sys
 import types
@@ -12,12 +13,15 @@ from cl_toolkit.benchmarks.dataset import Dataset
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
 from cl_toolkit.data import streams
+from cl_toolkit.data.facts import overlap_lines
 from cl_toolkit.data.files import rows_in
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
+from cl_toolkit.measure.scorers import Scorer, score
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.runs.run import execute
 from cl_toolkit.study.cells import load_run
+from cl_toolkit.types import Example
 
 ROWS = [{"instruction": "double", "input": str(i), "target": str(2 * i)} for i in range(12)]
 
@@ -257,6 +261,8 @@ def test_columns_fields_and_labels(tmp_path):
         (f"Which?\nt{i}", ("red", "green", "blue")[i % 3]) for i in range(6)
     }
     assert task.answers == ("red", "green", "blue")
+    (fewer,) = tasks_of({"t": {**source, "without": {"label": ["0", "1"]}, "valid_from_train": None}}).values()
+    assert [e.target for e in fewer.train] == ["blue", "blue"]
     for change, message in (
         (
             {"columns": {"input": "txt", "target": "label"}},
@@ -284,7 +290,7 @@ def test_what_is_cut_off_is_the_same_whatever_the_order_and_copies_stay_together
     with pytest.raises(UserError, match="test_from_train: 20: of 16 training rows none would be left"):
         list(tasks_of({"t": {"path": str(tmp_path), "test_from_train": 20}})["t"].train)
     write_json_lines(tmp_path / "test.jsonl", ROWS)
-    with pytest.raises(UserError, match="test_from_train: there is a test split"):
+    with pytest.raises(UserError, match="test_from_train: there is a test split; leave this out"):
         tasks_of({"t": {"path": str(tmp_path), "test_from_train": 2}})
 
 
@@ -361,6 +367,58 @@ def test_a_run_over_two_sources_and_texts(tmp_path, monkeypatch):
     assert (task.scorer, len(task.train)) == ("perplexity", 6)
     with pytest.raises(UserError, match=r"objective sft: learns from conversations.* stream dataset gives documents"):
         load_run({"stream": stream, **small})
+
+
+def test_files_that_are_one_object(tmp_path):
+    """As Natural Instructions, and as CLINC150 has them."""
+    answers = [["a", "A"], ["b"]]
+    instances = [{"id": i, "input": f"q{i}", "output": found} for i, found in enumerate(answers)]
+    whole = {"Definition": ["Do it."], "Domains": ["x", "y"], "Instances": instances}
+    (tmp_path / "train.json").write_text(json.dumps(whole))
+    columns = {"instruction": "Definition", "input": "input", "target": "output"}
+    source = {"path": str(tmp_path), "rows": "Instances", "columns": columns}
+    first, second = tasks_of({"t": source})["t"].train
+    assert (first.question, first.target, first.extra) == ("Do it.\nq0", "a", {"references": ["A"]})
+    assert (second.target, second.extra) == ("b", {})
+    with pytest.raises(UserError, match=r"train\.json: Instance: expected a list of rows; did you mean 'Instances'"):
+        list(tasks_of({"t": {**source, "rows": "Instance"}})["t"].train)
+    path = tmp_path / "full.json"
+    path.write_text(json.dumps({"train": [["q", "x"], ["r", "y"]], "val": [["s", "x"]], "oos": [["t", "oos"]]}))
+    source = {"path": str(path), "train": "train", "valid": "val", "columns": {"input": "0", "target": "1"}}
+    task = tasks_of({"t": source})["t"]
+    assert [(e.question, e.target) for e in (*task.train, *task.valid)] == [("q", "x"), ("r", "y"), ("s", "x")]
+    assert not task.test
+
+
+def test_a_benchmark_as_it_was_published_and_clean(tmp_path):
+    folder = tmp_path / "clone" / "one"
+    folder.mkdir(parents=True)
+    write_json_lines(folder / "train.jsonl", ROWS)
+    for split in ("dev", "test"):
+        write_json_lines(folder / f"{split}.jsonl", [{"input": f"t{i}", "target": "x"} for i in range(5)])
+    digest = hashlib.sha256((folder / "test.jsonl").read_bytes()).hexdigest()
+    source = {"path": "one", "valid_from_train": 4, "sha256": {"test.jsonl": digest}}
+    root = str(tmp_path / "clone")
+    clean = tasks_of({"t": source}, root=root)["t"]
+    published = tasks_of({"t": source}, root=root, split="as_published")["t"]
+    assert [len(s) for s in (clean.train, clean.valid, clean.test)] == [8, 4, 5]
+    assert [len(s) for s in (published.train, published.valid, published.test)] == [12, 5, 5]
+    assert overlap_lines([clean]) == []
+    assert overlap_lines([published]) == ["t: 5 valid examples also stand in test"]
+    settings = typed(Dataset.Config, {"sources": {"t": source}, "root": root}, "stream", "here")
+    (folder / "test.jsonl").write_text("edited")
+    with pytest.raises(
+        UserError, match=rf"stream\.sources\.t\.sha256: .*test\.jsonl: is another file: expected {digest[:12]}…"
+    ):
+        Dataset(settings).version(["t"])
+
+
+def test_the_best_of_several_right_answers_counts():
+    example = Example(id="1", target="cat", extra={"references": ["kitten", "tom"]})
+    wer = Scorer(lambda e, a: float(abs(len(e.target) - len(a))), higher_is_better=False, bounded=False)
+    assert score("t", "exact", Scorer(lambda e, a: float(e.target == a)), example, "tom") == 1
+    assert score("t", "exact", Scorer(lambda e, a: float(e.target == a)), example, "dog") == 0
+    assert score("t", "length", wer, example, "sixlet") == 0
 
 
 class Hub(list):

@@ -70,7 +70,7 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b", "weight": 1},
                    {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
      "messages[1]: weight: 1, but only the last turn is learned; set 0"),
-    (json.dumps({"input": "q", "target": [LONG]}), "target: expected text that is not empty, got ['xxx"),
+    (json.dumps({"input": "q", "target": [[LONG]]}), "target: expected text that is not empty, got ['xxx"),
 ]  # fmt: skip
 
 

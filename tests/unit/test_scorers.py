@@ -62,6 +62,9 @@ CASES = [
     ("rouge_l", "?", "!", 0),
     ("rouge_l", "", "a", 0),
     ("rouge_l", "", "", 1),
+    ("fuzzy_ratio", "bcde", "abcd", 0.75),
+    ("sari", "b", "b", 1),  # of the question "q"
+    ("sari", "q", "b", (1 / 3 + 3) / 4),  # of single words one part in three is right, of longer n-grams there are none
 ]
 
 
