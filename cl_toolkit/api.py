@@ -140,10 +140,12 @@ def export(run: str | Path, out: str | Path, *, merge: bool = False, after: str 
 
     folder = Path(out)
     product.check_place(folder)
-    found = reload(Path(run), after, merge)
+    found = reload(Path(run), after)
     kind, record = found.config.kind, found.record
+    start = record["provenance"]["model_hash"]
+    model, count = product.prepared(found.model, kind, found.config.model.adapter, start, found.inputs(), merge)
     with room(folder), product.fresh(folder) as beside:
-        written = product.write_model(found.model, kind, beside, folder, found.trained, found.stream.classes)
+        written = product.write_model(model, kind, beside, folder, found.stream.classes, count)
         base = "" if Path(kind.source).is_absolute() else kind.source
         text = card(record, found.done, written, folder.name, base, to_yaml(record["config"]))
         (beside / "README.md").write_text(text, encoding="utf-8")

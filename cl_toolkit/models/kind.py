@@ -19,7 +19,7 @@ from cl_toolkit.types import IGNORE, WITHOUT_TARGET
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from cl_toolkit.models.requests import Reply, Request
     from cl_toolkit.models.sections import AnyAdapter, Prompt
@@ -166,10 +166,15 @@ def built_in() -> dict[str, type[Kind]]:
 
 def fingerprint(model: nn.Module) -> str:
     """The first 16 hex digits of a SHA-256 over all weights by name."""
+    return fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """That of weights by name."""
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models import adapters
+from cl_toolkit.models.kind import fingerprint_of
 from cl_toolkit.models.targets import adapted, adapted_part, check_targets
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from cl_toolkit.models.kind import Kind
     from cl_toolkit.models.sections import AnyAdapter
@@ -25,19 +26,22 @@ else:
 
 HEADS, BASE = "heads.safetensors", "base"
 MERGE = "--merge writes one model with everything in it"
+LOAD = "in Python cl.load_model(RUN) gives the model as it was trained"
+SLACK = 1e-4
+"""What rounding may move a logit by, as a share of the largest: seen were 3e-7; what PEFT cannot do moves it by 1e-2."""
 
 
 @dataclass(frozen=True)
 class Written:
     """What stands in a folder. library: who loads it, `transformers` or `peft`. auto: transformers' class for it. base: what an
     adapter belongs to, `{folder}` standing for the folder; "" where all weights are there. dtype: of the weights. adapters:
-    those of the run that this one was made of. heads: weights that transformers has no place for, in a file of their own."""
+    how many of the run this one does the work of. heads: weights that transformers has no place for, in a file of their own."""
 
     library: str
     auto: str
     dtype: str
     base: str = ""
-    adapters: tuple[str, ...] = ()
+    adapters: int = 0
     heads: tuple[str, ...] = ()
 
     def code(self, folder: str) -> str:
@@ -52,9 +56,9 @@ class Written:
     def notes(self) -> str:
         """What else is to be said of it, in sentences."""
         said = []
-        if len(self.adapters) > 1:
+        if self.adapters > 1:
             said.append(
-                f"The adapter does what {len(self.adapters)} stacked ones did together: its rank is the sum of theirs."
+                f"The adapter does what {self.adapters} stacked ones did together: its rank is the sum of theirs."
             )
         if self.heads:
             said.append(f"{self.auto} loads the backbone; the heads that were trained on it are in `{HEADS}`.")
@@ -70,32 +74,49 @@ def check_product(kind: Kind) -> None:
         )
 
 
-def merge_into(model: nn.Module, adapter: AnyAdapter | None) -> nn.Module:
-    """The model with its adapters, all that are at work, in its weights, which are then fp32."""
+def prepared(
+    model: Any, kind: Kind, adapter: AnyAdapter | None, start: str, inputs: Mapping[str, Tensor], merge: bool
+) -> tuple[nn.Module, int]:
+    """The model as it can be written, with one adapter or none, and how many it was that the one does the work of. start: the
+    fingerprint of the start model. inputs: on which that must change nothing. Raises UserError where it would."""
+    check_product(kind)
     if adapter is None or not hasattr(adapted(model), "peft_config"):
-        return model
-    return adapters.end_task(model.float(), replace(adapter, between_tasks="merge"))
+        return model, 0
+    if merge:
+        merging = replace(adapter, between_tasks="merge")
+        check_targets(adapted(kind.skeleton()), merging)
+        model, moved = adapters.merged_with_error(model.float(), merging, inputs)
+        if not moved <= SLACK * max(1.0, float(adapters.logits_of(model, inputs).abs().max())):
+            raise UserError(f"export: --merge: merging these adapters moves a logit by {moved:.1e}; {LOAD}")
+        return model, 0
+    beside = [n for n, _ in model.named_parameters() if adapted_part(model) and not n.startswith(adapted_part(model))]
+    if beside or fingerprint_of(adapters.base_of(model)) != start:
+        what = f" ({listed(beside[:3])})" if beside else ""
+        raise UserError(f"export: weights beside the adapter were changed{what}, which its folder cannot hold; {MERGE}")
+    count, before = len(model.active_adapters), adapters.logits_of(model, inputs)
+    if count > 1:
+        adapters.join(model)
+        moved = float((adapters.logits_of(model, inputs) - before).abs().max())
+        if not moved <= SLACK * max(1.0, float(before.abs().max())):
+            raise UserError(f"export: these adapters cannot be joined into one (a logit moves by {moved:.1e}); {MERGE}")
+    return model, count
 
 
-def check_merge(model: nn.Module, adapter: AnyAdapter | None) -> None:
-    """Raise UserError where merging into the start model would change more than what the adapter belongs to."""
-    if adapter is not None and adapter.between_tasks != "merge":
-        check_targets(adapted(model), replace(adapter, between_tasks="merge"))
-
-
-def write_model(
-    model: Any, kind: Kind, folder: Path, place: Path, trained: Collection[str], classes: Sequence[str]
-) -> Written:
-    """Weights, config, tokenizer and what else came with the start model. place: where the folder will lie. trained: names of
-    the weights that the start model does not have as they are. classes: the stream's. Raises UserError for what could not
-    be loaded as it is."""
+def write_model(model: Any, kind: Kind, folder: Path, place: Path, classes: Sequence[str], count: int) -> Written:
+    """Weights, config, tokenizer and what else came with the start model; of a model that is `prepared`. place: where the
+    folder will lie. classes: the stream's. count: see there."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    check_product(kind)
-    if hasattr(adapted(model), "peft_config"):
-        return _adapter(model, kind, folder, place, trained, classes)
-    return _whole(model, kind, folder, classes)
+    if not hasattr(adapted(model), "peft_config"):
+        return _whole(model, kind, folder, classes)
+    base = kind.source or str(place.resolve() / BASE)  # nobody else has that one
+    adapters.save(model, folder, base, getattr(kind, "revision", None))
+    kind.write_beside(folder)
+    written = Written("peft", kind.auto, _dtype(model), kind.source or f"{{folder}}/{BASE}", count)
+    if not kind.source:
+        _whole(model.unload(), kind, folder / BASE, classes)
+    return written
 
 
 def _whole(model: Any, kind: Kind, folder: Path, classes: Sequence[str]) -> Written:
@@ -104,8 +125,7 @@ def _whole(model: Any, kind: Kind, folder: Path, classes: Sequence[str]) -> Writ
     known = kind.skeleton(classes).state_dict()
     if unknown := [name for name in part.state_dict() if name not in known]:
         raise UserError(
-            f"export: {listed(unknown[:3])}: a strategy has added it, so that {kind.auto} would leave it out; in Python "
-            "cl.load_model(RUN) gives the model as it was trained"
+            f"export: {listed(unknown[:3])}: a strategy has added it, so that {kind.auto} would leave it out; {LOAD}"
         )
     part.config.use_cache = True  # training has switched it off
     part.save_pretrained(folder)
@@ -117,26 +137,6 @@ def _whole(model: Any, kind: Kind, folder: Path, classes: Sequence[str]) -> Writ
 
         save_file(heads, folder / HEADS)
     return Written("transformers", kind.auto, _dtype(part), heads=tuple(heads))
-
-
-def _adapter(
-    model: Any, kind: Kind, folder: Path, place: Path, trained: Collection[str], classes: Sequence[str]
-) -> Written:
-    """One adapter in PEFT's own format; of a stack one of all ranks together."""
-    beside = sorted(set(trained) - set(adapters.weights(model))) or [
-        name for name, _ in model.named_parameters() if adapted_part(model) and not name.startswith(adapted_part(model))
-    ]
-    if beside:
-        raise UserError(
-            f"export: {listed(beside[:3])}: was trained beside the adapter, whose folder cannot hold it; {MERGE}"
-        )
-    base = kind.source or str(place.resolve() / BASE)  # nobody else has that one
-    names = adapters.save(model, folder, base, getattr(kind, "revision", None))
-    kind.write_beside(folder)
-    written = Written("peft", kind.auto, _dtype(model), kind.source or f"{{folder}}/{BASE}", names)
-    if not kind.source:
-        _whole(model.unload(), kind, folder / BASE, classes)
-    return written
 
 
 def _dtype(model: nn.Module) -> str:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.config.build import build_run
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError, did_you_mean
-from cl_toolkit.models import product
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs import checkpoint, state
-from cl_toolkit.runs.fit import codec_of
+from cl_toolkit.runs.fit import codec_of, first_inputs
 from cl_toolkit.runs.parts import build_objective, build_strategy
 from cl_toolkit.runs.record import find_run, read_record
 from cl_toolkit.runs.warmup import start_model
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Reloaded:
-    """A run's model in eval mode, on the CPU, and what it was made by. done: stages that it has learned. trained: names of the
-    weights that its checkpoint holds. The rest is what `state` knows a run by."""
+    """A run's model in eval mode, on the CPU, and what it was made by. done: stages that it has learned. The
+    rest is what `state` knows a run by."""
 
     folder: Path
     config: RunConfig
@@ -39,7 +38,6 @@ class Reloaded:
     done: int
     start_names: frozenset[str]
     ever_trained: set[str] = field(default_factory=set)
-    trained: frozenset[str] = frozenset()
 
     @property
     def after(self) -> str:
@@ -50,18 +48,20 @@ class Reloaded:
         """How examples become tensors for it."""
         return codec_of(self.config, self.stream)
 
+    def inputs(self) -> dict[str, Any]:
+        """The first prompts of its stream, by which it is seen whether a change of its form changes what it says."""
+        return first_inputs(self.codec(), self.stream.tasks[0])
 
-def reload(folder: Path, after: str | None = None, merge: bool = False) -> Reloaded:
-    """The model after a task; None: after the last one. merge: with its adapters in its weights. Raises UserError where its
-    weights are gone, or where what the run was made of is no longer there."""
+
+def reload(folder: Path, after: str | None = None) -> Reloaded:
+    """The model after a task; None: after the last one. Raises UserError where its weights are gone, or where what the run was
+    made of is no longer there."""
     folder = find_run(folder)
     record = _record(folder)
     config = _config(record, folder)
     place = _place(folder, record, after)
     stream = build_stream(config)
     model = start_model(config.kind, config.seed.init, config.frozen_base, stream.classes)
-    if merge:
-        product.check_merge(model, config.model.adapter)
     model = build_objective(config.objective).equip(model, config.seed.init)
     if fingerprint(model) != record["provenance"]["model_hash"]:
         raise UserError(f"{folder}: started from another model than model.name: {config.kind.name} gives today")
@@ -69,10 +69,8 @@ def reload(folder: Path, after: str | None = None, merge: bool = False) -> Reloa
     found = Reloaded(folder, config, record, stream, build_strategy(config), model, 0, names)
     if place is not None:
         kept, weights = checkpoint.load(place)
-        found.done, found.ever_trained, found.trained = kept["done"], set(kept["ever_trained"]), frozenset(weights)
+        found.done, found.ever_trained = kept["done"], set(kept["ever_trained"])
         state.put_back(found, found.done, weights, str(place))
-    if merge:
-        found.model = product.merge_into(found.model, config.model.adapter)
     found.model.eval()
     return found
 

@@ -264,7 +264,9 @@ def test_what_a_folder_could_not_hold_is_refused(strategy, adapter, tmp_path):
     config = tiny_config(checkpoint={"keep": "all"}, model={"adapter": adapter})
     cl.compare(config, methods={"mine": {"strategies": {"mine": strategy()}}}, out=tmp_path / "study")
     run = next(tmp_path.glob("study/runs/mine/*"))
-    wanted = r"more: a strategy has added it" if adapter is None else r"norm.*: was trained beside the adapter.*--merge"
+    wanted = (
+        r"more: a strategy has added it" if adapter is None else r"weights beside the adapter were changed .*--merge"
+    )
     with pytest.raises(UserError, match=wanted):
         cl.export(run, tmp_path / "x")
     assert not list(tmp_path.glob("x*"))
@@ -315,7 +317,7 @@ def test_a_head_over_classes_is_one_of_transformers(bert, adapter, tmp_path):
     run = Run(cl_load(config), tmp_path / "run")
     run.execute()
     if adapter:
-        with pytest.raises(UserError, match=r"classifier.*: was trained beside the adapter, .* --merge"):
+        with pytest.raises(UserError, match=r"weights beside the adapter were changed \(classifier.*--merge"):
             cl.export(run.folder, tmp_path / "x")
     out = cl.export(run.folder, tmp_path / "x", merge=adapter is not None)
     model = AutoModelForSequenceClassification.from_pretrained(out)
