@@ -21,6 +21,7 @@ $(BIN)/pytest: $(BIN)/cl-toolkit
 # Other libraries in environments of their own: a torchvision whose compiled part does not fit torch breaks transformers for
 # all who share it. Through the .pth file each sees what the product sees, so that only the rest is installed.
 PURELIB := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+COMMA := ,
 define apart
 $(BIN)/python -m venv --clear --without-pip $(@D)
 echo "import site; site.addsitedir('$$($(BIN)/python $(PURELIB))')" > "$$($(@D)/bin/python $(PURELIB))/product.pth"
@@ -29,7 +30,7 @@ touch $@
 endef
 
 $(PEERS)/installed: $(BIN)/pytest
-	$(call apart,avalanche)
+	$(call apart,avalanche$(COMMA)eval)
 
 $(SPEED)/installed: $(BIN)/pytest
 	$(call apart,speed-peers)
@@ -45,7 +46,7 @@ test: $(BIN)/pytest  ## the whole suite, without timing, the grid and the long s
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null"
 
-peers: $(PEERS)/installed  ## the tests against Avalanche; the first time installs it
+peers: $(PEERS)/installed  ## the tests against Avalanche and lm-evaluation-harness; the first time installs them
 	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
 
 test-cpus: $(BIN)/pytest  ## the suite as three kinds of processor would run it: without vectors, with AVX2, and this one's own

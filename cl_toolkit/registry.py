@@ -204,7 +204,11 @@ STREAMS = Registry(
         "images": "cl_toolkit.benchmarks.images:Images",
     },
 )
-PROBES = Registry("probe", "cl_toolkit.probes", {"drift": "cl_toolkit.measure.probes.drift:Drift"})
+PROBES = Registry(
+    "probe",
+    "cl_toolkit.probes",
+    {"drift": "cl_toolkit.measure.probes.drift:Drift", "lm_eval": "cl_toolkit.measure.probes.lm_eval:LmEval"},
+)
 TRACKERS = Registry(
     "tracker",
     "cl_toolkit.trackers",

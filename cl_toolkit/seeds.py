@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 else:
-    torch = LazyModule("torch")
+    np, torch = LazyModule("numpy"), LazyModule("torch")
 
 
 def seed_from(*parts: object) -> int:
@@ -22,3 +26,15 @@ def seed_from(*parts: object) -> int:
 def generator_from(*parts: object) -> torch.Generator:
     """A CPU generator seeded by `seed_from(*parts)`."""
     return torch.Generator().manual_seed(seed_from(*parts))
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """For a library that seeds or draws from the global generators, which training draws from: they are put back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -78,7 +78,7 @@ class Spy:
         for request in found:
             if not isinstance(request, get_args(Request)):
                 raise Broken(f"ask: expected requests (Answer, Choice, Logprobs, Sample), got {quoted(request)}")
-            if request.example.id not in known:
+            if request.example.id and request.example.id not in known:  # plain text is of no example
                 raise Broken(f"ask: {request.example.id} is in none of the moment's exams")
         self.asked.append((moment, found))
         if found != again:

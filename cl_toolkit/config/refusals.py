@@ -15,7 +15,7 @@ from cl_toolkit.engine import choose
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
-from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, made
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, made
 from cl_toolkit.strategy import LIFE_CYCLES, Tags
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def check(config: RunConfig, where: str) -> None:
     check_stream(config, where)
     check_inputs(config, where)
     check_adapter(config, where)
+    check_probes(config, where)
     check_strategies(config, where)
     check_generation(config, check_engine(config, where), where)
 
@@ -228,6 +229,18 @@ def told_where(where: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def check_probes(config: RunConfig, where: str) -> None:
+    """The model must give what they ask for."""
+    model = config.kind
+    for component in config.probes:
+        key = f"evaluate.probes.{component.name}"
+        for lacking in sorted(PROBES.get(component.name, f"{where}: {key}").needs - model.gives):
+            raise UserError(
+                f"{where}: {key}: needs a model that gives {lacking}, model {model.name} gives "
+                f"{' and '.join(sorted(model.gives))}; leave it out"
+            )
 
 
 def check_strategies(config: RunConfig, where: str) -> None:

@@ -8,13 +8,10 @@ that are handed over, so that nothing is merged into the model and taken out aga
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +19,7 @@ from cl_toolkit.engine.access import scoring_dtype, unwrapped
 from cl_toolkit.errors import UserError, short
 from cl_toolkit.models.adapters import whole_weights
 from cl_toolkit.models.fixed import inside
+from cl_toolkit.seeds import random_numbers_kept
 
 
 class VLLM:
@@ -97,18 +95,6 @@ class VLLM:
                     f"generation.engine: vllm: cannot take {type(inside(module)).__name__}: {type(error).__name__}: {what}; "
                     "use own"
                 ) from error
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """vLLM seeds every global generator; training draws from them."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def known_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

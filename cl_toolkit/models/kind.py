@@ -80,9 +80,9 @@ class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
     inputs: what its examples may be: `conversations`, `documents`, `arrays`, `image+text`; a stream says one of these words.
-    gives: of `logits` (next tokens), `generates`, `classes`, `hidden`. adaptable: whether PEFT's adapters fit.
-    packable: whether several examples can share a row. auto: the name of transformers' class that loads such a model; "" where
-    none does.
+    gives: of `logits` (next tokens), `generates`, `continues` (goes on from any text as it stands), `classes`, `hidden`.
+    adaptable: whether PEFT's adapters fit. packable: whether several examples can share a row. auto: the name of transformers'
+    class that loads such a model; "" where none does.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cl_toolkit.models.prefix import Prefix
 from cl_toolkit.models.writers import Own
 
 
@@ -54,7 +55,8 @@ class LLM:
         found = []
         for prompt, how in zip(prompts, sampling_params, strict=True):
             self.asked.append(how)
-            codec = SimpleNamespace(pad=0, stops=frozenset(how.stop_token_ids))
+            stops = frozenset(how.stop_token_ids)
+            codec = SimpleNamespace(pad=0, stops=stops, read=lambda model, some: Prefix(model, some, 0))
             seeds = [how.seed] if how.temperature else None
             (ids,) = Own()(
                 self.model, codec, [prompt["prompt_token_ids"]], how.max_tokens, None, seeds, how.temperature or 1.0

@@ -48,6 +48,6 @@ def test_texts():
     with pytest.raises(UserError, match=r"stream\.wordings: expected at most 2 for documents, got 3"):
         tasks_of(gives="documents", wordings=3)
     with pytest.raises(
-        UserError, match="objective sft: learns from conversations and arrays; stream biography gives documents"
+        UserError, match=r"objective sft: learns from conversations.*; stream biography gives documents"
     ):
         load_run({"stream": {"name": "biography", "gives": "documents", "wordings": 1}})

@@ -17,6 +17,11 @@ from cl_toolkit.study.cells import load_run, load_study
 NEEDED = {
     "chat-lora": ["stream.name=skills", "model.name=some/model"],
     "text": ["stream.name=cl_toolkit.check.runs:EasyDocuments"],
+    "long-cl": ["stream.root=."],
+    "permuted-mnist": ["stream.name=digits"],
+    "standard-cl": ["stream.root=."],
+    "superni-15": ["stream.root=."],
+    "trace": ["stream.root=.", "model.name=some/model"],
     "words": ["stream.name=skills", "stream.tasks=[sort]"],
 }
 
@@ -48,7 +53,7 @@ def refusal(source, overrides=(), **options):
 def test_every_shipped_config_resolves(name):
     study = load_study(name, NEEDED.get(name, []))
     assert study.name == name
-    assert len(study.runs) == len(study.methods) * len(study.seeds)
+    assert len(study.runs) == len(study.methods) * len(study.seeds) * max(1, len(study.plain["orders"] or []))
     assert {run.method for run in study.runs} == set(study.methods)
 
 

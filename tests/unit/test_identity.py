@@ -44,8 +44,8 @@ def world(tmp_path, monkeypatch):
     for task in ("a", "b"):
         folder = tmp_path / "data" / task
         folder.mkdir(parents=True)
-        lines = [json.dumps({"input": f"{task}{i}", "target": "yn"[i % 2]}) for i in range(4)]
         for split in ("train", "test"):
+            lines = [json.dumps({"input": f"{task}{i} {split}", "target": "yn"[i % 2]}) for i in range(4)]
             (folder / f"{split}.jsonl").write_text("\n".join(f'{line[:-1]}, "id": "{split}"}}' for line in lines))
     llama_folder(tmp_path / "model")
     (tmp_path / "mine.py").write_text(GUEST)

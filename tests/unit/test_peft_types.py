@@ -206,7 +206,9 @@ def exported(section, folder, life, merge=False):
     return live, logits(whole if merge else PeftModel.from_pretrained(whole, out))
 
 
-EXPORTED = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
+EXPORTED = pytest.mark.filterwarnings(  # what PEFT 0.21 says while it loads
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning", "ignore:Unsupported layer type:UserWarning"
+)
 
 
 @EXPORTED
