@@ -1,6 +1,6 @@
 """Continual-learning training for language models: strategies, task streams, forgetting curves."""
 
-from cl_toolkit.api import Study, compare, load, register, run
+from cl_toolkit.api import Study, compare, export, load, load_model, register, run
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import Scorer
 from cl_toolkit.ranges import above, at_least
@@ -17,7 +17,9 @@ __all__ = [
     "at_least",
     "compare",
     "compose",
+    "export",
     "load",
+    "load_model",
     "register",
     "run",
 ]

@@ -118,6 +118,40 @@ def load(folder: str | Path) -> Study:
     return Study(Path(folder), found.records, found.notes)
 
 
+def load_model(run: str | Path, after: str | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run's folder, after a task or, with None, after the last one: in eval mode, on the CPU, with its
+    adapters. A net has no tokenizer but a codec: `codec.prompts(examples).inputs` is what the model takes."""
+    from cl_toolkit.runs.reload import reload
+
+    found = reload(Path(run), after)
+    codec = found.codec()
+    return found.model, getattr(codec, "tokenizer", codec)
+
+
+def export(run: str | Path, out: str | Path, *, merge: bool = False, after: str | None = None) -> Path:
+    """Write a run's model as an ordinary folder, which transformers and PEFT load: its weights or its adapter, tokenizer,
+    chat template and generation config as they came; a card. merge: one model with the adapter in its weights.
+    after: the task after which; None: the last. Raises UserError where `out` holds something or the weights are gone."""
+    from cl_toolkit.config.plain_yaml import to_yaml
+    from cl_toolkit.models import product
+    from cl_toolkit.report.card import card
+    from cl_toolkit.runs.checkpoint import room
+    from cl_toolkit.runs.reload import reload
+
+    folder = Path(out)
+    product.check_place(folder)
+    found = reload(Path(run), after)
+    kind, record = found.config.kind, found.record
+    start = record["provenance"]["model_hash"]
+    model, count = product.prepared(found.model, kind, found.config.model.adapter, start, found.inputs(), merge)
+    with room(folder), product.fresh(folder) as beside:
+        written = product.write_model(model, kind, beside, folder, found.stream.classes, count)
+        base = "" if Path(kind.source).is_absolute() else kind.source
+        text = card(record, found.done, written, folder.name, base, to_yaml(record["config"]))
+        (beside / "README.md").write_text(text, encoding="utf-8")
+    return folder
+
+
 def register(name: str, cls: type) -> type:
     """Make a strategy known by name in this process. A name taken twice is an error."""
     STRATEGIES.register(name, cls)

@@ -12,8 +12,9 @@ from cl_toolkit.types import Batch, Batches, Example, Outputs
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
+    from cl_toolkit.engine.processes import Processes
     from cl_toolkit.models.kind import Codec
     from cl_toolkit.objective import Objective
 else:
@@ -26,7 +27,7 @@ class TaskView:
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
     examples: the training examples, or what the objective makes of them (`Objective.units`). codec: examples as tensors.
     score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
-    wants_logits: whether somebody needs the logits of training forwards.
+    wants_logits: whether somebody needs the logits of training forwards. processes: those of the job; None: there is one.
     """
 
     def __init__(
@@ -43,12 +44,14 @@ class TaskView:
         max_steps: int = -1,
         seeds: dict[str, int] | None = None,
         wants_logits: bool = True,
+        processes: Processes | None = None,
     ):
         self.name, self.index, self.examples = name, index, objective.units(codec, examples)
         self.objective, self.score = objective, score
         self.codec: Any = codec  # which one it is, an objective knows by its `inputs`
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
         self.wants_logits = wants_logits
+        self._processes = processes
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}
@@ -75,6 +78,21 @@ class TaskView:
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:
         """The objective's forward."""
         return self.objective.forward(model, batch)
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of what is done before or after a task, such as a pass over examples: neighbours, perhaps none.
+        What is drawn for an item must not depend on who has it; every process makes the same calls of `sum` and `gather`."""
+        return list(items) if self._processes is None else self._processes.own(items)
+
+    def sum(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The same tensors, to which those of all processes are added in place."""
+        if self._processes is not None:
+            self._processes.sum_(tensors)
+        return tensors
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        """What all processes have made of their shares, in the order of the items that were shared."""
+        return list(items) if self._processes is None else self._processes.gather(items)
 
     def batches(self) -> Batches:
         """Shuffled anew each epoch, last batch kept. `max_steps` above 0 overrides `epochs`; both are optimizer steps and

@@ -22,11 +22,12 @@ from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Generator, Tensor, nn
 
     from cl_toolkit.task_view import TaskView
+    from cl_toolkit.types import Batch
 
 torch = LazyModule("torch")
 
@@ -42,18 +43,20 @@ def squared_gradients(
     """
     logp = torch.log_softmax(logits.float(), -1)
 
-    def squared(value: Tensor) -> list[Tensor]:
-        grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)]
-
     if kind == "exact":
         for position in logp:
             for value in position:
-                yield float(value.detach().exp()), squared(value)
+                yield float(value.detach().exp()), squares(parameters, value)
         return
     if kind == "sampled":
         labels = drawn(logp.detach(), torch.rand(len(logp), generator=generator))
-    yield 1.0, squared(logp.gather(1, labels[:, None]).sum())
+    yield 1.0, squares(parameters, logp.gather(1, labels[:, None]).sum())
+
+
+def squares(parameters: list[Tensor], value: Tensor) -> list[Tensor]:
+    """The squared gradient of a value by each of the parameters."""
+    grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)]
 
 
 class EWC(Strategy):
@@ -126,31 +129,48 @@ class EWC(Strategy):
         return model
 
     def fisher(self, model: nn.Module, task: TaskView, trained: dict[str, Tensor]) -> dict[str, Tensor]:
-        """F by weight name, over at most `fisher_examples` examples, in eval mode."""
+        """F by weight name, over at most `fisher_examples` examples, in eval mode. Each process takes its share of them; what
+        is drawn for one depends on it alone."""
         config, generator = self.config, task.generator(self.name)
         # in the task's order, which decides which examples share a batch
         chosen = sorted(torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist())
+        seeds = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
+        size = task.batch_size if config.fisher == "batched" else 1
+        starts = task.share(range(0, len(chosen), size))
         parameters = list(trained.values())
-        total = [torch.zeros_like(p) for p in parameters]
-        size, count = task.batch_size if config.fisher == "batched" else 1, 0
+        total, count = [torch.zeros_like(p) for p in parameters], torch.zeros((), device=parameters[0].device)
         with evaluating(model), torch.enable_grad():
-            for start in range(0, len(chosen), size):
-                batch = task.encode([task.examples[i] for i in chosen[start : start + size]], model)
-                batch = batch.to(parameters[0].device)
+            for start, batch in zip(starts, self._groups(model, task, chosen, starts, size), strict=True):
                 if config.fisher == "batched":
-                    grads = torch.autograd.grad(task.forward(model, batch).loss, parameters, allow_unused=True)
-                    squares = [
-                        torch.zeros_like(p) if g is None else g**2 for p, g in zip(parameters, grads, strict=True)
-                    ]
-                    self._add(total, [(1.0, squares)])
+                    loss = task.forward(model, batch.to(count.device)).loss
+                    self._add(total, [(1.0, squares(parameters, loss))])
                     count += 1
                     continue
+                draws = torch.Generator().manual_seed(seeds[start])
                 for row in range(len(batch.examples)):
-                    part = batch.rows([row])
+                    part = batch.rows([row]).to(count.device)
                     logits, labels = task.forward(model, part).logits, part.asked.labels
-                    self._add(total, squared_gradients(parameters, logits, labels, config.fisher, generator))
+                    self._add(total, squared_gradients(parameters, logits, labels, config.fisher, draws))
                     count += 1
+        task.sum([*total, count])
         return {name: value / count for name, value in zip(trained, total, strict=True)}
+
+    @staticmethod
+    def _groups(
+        model: nn.Module, task: TaskView, chosen: Sequence[int], starts: Sequence[int], size: int
+    ) -> Iterator[Batch]:
+        """The batches of `size` of the chosen examples that begin at `starts`. All are encoded at once, so that rollouts are
+        those of one call on every process."""
+        groups = [[task.examples[i] for i in chosen[start : start + size]] for start in starts]
+        if not groups:
+            return
+        whole = task.encode([example for group in groups for example in group], model)
+        rows: dict[str, list[int]] = {}  # an example may have several: its rollouts
+        for row, example in enumerate(whole.examples):
+            rows.setdefault(example.id, []).append(row)
+        for group in groups:
+            part = whole.rows([row for example in group for row in rows[example.id]])
+            yield replace(part, total=part.counts())
 
     @staticmethod
     def _add(total: list[Tensor], found: Iterable[tuple[float, list[Tensor]]]) -> None:

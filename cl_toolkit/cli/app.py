@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cl_toolkit.cli import product
 from cl_toolkit.cli.console import print_answers, print_results, printable
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs.checkpoint import FULL
@@ -323,6 +324,10 @@ def answers(
 ):
     """What the model said: before training, after learning the task, and at the end."""
     print_answers(results, task, method, n)
+
+
+app.command()(product.export)
+app.command()(product.gate)
 
 
 class Stopped(BaseException):

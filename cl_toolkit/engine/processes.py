@@ -17,12 +17,14 @@ class Processes:
     rank: int = 0
     world: int = 1
 
+    def own(self, items: Sequence[Any]) -> list[Any]:
+        """This process's items: neighbours, sizes that differ by one at most, none where there are too few."""
+        n = len(items)
+        return list(items[n * self.rank // self.world : n * (self.rank + 1) // self.world])
+
     def share(self, examples: Sequence[Example]) -> list[Example]:
-        """This process's examples of a batch: neighbours, sizes that differ by one at most. A process without any gets
-        one filler, which has no target."""
-        n = len(examples)
-        mine = list(examples[n * self.rank // self.world : n * (self.rank + 1) // self.world])
-        return mine or [replace(examples[0], source="filler")]
+        """This process's examples of a batch. A process without any gets one filler, which has no target."""
+        return self.own(examples) or [replace(examples[0], source="filler")]
 
     def sum(self, counts: Mapping[str, float]) -> dict[str, float]:
         """Numbers added over all processes."""
@@ -31,6 +33,9 @@ class Processes:
     def max(self, value: int) -> int:
         """The largest of a number over all processes."""
         return value
+
+    def sum_(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Add tensors over all processes, in place."""
 
     def mean_(self, tensors: Sequence[torch.Tensor]) -> None:
         """Average tensors over all processes, in place."""
@@ -63,9 +68,13 @@ class DistributedProcesses(Processes):
         self._dist.all_reduce(packed, op=self._dist.ReduceOp.MAX)
         return int(packed)
 
-    def mean_(self, tensors):
+    def sum_(self, tensors):
         for tensor in tensors:
             self._dist.all_reduce(tensor)
+
+    def mean_(self, tensors):
+        self.sum_(tensors)
+        for tensor in tensors:
             tensor /= self.world
 
     def gather(self, items):

@@ -6,6 +6,7 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stor
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from peft import PeftConfig
     from torch import Tensor, nn
@@ -95,6 +98,36 @@ def _config(model: Any, adapter: AnyAdapter) -> PeftConfig:
     return config
 
 
+def join(model: Any) -> None:
+    """Have one adapter at work in the place of several: a new one of all their ranks, as PEFT adds it."""
+    names = list(model.active_adapters)
+    add = getattr(model.base_model, "add_weighted_adapter", None)
+    if add is None or "combination_type" not in inspect.signature(add).parameters:
+        raise UserError(
+            "export: adapters of this type cannot be joined into one; --merge writes one model with them all"
+        )
+    first = model.peft_config[names[0]]
+    # PEFT puts each one's scaling into its weights and copies this setting, by which the new one's would not be 1
+    rooted, first.use_rslora = first.use_rslora, False
+    try:
+        with _told():
+            add(names, [1.0] * len(names), "joined", combination_type="cat")
+    finally:
+        first.use_rslora = rooted
+    model.set_adapter("joined")
+
+
+def save(model: Any, folder: Path, base: str, revision: str | None) -> None:
+    """The one adapter at work in PEFT's own format. base: the model, or its folder, that it belongs to."""
+    (name,) = model.active_adapters
+    model.peft_config[name].base_model_name_or_path, model.peft_config[name].revision = base, revision
+    with _told():
+        model.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
+    for path in (folder / name).iterdir():
+        path.replace(folder / path.name)
+    (folder / name).rmdir()
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """What PEFT raises, in one line; without the warnings about which no user can do anything."""
@@ -143,14 +176,21 @@ def merged(model: Any) -> nn.Module:
 
 def merged_with_error(model: nn.Module, adapter: AnyAdapter, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, float]:
     """`end_task`, and the largest change of a logit on `inputs` that it made."""
-
-    def logits(module: nn.Module) -> Tensor:
-        with torch.no_grad(), eval_mode(module):
-            return module(**inputs).logits.float()
-
-    before = logits(model)
+    before = logits_of(model, inputs)
     model = end_task(model, adapter)
-    return model, float((logits(model) - before).abs().max())
+    return model, float((logits_of(model, inputs) - before).abs().max())
+
+
+def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """What a model says, in fp32."""
+    with torch.no_grad(), eval_mode(model):
+        return model(**inputs).logits.float()
+
+
+def base_of(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that are not an adapter's, by their names without one."""
+    mine = weights(model)
+    return {plain_name(name): tensor for name, tensor in model.state_dict().items() if name not in mine}
 
 
 def plain_name(name: str) -> str:

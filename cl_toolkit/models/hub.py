@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -55,7 +56,7 @@ class HubKind(Kind):
     """What models from a folder or the hub have in common. Weights are safetensors. dtype: below float32 for frozen weights
     alone, under an adapter that is not merged; `train.bf16` is the way to compute in bfloat16.
 
-    auto: the name of transformers' class that loads it. quantization: of bitsandbytes, by its own names (`load_in_4bit`, ...).
+    quantization: of bitsandbytes, by its own names (`load_in_4bit`, ...).
     """
 
     auto: ClassVar[str] = "AutoModel"
@@ -89,6 +90,19 @@ class HubKind(Kind):
     def positions(self, config: PretrainedConfig) -> int | None:
         """How many tokens the model has places for; None: any number. config: that of its text part."""
         return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def source(self) -> str:
+        return str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+
+    def write_beside(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+        from transformers.utils import cached_file
+
+        from_hub(AutoTokenizer, self).save_pretrained(folder)
+        with suppress(UserError), told(self.name):  # not every model has one
+            name = "generation_config.json"
+            shutil.copyfile(cached_file(self.name, name, revision=self.revision or "main"), folder / name)
 
     def identity(self) -> dict[str, str]:
         """The content of its folder, or the commit of a hub's model."""

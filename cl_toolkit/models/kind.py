@@ -17,7 +17,9 @@ from cl_toolkit.registry import canonical
 from cl_toolkit.types import IGNORE, WITHOUT_TARGET
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pathlib import Path
+
+    from torch import Tensor, nn
 
     from cl_toolkit.models.requests import Reply, Request
     from cl_toolkit.models.sections import AnyAdapter, Prompt
@@ -79,13 +81,15 @@ class Kind:
 
     inputs: what its examples may be: `conversations`, `documents`, `arrays`, `image+text`; a stream says one of these words.
     gives: of `logits` (next tokens), `generates`, `continues` (goes on from any text as it stands), `classes`, `hidden`.
-    adaptable: whether PEFT's adapters fit. packable: whether several examples can share a row.
+    adaptable: whether PEFT's adapters fit. packable: whether several examples can share a row. auto: the name of transformers'
+    class that loads such a model; "" where none does.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     gives: ClassVar[frozenset[str]] = frozenset()
     adaptable: ClassVar[bool] = True
     packable: ClassVar[bool] = True
+    auto: ClassVar[str] = ""
     name: str = ""
 
     @property
@@ -108,6 +112,14 @@ class Kind:
     def codec(self, prompt: Prompt, classes: Sequence[str] = ()) -> Codec:
         """How examples become tensors. Loads no weights."""
         raise NotImplementedError
+
+    @property
+    def source(self) -> str:
+        """What transformers loads the start model by, a folder or an id; "" where this toolkit alone makes it."""
+        return ""
+
+    def write_beside(self, folder: Path) -> None:
+        """What else belongs to the start model, as it came: its tokenizer with the chat template, its generation config."""
 
     def identity(self) -> dict[str, str]:
         """What the start model is known by beside its settings."""
@@ -154,10 +166,15 @@ def built_in() -> dict[str, type[Kind]]:
 
 def fingerprint(model: nn.Module) -> str:
     """The first 16 hex digits of a SHA-256 over all weights by name."""
+    return fingerprint_of(model.state_dict())
+
+
+def fingerprint_of(state: Mapping[str, Tensor]) -> str:
+    """That of weights by name."""
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -11,6 +11,8 @@ from cl_toolkit.models.targets import check_targets
 from cl_toolkit.ranges import SEED, above, at_least
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +47,7 @@ class TinyLM(Kind):
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden"})
+    auto: ClassVar[str] = "AutoModelForCausalLM"
 
     hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96
     intermediate_size: Annotated[int, at_least(1).up_to(1_000_000)] = 256
@@ -71,6 +74,9 @@ class TinyLM(Kind):
         from cl_toolkit.models.text import TextCodec
 
         return TextCodec(byte_tokenizer(), prompt, positions=self.max_position_embeddings)
+
+    def write_beside(self, folder: Path) -> None:
+        byte_tokenizer().save_pretrained(folder)
 
     def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         if adapter is not None:

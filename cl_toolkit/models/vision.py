@@ -28,6 +28,8 @@ from cl_toolkit.models.text import TextCodec
 from cl_toolkit.types import Batch, Example, Stream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from cl_toolkit.models.sections import Prompt
@@ -60,6 +62,10 @@ class VisionLanguage(LanguageModel):
         )
         codec.look(hub_processor(self), token)
         return codec
+
+    def write_beside(self, folder: Path) -> None:
+        super().write_beside(folder)
+        hub_processor(self).save_pretrained(folder)
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
         """With several processes some would train what sees and some not, for which a sharded optimizer waits for ever."""

@@ -73,6 +73,17 @@ def codec_of(config: RunConfig, stream: Stream, writer: Writer | None = None) ->
     return codec.by_class() if "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives else codec
 
 
+PROBED, LOOKED_AT = 4, 64
+"""Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
+
+
+def first_inputs(codec: Any, task: Task, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """What the model gets of these prompts."""
+    batch = codec.prompts(task.train[:PROBED]).to(device)
+    whole = not batch.along_tokens.issuperset(batch.inputs)  # what goes with all of its tokens cannot be cut
+    return {name: tensor if whole else tensor[:, :LOOKED_AT] for name, tensor in batch.inputs.items()}
+
+
 def writer_of(config: RunConfig, device: torch.device) -> Writer:
     """Who writes the answers of a run on a device."""
     answers = [config.evaluate.max_new_tokens]

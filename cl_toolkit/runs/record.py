@@ -4,7 +4,8 @@ Keys: schema_version, status (running | finished | failed), error, name, method,
 `types.Regime`), config, baseline (whether the objective is one), provenance,
 tasks (T names in trained order), chance, scorers, units
 and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
-a number or "not_evaluated"), anchors, anchor_matrix, metrics and undefined (metric -> reason) by `measure.metrics`,
+a number or "not_evaluated"), anchors, anchor_matrix,
+anchor_higher_is_better, metrics and undefined (metric -> reason) by `measure.metrics`,
 losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
 truncated_prompts. probes: name -> rows, those of the forgetting curves as `curves` (see `measure.probes`). stages: see
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import scoring_dtype
-from cl_toolkit.errors import UserError
+from cl_toolkit.errors import UserError, listed
 from cl_toolkit.measure.metrics import NOT_EVALUATED
 from cl_toolkit.models.adapters import FATES
 from cl_toolkit.models.kind import fingerprint
@@ -153,6 +154,21 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def find_run(folder: Path) -> Path:
+    """The folder of a run: this one, or the one run of a results folder; raises UserError where there is not just one."""
+    if (folder / "record.json").is_file() or (folder / "checkpoints").is_dir():
+        return folder
+    inside = sorted({path.parent for path in folder.glob("runs/*/*/record.json") if ".was-" not in path.parent.name})
+    if len(inside) == 1:
+        return inside[0]
+    if not inside:
+        raise UserError(f"{folder}: no run here; expected the folder that holds its record.json")
+    names = [str(path.relative_to(folder)) for path in inside]
+    raise UserError(
+        f"{folder}: holds {len(names)} runs; name one of them: {listed([f'{folder}/{name}' for name in names])}"
+    )
+
+
 def run_folder(record: Mapping[str, Any]) -> str:
     """`<order>-s<seed>`: where a record lies within its method."""
     seed = record["seed"]
@@ -230,6 +246,7 @@ def fresh_record(run: Run) -> dict[str, Any]:
         "matrix": empty(columns),
         "anchors": [task.name for task in stream.anchors],
         "anchor_matrix": empty(len(stream.anchors)),
+        "anchor_higher_is_better": [run.exams[task.name].scorer.higher_is_better for task in stream.anchors],
         "metrics": {},
         "undefined": {},
         "probes": {name: [] for name in run.probes},

@@ -30,7 +30,7 @@ from cl_toolkit.models.documents import check_apart
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
-from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, found_to_fit, writer_of
+from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
 
     from cl_toolkit.engine.session import Session
     from cl_toolkit.objective import Objective
-
-PROBED, LOOKED_AT = 4, 64
-"""Each merge is measured on the first training prompts of its task: so many of them, so many tokens of each."""
 
 
 def execute(
@@ -145,8 +142,7 @@ class Run:
         self.start_names = frozenset(self.model.state_dict())
         self.ever_trained: set[str] = set()
         self.adopt(fresh_record(self))
-        self.tasks_done = 0
-        self.profiling = False
+        self.tasks_done, self.profiling = 0, False
 
     def adopt(self, record: dict[str, Any]) -> None:
         """Go on with this record."""
@@ -268,9 +264,7 @@ class Run:
         adapter = self.config.model.adapter
         if adapter is None or adapter.between_tasks != "merge":
             return None
-        batch = self.codec.prompts(task.train[:PROBED]).to(self.engine.device)
-        whole = not batch.along_tokens.issuperset(batch.inputs)  # what goes with all of its tokens cannot be cut
-        inputs = {name: tensor if whole else tensor[:, :LOOKED_AT] for name, tensor in batch.inputs.items()}
+        inputs = first_inputs(self.codec, task, self.engine.device)
         self.model, moved = adapters.merged_with_error(self.model, adapter, inputs)
         return moved
 
@@ -289,6 +283,7 @@ class Run:
             max_steps=train.max_steps * tasks_at_once,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
             wants_logits="logits" in self.strategy.needs,
+            processes=self.engine.processes,
         )
 
     @cached_property

@@ -12,10 +12,11 @@ from cl_toolkit.runs import checkpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from cl_toolkit.runs.reload import Reloaded
     from cl_toolkit.runs.run import Run
 
 
-def saved_weights(run: Run, model: nn.Module) -> dict[str, Tensor]:
+def saved_weights(run: Run | Reloaded, model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint must hold: every weight that was ever trained or that the start model does not have; the rest never
     changes. After merging the whole model is another one."""
     state, adapter = model.state_dict(), run.config.model.adapter
@@ -24,7 +25,7 @@ def saved_weights(run: Run, model: nn.Module) -> dict[str, Tensor]:
     return {n: t for n, t in state.items() if n in run.ever_trained or adapters.plain_name(n) not in run.start_names}
 
 
-def place_of(run: Run, done: int) -> Path:
+def place_of(run: Run | Reloaded, done: int) -> Path:
     """Where the checkpoint after so many stages lies."""
     return run.folder / "checkpoints" / f"task-{done}"
 
@@ -57,19 +58,19 @@ def take_back(run: Run, state: dict[str, Any]) -> None:
         probe.load_state(state["probes"][name])
 
 
-def put_back(run: Run, done: int, weights: dict[str, Tensor], place: str) -> None:
+def put_back(run: Run | Reloaded, done: int, weights: dict[str, Tensor], place: str) -> None:
     """The start model becomes the one that it was after so many stages: first the structure that they have made (adapters,
     and what strategies added in `build`), then the weights."""
-    adapter = run.config.model.adapter
+    adapter, device = run.config.model.adapter, next(run.model.parameters()).device
     for k in range(done - 1 - run.stream.position(done - 1), done):
         run.model = adapters.begin_task(run.model, adapter, run.stream.position(k), run.config.seed.init)
         run.model = run.strategy.build(run.model, k)
         run.model = adapters.end_task(run.model, adapter)
-    run.model.to(run.engine.device)
+    run.model.to(device)
     load_strictly(run, weights, place)
 
 
-def load_strictly(run: Run, weights: dict[str, Tensor], place: str) -> None:
+def load_strictly(run: Run | Reloaded, weights: dict[str, Tensor], place: str) -> None:
     """Every saved weight has its place, every place its weight."""
     unexpected = run.model.load_state_dict(weights, strict=False).unexpected_keys
     wanted = checkpoint.distinct(saved_weights(run, run.model))

@@ -121,8 +121,9 @@ class RFT(Objective):
             self.reference.take(model)
         if self.config.instance_filter == "none":
             return task
-        accuracy, _ = self.score(task, task.examples, self.sample(model, task, task.examples, label="filter"))
-        keep = informative(accuracy, self.config.instance_filter).tolist()
+        mine = task.share(task.examples)
+        accuracy, _ = self.score(task, mine, self.sample(model, task, mine, label="filter"))
+        keep = informative(torch.tensor(task.gather(accuracy.tolist())), self.config.instance_filter).tolist()
         kept = [e for e, good in zip(task.examples, keep, strict=True) if good]
         # a task without a learnable example keeps them all: its rewards carry no signal and do no harm
         return task.keep(kept) if kept else task

@@ -85,12 +85,22 @@ def at_stage(stage, setting):
 
 
 EACH_TORCH = {f"torch-{name}": {"engine": "torch", **SMALL, **setting} for name, setting in EACH.items()}
+SHARED = {  # a pass over a task's examples that the processes share, at one stage each
+    "0-ewc-exact": {"strategy": ["ewc", {"weight": 100.0, "fisher": "exact", "fisher_examples": 3}]},
+    "1-ewc-sampled": {"strategy": ["ewc", {"weight": 100.0}]},
+    "2-ewc-batched": {"strategy": ["ewc", {"weight": 10000.0, "fisher": "batched"}]},
+    "3-ewc-one": {"strategy": ["ewc", {"weight": 100.0, "fisher_examples": 1}]},  # a process without any
+    "1-ewc-rft": {**RFT, "strategy": ["ewc", {"weight": 100.0}]},
+    "3-rft-filter": {**RFT, "rft": {**ROLLOUTS, "instance_filter": "zero_variance"}},
+}
+SHARED_TORCH = {f"torch-{name}": {"engine": "torch", **SMALL, **setting} for name, setting in SHARED.items()}
+SHARED_ZERO = {name: at_stage(int(name[0]), setting) for name, setting in SHARED.items()}
 OFF_TORCH = {f"off-{name}": EACH_TORCH[f"torch-{name}"] | {"strategy": []} for name in WITHOUT_TERM}
 DISTILL_ZERO = {f"{stage}-prototype_distill": at_stage(stage, DISTILL) for stage in STAGES}
 DISTILL_TORCH = {"torch-prototype_distill": {"engine": "torch", **SMALL, **DISTILL}}
 EACH_ZERO = {name: at_stage(3, setting) for name, setting in (EACH | SHARDS).items()}
-ALONE = REOPEN | WHOLE | EACH_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
-SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | ANSWERED}
+ALONE = REOPEN | WHOLE | EACH_TORCH | SHARED_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
+SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | SHARED_ZERO | ANSWERED}
 """By number of processes."""
 GRID = {f"{stage}-{name}": at_stage(stage, setting) for stage in STAGES for name, setting in EACH.items()}
 RUNS = [(world, name) for world in SETTINGS for name in LAW_9] + [(2, name) for name in FROZEN | BF16]
@@ -178,6 +188,16 @@ def check_follows(result, reference):
 def test_each_strategy_follows_the_torch_engine_at_zero_3(results, name):
     """In two processes and several parts."""
     check_follows(results[2][name], results[1][f"torch-{'lwf' if name in SHARDS else name}"])
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_is_shared_before_and_after_a_task_is_what_one_process_finds(results, name):
+    """The Fisher of ewc, the filter of rft: in two processes, each of which looks at its share."""
+    result, reference = results[2][name], results[1][f"torch-{name}"]
+    print(f"\n{name:14} {check_follows(result, reference):.1e}")
+    assert result["passed"] < 0.7 * reference["passed"] or name == "3-ewc-one"
+    if "ewc" in name:
+        assert max(s["losses"]["ewc"] for s in reference["steps"] if s["task"] == "task1") > 1e-4
 
 
 @pytest.mark.parametrize("stage", STAGES)

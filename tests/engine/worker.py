@@ -150,7 +150,7 @@ def make_model(layers=2):
     )
 
 
-def make_tasks(objective, steps=-1):
+def make_tasks(objective, steps=-1, processes=None):
     """Two tasks whose targets have 1 to 12 tokens."""
     for index in range(2):
         yield TaskView(
@@ -170,6 +170,7 @@ def make_tasks(objective, steps=-1):
             batch_size=BATCH,
             epochs=2,
             max_steps=steps,
+            processes=processes,
         )
 
 
@@ -269,7 +270,7 @@ def run(engine, setting):
     model = objective.equip(model, 0)
     for name, weight in model.named_parameters():
         weight.requires_grad = not setting.get("frozen") or "norm" in name or "self_attn" in name
-    steps, plain = [], []
+    steps, plain, aside = [], [], []
 
     def watch(session):
         steps.append(
@@ -283,9 +284,11 @@ def run(engine, setting):
             }
         )
 
-    for task in make_tasks(objective, setting.get("steps", -1)):
+    for task in make_tasks(objective, setting.get("steps", -1), engine.processes):
         if "supcon" in setting:  # three classes per task
             task = task.keep([replace(e, target="xyz"[i % 3] * (task.index + 1)) for i, e in enumerate(task.examples)])
+        encode = task.encode
+        task.encode = lambda examples, model=None, encode=encode: (aside.extend(examples), encode(examples, model))[1]
         model = adapters.begin_task(model, adapter, task.index, 0)
         before = state_of(model)
         model = learn(model, task, objective, strategy, engine, watch)
@@ -300,6 +303,7 @@ def run(engine, setting):
         "weights": weights,
         "shares": getattr(objective, "shares", None),
         "rounded": rounded,
+        "passed": len(aside) + objective.rollouts,  # of this process
     }
 
 

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from pieces import ask, configured, task_view, tiny_model, train, weights_of
+from pieces import ask, byte_codec, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
 from cl_toolkit.engine import access
+from cl_toolkit.engine.processes import Processes
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategies.ewc import EWC, squared_gradients
+from cl_toolkit.strategies.objectives.rft import RFT
 
 EXAMPLES = [ask("ab", "c"), ask("d", "ef"), ask("gh", "i"), ask("jkl", "mn")]
 
@@ -126,6 +128,37 @@ def test_sampled_estimates_exact_on_sequences():
         ]
         traces[kind] = sum(sum(float(f.sum()) for f in draw.values()) for draw in draws) / len(draws)
     assert traces["sampled"] == pytest.approx(traces["exact"], rel=0.25)
+
+
+class One(Processes):
+    """One of several processes, which keeps what it would add to the others'."""
+
+    def __init__(self, rank, world):
+        self.rank, self.world = rank, world
+
+    def sum_(self, tensors):
+        self.found = [tensor.clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched", "rollouts"])
+@pytest.mark.parametrize("world", [2, 5])
+def test_shares_add_up_to_what_one_process_finds(kind, world):
+    """Also of labels and rollouts that are drawn, and where a process has no example."""
+    model, settings = tiny_model(), {"fisher": kind}
+    view, codec = {"batch_size": 2}, byte_codec()
+    if kind == "rollouts":
+        settings = {}
+        view |= {"objective": RFT(RFT.Config(num_generations=2, max_completion_length=3)), "score": lambda e, a: 0.0}
+    names = dict(model.named_parameters())
+    alone = ewc(**settings).fisher(model, task_view(EXAMPLES, codec=codec, **view), names)
+    jobs = [One(rank, world) for rank in range(world)]
+    for job in jobs:
+        ewc(**settings).fisher(model, task_view(EXAMPLES, codec=codec, processes=job, **view), names)
+    *totals, count = (sum(parts) for parts in zip(*(job.found for job in jobs), strict=True))
+    idle = sum(int(job.found[-1]) == 0 for job in jobs)
+    assert idle == max(world - (2 if kind == "batched" else 4), 0)
+    for name, total in zip(names, totals, strict=True):
+        assert (total / count - alone[name]).abs().max() <= 1e-5 * alone[name].abs().max(), name
 
 
 def test_fisher_examples_limits_the_work():

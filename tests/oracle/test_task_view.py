@@ -123,7 +123,7 @@ def test_a_view_with_fewer_examples_is_the_same_task_otherwise():
     view = task_view(EXAMPLES, name="n", index=3, batch_size=2)
     kept = view.keep(EXAMPLES[:3])
     assert (kept.name, kept.index, kept.objective, len(kept.batches())) == ("n", 3, view.objective, 2)
-    assert kept.examples == tuple(EXAMPLES[:3])
+    assert list(kept.examples) == list(EXAMPLES[:3])
     assert len(view.examples) == 10
 
 

@@ -163,6 +163,7 @@ DOORS = {
         "models.hub",
         "models.tiny",
         "models.targets",
+        "models.product",
         "models.tokens",
         "models.fixed",
         "engine.torch_engine",
@@ -175,8 +176,8 @@ DOORS = {
     "yaml": {"config.plain_yaml"},
     "omegaconf": {"config.plain_yaml"},
     "filelock": {"runs.lock"},
-    "typer": {"cli.app"},
-    "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders"},
+    "typer": {"cli.app", "cli.product"},
+    "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders", "models.product"},
     "tokenizers": {"models.tiny"},
 }
 

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from peft import PeftModel
 from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
 from tiny import Trajectory, stop_after_a_task, tiny_config, tiny_run_config, trajectory
+from transformers import AutoModelForCausalLM
 
+import cl_toolkit as cl
 from cl_toolkit.config.build import adapter_of
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters, trials
@@ -191,3 +194,44 @@ def test_the_same_adapter_whatever_was_drawn_before():
         return weights_of(adapters.end_task(model, adapter(**TYPES["shira"], between_tasks="merge")))
 
     assert equal(made(0), made(1))
+
+
+def exported(section, folder, life, merge=False):
+    """Logits of the live model after two tasks, and of what transformers and PEFT load of its folder."""
+    changes = {"model": model_of({**section, "between_tasks": life}), "train": {"max_steps": 6, "learning_rate": 3e-2}}
+    run = Run(tiny_run_config(**changes), folder / "run")
+    run.execute()
+    live, out = logits(run.model), cl.export(run.folder, folder / "out", merge=merge)
+    whole = AutoModelForCausalLM.from_pretrained(out if merge else out / "base")
+    return live, logits(whole if merge else PeftModel.from_pretrained(whole, out))
+
+
+EXPORTED = pytest.mark.filterwarnings(  # what PEFT 0.21 says while it loads
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning", "ignore:Unsupported layer type:UserWarning"
+)
+
+
+@EXPORTED
+@pytest.mark.parametrize("name", ["dora", "ia3", "oft", "ln_tuning", "modules_to_save"])
+def test_an_adapter_is_exported_as_peft_loads_it(name, tmp_path):
+    assert torch.equal(*exported(TYPES[name], tmp_path, "continue"))
+
+
+@EXPORTED
+@pytest.mark.parametrize(("name", "life"), [("dora", "stack"), ("ia3", "stack"), ("pissa", "continue")])
+def test_merged_there_is_no_adapter_to_load(name, life, tmp_path):
+    live, found = exported(TYPES[name], tmp_path, life, merge=True)
+    assert (live - found).abs().max() <= 1e-6 * max(1.0, float(live.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "life", "merge", "message"), [
+    ("dora", "stack", False, r"cannot be joined into one \(a logit moves by .*--merge"),
+    ("ia3", "stack", False, r"adapters of this type cannot be joined into one; --merge"),
+    ("pissa", "continue", False, r"weights beside the adapter were changed, which its folder cannot hold; --merge"),
+    ("oft", "stack", True, r"--merge: merging these adapters moves a logit by .*; in Python cl\.load_model"),
+])  # fmt: skip
+def test_what_would_be_loaded_as_another_model_is_not_exported(name, life, merge, message, tmp_path):
+    """By what it says, not by its type."""
+    with pytest.raises(UserError, match=message):
+        exported(TYPES[name], tmp_path, life, merge)
+    assert not list(tmp_path.glob("out*"))

@@ -4,10 +4,18 @@ import json
 
 import pytest
 import torch
+from peft import PeftModel
 from pieces import ask
 from tiny import Trajectory, stop_after_a_task, tiny_config
-from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
+import cl_toolkit as cl
 from cl_toolkit import UserError
 from cl_toolkit.check.kinds import LAWS
 from cl_toolkit.check.law import judge
@@ -265,3 +273,17 @@ def test_another_architecture_is_refused(place, tmp_path):
         UserError, match=r"abc.*: question or answer has \d+ tokens, the model has 64 positions for each"
     ):
         codec(place, "bart").batch([ask("abc" * 30, "a")])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
+@pytest.mark.parametrize("adapter", [None, {"r": 2}])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_what_is_exported_is_one_of_transformers(adapter, name, place, tmp_path):
+    made = Run(config_of(place, name, adapter), tmp_path / "run", None)
+    made.execute()
+    out = cl.export(made.folder, tmp_path / "out")
+    model = AutoModelForSeq2SeqLM.from_pretrained(place / name if adapter else out)
+    model = PeftModel.from_pretrained(model, out) if adapter else model
+    inputs = made.codec.batch(EXAMPLES).inputs
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**inputs).logits, made.model.eval()(**inputs).logits)

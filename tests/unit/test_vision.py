@@ -8,17 +8,24 @@ import torch
 from pieces import ask, byte_codec
 from tiny import Trajectory, stop_after_a_task, tiny_config
 from tokenizers import AddedToken
-from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+import cl_toolkit as cl
 from cl_toolkit import UserError
 from cl_toolkit.check.kinds import LAWS
 from cl_toolkit.check.law import judge
 from cl_toolkit.check.suites import find_subject
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
+from cl_toolkit.data.facts import task_hash
 from cl_toolkit.data.store import example_from_plain, example_to_plain
-from cl_toolkit.data.streams import task_hash
 from cl_toolkit.models.generate import generate
 from cl_toolkit.models.logits import predicted
 from cl_toolkit.models.sections import Prompt
@@ -265,3 +272,15 @@ def test_a_kind_is_a_file_and_a_line():
     core = Path(cl_toolkit.__file__).parent
     said = [path for path in core.rglob("*.py") if "VisionLanguage" in path.read_text(encoding="utf-8")]
     assert sorted(path.name for path in said) == ["kind.py", "vision.py"]
+
+
+def test_what_is_exported_is_one_of_transformers_with_its_processor(place, tmp_path):
+    made = Run(config_of(place), tmp_path / "run", None)
+    made.execute()
+    out = cl.export(made.folder, tmp_path / "out")
+    model, processor = AutoModelForImageTextToText.from_pretrained(out), AutoProcessor.from_pretrained(out)
+    inputs = made.codec.batch(EXAMPLES).inputs
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**inputs).logits, made.model.eval()(**inputs).logits)
+    assert (processor.image_token, processor.patch_size) == ("<image>", 4)
+    assert processor.chat_template == made.codec.processor.chat_template
