@@ -107,11 +107,13 @@ class Looked:
 
     def facts(self) -> Facts:
         """All that was seen."""
-        hashes = {
+        hashes: dict[str, Any] = {
             "digests": np.frombuffer(b"".join(self.columns["digests"]), np.uint64).reshape(-1, 2),
             "contents": np.frombuffer(b"".join(self.columns["contents"]), np.uint64),
         }
-        counts = {name: np.array(self.columns[name], np.int64) for name in COLUMNS if name not in hashes}
+        counts: dict[str, Any] = {
+            name: np.array(self.columns[name], np.int64) for name in COLUMNS if name not in hashes
+        }
         allowed = [choices for choices in self.allowed if choices is not None]
         return Facts(ids=self.ids, allowed=allowed, shapes=list(self.shapes), **hashes, **counts)
 

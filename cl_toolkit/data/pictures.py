@@ -160,7 +160,9 @@ class Pictures(Known):
         none = np.zeros(count, np.int64)
         return Facts(
             ids=[f"{self.name}/{i}" for i in self.places.tolist()],
-            digests=np.stack([contents, self.places.astype(np.uint64)], 1) ^ np.frombuffer(made, np.uint64),
+            digests=np.bitwise_xor(
+                np.stack([contents, self.places.astype(np.uint64)], 1), np.frombuffer(made, np.uint64)
+            ),
             contents=contents,
             choices=none,
             forms=none,

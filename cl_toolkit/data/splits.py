@@ -93,7 +93,7 @@ class Part(Known):
         return self.whole.at(int(self.places[place]))
 
     def take(self, places: Sequence[int]) -> Part:
-        return Part(self.whole, self.places[np.asarray(places, np.int64)])
+        return Part(self.whole, self.places[np.asarray(places, np.int64)].tolist())
 
 
 class ReadWhenAsked(Lazy):

@@ -135,8 +135,8 @@ def read_anew(builder: Any, names: Sequence[str], prompt: Prompt, place: str, fo
 
 def in_memory(task: Task) -> Task:
     """The task with its examples in memory, or as they can be made at any time."""
-    splits = {split: getattr(task, split) for split in SPLITS}
-    return replace(task, **{name: s if isinstance(s, Known) else tuple(s) for name, s in splits.items()})
+    train, valid, test = (s if isinstance(s, Known) else tuple(s) for s in (task.train, task.valid, task.test))
+    return replace(task, train=train, valid=valid, test=test)
 
 
 def has_version(stream: type) -> bool:

@@ -153,7 +153,7 @@ LINES = [
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "choices": ["b"]}',
      "target: 'a' is not one of the choices ['b']"),
     ('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": "f"}',
-     "tools: expected a list of objects, got 'f'"),
+     "tools: expected JSON, got 'f'"),
 ]  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_an_empty_file_of_a_task(call, config, data, command):
 
 def test_other_faults_of_data(call, config, data):
     (data / "t" / "test.jsonl").write_bytes(b'{"input": "\xff", "target": "a"}\n')
-    refused(call("compare", config), "test.jsonl: not UTF-8")
+    refused(call("compare", config), "test.jsonl:1: not UTF-8")
     (data / "t" / "test.jsonl").unlink()
     refused(call("compare", config), "task t: has no test examples to be scored on (evaluate.split: test)")
     refused(call("compare", config, "stream.scorer=exact"), "unknown scorer 'exact'")
