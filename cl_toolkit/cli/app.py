@@ -328,6 +328,7 @@ def answers(
 
 app.command()(product.export)
 app.command()(product.gate)
+app.command()(product.relearn)
 
 
 class Stopped(BaseException):

@@ -57,3 +57,26 @@ def gate(
         f"\n{len(fell)} of {len(rows)} fell by more than {margin:g}" if fell else f"\nall kept within {margin:g}"
     )
     raise typer.Exit(1 if fell else 0)
+
+
+def relearn(
+    run: Run,
+    examples: Annotated[str, typer.Option(help="Numbers of examples to train on again.")] = "1,4,16,64",
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, the same for all.")] = 20,
+    tasks: Annotated[str | None, typer.Option(help="Names of earlier tasks; default: all of them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+):
+    """How few examples bring the score of an earlier task back; nothing of the run is changed."""
+    from cl_toolkit.runs.relearn import relearn as tried
+
+    sizes = examples.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise UserError(f"--examples {examples}: expected numbers from 1 on, such as 1,4,16")
+    rows = tried(run, [int(size) for size in sizes], steps, tasks.split(",") if tasks else ())
+    if as_json:
+        typer.echo(json.dumps([row.plain() for row in rows], indent=1))
+        return
+    typer.echo(f"{'task':24} {'examples':>8} {'score':>8} {'learned':>8} {'regained':>9}")
+    for row in rows:
+        share = "–" if row.regained is None else f"{row.regained:.0%}"
+        typer.echo(f"{printable(row.task):24} {row.examples:>8} {row.score:>8.4g} {row.learned:>8.4g} {share:>9}")
