@@ -38,7 +38,7 @@ def test_a_scorer_that_gives_no_number_is_told_before_training(tmp_path, monkeyp
     config = write_case(tmp_path, stream={"scorer": f"{scorer}:f"})
     code, _, said = call(monkeypatch, capsys, "run", config, "--out", tmp_path / "out")
     assert code == 2
-    assert said.startswith(f"error: task t: scorer {scorer}:f: example t/test/3: ")
+    assert said.splitlines()[-1].startswith(f"error: task t: scorer {scorer}:f: example t/test/3: ")
     assert shown in said
     assert '"event": "step"' not in (tmp_path / "out" / "events.jsonl").read_text()
 

@@ -63,6 +63,8 @@ def needed(name, folder):
     if name == "dataset":
         write_rows(folder / "one.jsonl", [{"input": f"x{i}", "target": "abc"[i % 3]} for i in range(12)])
         return {"sources": {"one": {"path": str(folder / "one.jsonl"), "test_from_train": 3, "cut": {"number": 2}}}}
+    if name == "lm_eval":
+        pytest.importorskip("lm_eval", reason="lm-eval is not installed here; `make peers` asks its probe the same")
     if name == "avalanche":
         pytest.importorskip(
             "avalanche", reason="Avalanche is not installed here; `make peers` asks its stream the same"
