@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.lazy import LazyModule
@@ -41,7 +42,7 @@ def engine_name(section: EngineSection) -> str:
     """`torch` for one process; `deepspeed` for several, or when its config is given."""
     if section.name != "auto":
         return section.name
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = launch.world() > 1
     return "deepspeed" if several or section.deepspeed is not None else "torch"
 
 
@@ -62,7 +63,7 @@ def open_torch(section: EngineSection, train: Train, device: torch.device) -> En
 
 
 def check_torch(section: EngineSection, train: Train) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch.world() > 1:
         raise UserError("engine.name: torch is for one process; use deepspeed for several")
     if section.deepspeed is not None:
         raise UserError("engine.deepspeed: is given but engine.name is torch; leave one of them out")
@@ -77,7 +78,7 @@ def open_deepspeed(section: EngineSection, train: Train, device: torch.device) -
     """DeepSpeed, in one process or several."""
     from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 
-    return DeepSpeedEngine(train, device, start_processes(device), section.deepspeed)
+    return DeepSpeedEngine(train, device, start_processes(device, section.timeout_minutes), section.deepspeed)
 
 
 def check_deepspeed(section: EngineSection, train: Train) -> int:
