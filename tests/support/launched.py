@@ -33,3 +33,16 @@ def as_srun(folder, arguments):
 def said(folder, name):
     """What a process has written to stdout and to stderr."""
     return (folder / f"{name}.out").read_text(), (folder / f"{name}.err").read_text()
+
+
+def ended(processes, limit):
+    """Their exit codes. limit: seconds for each; all are gone ."""
+    codes = []
+    try:
+        for process in processes:
+            codes.append(process.wait(timeout=limit))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return codes
