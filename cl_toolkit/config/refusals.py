@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose, launch
+from cl_toolkit.engine.deepspeed_config import final_config, offloaded
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
 from cl_toolkit.registry import OBJECTIVES, SCORERS, STRATEGIES, STREAMS, made
-from cl_toolkit.strategy import LIFE_CYCLES, Tags
+from cl_toolkit.strategy import LIFE_CYCLES, Strategy, Tags
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import Component, RunConfig
@@ -331,4 +332,16 @@ def check_engine(config: RunConfig, where: str) -> int | None:
             raise UserError(
                 f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
             )
+    if config.train.max_grad_norm and "optimizer" in offloaded(final_config(config.engine.deepspeed, config.train)):
+        for component in config.strategies:
+            if changes_gradients(strategy_class(component)):
+                raise UserError(
+                    f"{where}: engine.deepspeed: with offload_optimizer DeepSpeed clips by the gradient's norm before strategy "
+                    f"{component.name} has changed it; use train.max_grad_norm: 0, or leave offload_optimizer out"
+                )
     return stage
+
+
+def changes_gradients(strategy: type[Strategy]) -> bool:
+    """Whether a step's gradient is another one after its last backward."""
+    return strategy.tags.edits_gradient or strategy.penalty is not Strategy.penalty
