@@ -200,37 +200,21 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None):
-    """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
-    from cl_toolkit.config.plain_yaml import to_yaml
-    from cl_toolkit.data.streams import build_stream
-    from cl_toolkit.engine.choose import pick_device
-    from cl_toolkit.study import plan as plans
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes of the job. Default: of this launch.")] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB of the GPU to plan for. Default: what is here.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Load each model and time three real steps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="In bytes and seconds.")] = False,
+):
+    """The resolved config, the runs, about what they will cost, and the memory of a process. Refuses what cannot work; loads no
+    model but with --measure."""
+    from cl_toolkit.cli import planned
     from cl_toolkit.study.cells import load_study
 
-    study = load_study(config, overrides or [])
-    typer.echo(to_yaml(study.plain))
-    rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
-    total = 0.0
-    counted: dict[str, tuple[int, int]] = {}
-    notes: dict[str, None] = {}
-    typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
-    for run_config in study.runs:
-        stream = build_stream(run_config)
-        notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
-        key = json.dumps([run_config.plain["model"], run_config.plain["objective"], stream.classes], default=str)
-        if key not in counted:
-            counted[key] = plans.parameters(run_config, stream)
-        cost = plans.forecast(run_config, stream, counted[key], rate)
-        total += cost.seconds
-        typer.echo(
-            f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
-        )
-    typer.echo(
-        f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;"
-    )
-    typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
-    for line in notes:
+    found = planned.look(load_study(config, overrides or []), processes or launch.world(), memory, measure)
+    for line in [json.dumps(found, ensure_ascii=False, default=str)] if as_json else planned.told(found):
         typer.echo(line)
 
 

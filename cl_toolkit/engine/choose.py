@@ -38,21 +38,22 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def engine_name(section: EngineSection) -> str:
-    """`torch` for one process; `deepspeed` for several, or when its config is given."""
+def engine_name(section: EngineSection, processes: int | None = None) -> str:
+    """`torch` for one process; `deepspeed` for several, or when its config is given. processes: of a job that is planned."""
     if section.name != "auto":
         return section.name
-    several = launch.world() > 1
+    several = (processes or launch.world()) > 1
     return "deepspeed" if several or section.deepspeed is not None else "torch"
 
 
 @dataclass(frozen=True)
 class EngineKind:
     """open: an engine on a device. check: raises UserError for settings that cannot work; returns the ZeRO stage, None where
-    nothing is sharded. Imports nothing heavy."""
+    nothing is sharded. shards: whether a DeepSpeed config says what is. Imports nothing heavy."""
 
     open: Callable[[EngineSection, Train, torch.device], Engine]
     check: Callable[[EngineSection, Train], int | None]
+    shards: bool = False
 
 
 def open_torch(section: EngineSection, train: Train, device: torch.device) -> Engine:
@@ -103,7 +104,7 @@ def check_deepspeed(section: EngineSection, train: Train) -> int:
 
 ENGINES = {
     "torch": EngineKind(open_torch, check_torch),
-    "deepspeed": EngineKind(open_deepspeed, check_deepspeed),
+    "deepspeed": EngineKind(open_deepspeed, check_deepspeed, shards=True),
 }
 
 
