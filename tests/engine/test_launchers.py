@@ -7,7 +7,7 @@ import time
 
 import pytest
 import yaml
-from launched import SPOKEN, as_srun, said, started
+from launched import SPOKEN, as_srun, ended, said, started
 from tiny import tiny_config
 
 from cl_toolkit.engine import launch
@@ -168,3 +168,19 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     os.environ["SLURM_LOCALID"] = "3"  # `srun --gpus-per-task=1` shows each task its own
     assert launch.place(1) == 0
     assert os.environ["LOCAL_RANK"] == "0"
+
+
+@pytest.mark.processes
+def test_a_job_that_is_asked_to_end_says_once_that_it_goes_on(folder):
+    """Slurm's SIGTERM before the time is over, to all processes."""
+    run = ["-m", "cl_toolkit", "run", "tiny.yaml", "train.max_steps=1000000", "--out", "stopped"]
+    first, second = as_srun(folder, run)
+    deadline, log = time.monotonic() + 120, folder / "stopped" / "events.jsonl"
+    while time.monotonic() < deadline and not (log.exists() and '"event": "step"' in log.read_text()):
+        time.sleep(0.2)
+    for process in (first, second):
+        process.terminate()
+    assert ended([first, second], 60) == [143, 143]
+    assert said(folder, "srun-0")[1].count("stopped; finished tasks and runs are kept, the same command goes on") <= 1
+    assert said(folder, "srun-1") == ("", "")
+    assert "rror" not in said(folder, "srun-0")[1]
