@@ -61,7 +61,7 @@ class AGEM(Strategy):
 
     def cost(self, batch_size: int) -> Cost:
         share = self.config.memory_batch_size / batch_size
-        return Cost(forwards=share, backwards=share, copies=1.0)
+        return Cost(forwards=share, backwards=share, copies=float(share > 0))
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.task = task

@@ -75,9 +75,12 @@ def leave(code: int) -> NoReturn:
 
 
 def fail(text: str, code: int) -> NoReturn:
-    """End with an error, which one process tells."""
+    """End with an error, which one process tells. Another one, which may fail because that one is gone, lets the launcher see
+    first whose exit code counts."""
     if launch.speaks():
         say(f"error: {text}")
+    else:
+        time.sleep(launch.GRACE)
     leave(code)
 
 
