@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
 from cl_toolkit.registry import STRATEGIES
 
@@ -76,6 +77,7 @@ def compare(
     from cl_toolkit.study import compare as studies
     from cl_toolkit.study.cells import load_study
 
+    launch.join()
     config = load_study(source, overrides, methods=methods, seeds=seeds)
     folder = Path(out) if out is not None else Path("results") / config.name
     found, failures = studies.compare(
@@ -99,6 +101,7 @@ def run(
     from cl_toolkit.runs.run import execute
     from cl_toolkit.study.cells import load_run
 
+    launch.join()
     config = load_run(source, overrides, method, order)
     return execute(config, Path(out) if out is not None else default_folder(config))
 

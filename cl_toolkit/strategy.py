@@ -31,6 +31,8 @@ class Cost:
     forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
     calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
     one, when a task is over.
+    copies: of the trained weights, whole and in fp32 on every process, that are kept beside the model. copies_per_task: further
+    ones for each past task.
     """
 
     forwards: float = 0.0
@@ -38,6 +40,8 @@ class Cost:
     rows: float = 0.0
     calls: int = 0
     after_task: int = 0
+    copies: float = 0.0
+    copies_per_task: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)})

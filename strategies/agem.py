@@ -48,7 +48,7 @@ class AGEM(Strategy):
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1812.00420",
         off={"memory_batch_size": 0},
-        cost=Cost(forwards=1.0, backwards=1.0),
+        cost=Cost(forwards=1.0, backwards=1.0, copies=1.0),
         extra_memory="stored examples, one more gradient",
         needs_examples=True,
         edits_gradient=True,
@@ -61,7 +61,7 @@ class AGEM(Strategy):
 
     def cost(self, batch_size: int) -> Cost:
         share = self.config.memory_batch_size / batch_size
-        return Cost(forwards=share, backwards=share)
+        return Cost(forwards=share, backwards=share, copies=float(share > 0))
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.task = task

@@ -86,7 +86,7 @@ class EWC(Strategy):
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         off={"weight": 0.0},
         needs_trained=True,
-        cost=Cost(after_task=200),
+        cost=Cost(after_task=200, copies_per_task=2.0),
         extra_memory="two copies of the trained weights per past task (on the host where a GPU has no room); online: two",
         life_cycles=(None, "continue"),
         needs=frozenset({"logits"}),  # the Fisher is that of a distribution
@@ -104,7 +104,9 @@ class EWC(Strategy):
         return sum(tensor.numel() for task in self.past for part in task.values() for tensor in part.values())
 
     def cost(self, batch_size: int) -> Cost:
-        return replace(super().cost(batch_size), after_task=self.config.fisher_examples if self.config.weight else 0)
+        cost, config = super().cost(batch_size), self.config
+        kept = {"copies": 2.0, "copies_per_task": 0.0} if config.mode == "online" and config.weight else {}
+        return replace(cost, after_task=config.fisher_examples if config.weight else 0, **kept)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.past = beside(model, self.past)

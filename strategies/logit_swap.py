@@ -56,7 +56,7 @@ class LogitSwap(Strategy):
     tags = Tags(
         paper="Jiang et al. 2024 (Mix-CPT), arXiv 2407.10804",
         off={"weight": 0.0},
-        cost=Cost(forwards=1.0),
+        cost=Cost(forwards=1.0, copies=1.0),
         extra_memory="a copy of the trained weights; with an adapter none",
         life_cycles=(None, "continue", "stack"),
         needs=frozenset({"logits", "true_targets"}),  # the swap puts the true token on top

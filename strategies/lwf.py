@@ -55,7 +55,7 @@ class LwF(Strategy):
     tags = Tags(
         paper="Li & Hoiem 2016, arXiv 1606.09282",
         off={"weight": 0.0},
-        cost=Cost(forwards=1.0),
+        cost=Cost(forwards=1.0, copies=1.0),
         extra_memory="a copy of the trained weights; with a fresh adapter none",
         needs=frozenset({"logits"}),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.adapters import frozen_pairs, pair_names
 from cl_toolkit.ranges import at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +50,7 @@ class OLoRA(Strategy):
     tags = Tags(
         paper="Wang et al. 2023, arXiv 2310.14152",
         off={"weight": 0.0, "norm_weight": 0.0},
+        cost=Cost(copies_per_task=1.0),
         extra_memory="an adapter per past task",
         life_cycles=("stack",),
         of_adapter=frozenset({"pairs"}),

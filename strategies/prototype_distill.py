@@ -55,7 +55,7 @@ class PrototypeDistill(Strategy):
     tags = Tags(
         paper="Asadi et al. 2023 (PRD), arXiv 2303.14771",
         off={"weight": 0.0},
-        cost=Cost(forwards=1.0),
+        cost=Cost(forwards=1.0, copies=1.0),
         extra_memory="a copy of the trained weights",
         needs=frozenset({"features", "prototypes"}),
     )

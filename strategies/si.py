@@ -15,7 +15,7 @@ from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.anchor import quadratic
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Strategy, Tags
+from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,8 @@ class SI(Strategy):
 
     tags = Tags(
         paper="Zenke et al. 2017, arXiv 1703.04200",
-        extra_memory="four copies of the trained weights",
+        cost=Cost(copies=6.0),
+        extra_memory="six copies of the trained weights",
         off={"weight": 0.0},
         life_cycles=(None, "continue"),
     )

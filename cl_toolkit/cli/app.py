@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cl_toolkit.cli import product
+from cl_toolkit.cli import ends, product
 from cl_toolkit.cli.console import print_answers, print_results, printable
+from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
-from cl_toolkit.runs.checkpoint import FULL
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +22,6 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
-GOES_ON = "stopped; finished tasks and runs are kept, the same command goes on"
 INTERRUPTED = 130
 """Typer's exit code for Ctrl-C."""
 
@@ -60,11 +57,6 @@ def compare(
     """Run methods x orders x seeds; what is already there is kept. Writes records, tables, figures and report.html."""
     from cl_toolkit.study.cells import load_study
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "compare: runs in one process; under a launcher use `run CONFIG --method NAME --order NAME seed=0` for each, "
-            "then `report results/<name>`"
-        )
     if methods is not None and not split_names(methods):
         raise UserError("--methods: is empty; expected names with commas between them")
     study = load_study(config, overrides or [], methods=split_names(methods), add=add or [], seeds=split_seeds(seeds))
@@ -140,7 +132,7 @@ def run(
 
     settings = load_run(config, overrides or [], method, order)
     folder = out or default_folder(settings)
-    first = os.environ.get("RANK", "0") == "0"
+    first = launch.rank() == 0
     from cl_toolkit.runs.events import Note
     from cl_toolkit.runs.run import execute
 
@@ -152,7 +144,7 @@ def run(
             if isinstance(event, Note):
                 progress.say(event.text)
 
-        record = execute(settings, folder, listen, profile=profile)
+        record = execute(settings, folder, listen if first else None, profile=profile)
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
         shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
@@ -208,37 +200,21 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="With all setting
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None):
-    """The resolved config, the runs, and about what they will cost. Refuses what cannot work; loads no model."""
-    from cl_toolkit.config.plain_yaml import to_yaml
-    from cl_toolkit.data.streams import build_stream
-    from cl_toolkit.engine.choose import pick_device
-    from cl_toolkit.study import plan as plans
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes of the job. Default: of this launch.")] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB of the GPU to plan for. Default: what is here.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Load each model and time three real steps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="In bytes and seconds.")] = False,
+):
+    """The resolved config, the runs, about what they will cost, and the memory of a process. Refuses what cannot work; loads no
+    model but with --measure."""
+    from cl_toolkit.cli import planned
     from cl_toolkit.study.cells import load_study
 
-    study = load_study(config, overrides or [])
-    typer.echo(to_yaml(study.plain))
-    rate = plans.flops_per_second(pick_device(study.runs[0].engine.device))
-    total = 0.0
-    counted: dict[str, tuple[int, int]] = {}
-    notes: dict[str, None] = {}
-    typer.echo(f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}")
-    for run_config in study.runs:
-        stream = build_stream(run_config)
-        notes |= dict.fromkeys(f"note: {note}" for note in plans.fitting(run_config, stream))
-        key = json.dumps([run_config.plain["model"], run_config.plain["objective"], stream.classes], default=str)
-        if key not in counted:
-            counted[key] = plans.parameters(run_config, stream)
-        cost = plans.forecast(run_config, stream, counted[key], rate)
-        total += cost.seconds
-        typer.echo(
-            f"{cost.run:32} {cost.steps:>8} {cost.tokens:>12} {cost.seconds:>8.0f} s {cost.memory_bytes / 2**20:>6.0f} MiB"
-        )
-    typer.echo(
-        f"\n{len(study.runs)} runs, about {total / 60:.1f} minutes of training one after the other on this machine;"
-    )
-    typer.echo("scoring, and activations in memory, come on top. The estimate is rough: within a factor of three.")
-    for line in notes:
+    found = planned.look(load_study(config, overrides or []), processes or launch.world(), memory, measure)
+    for line in [json.dumps(found, ensure_ascii=False, default=str)] if as_json else planned.told(found):
         typer.echo(line)
 
 
@@ -329,57 +305,48 @@ def answers(
 app.command()(product.export)
 app.command()(product.gate)
 app.command()(product.relearn)
-
-
-class Stopped(BaseException):
-    """The system asks this process to end."""
-
-
-def stop(number: int, frame: object) -> None:
-    """What SIGTERM and SIGHUP do: end as Ctrl-C does, workers included."""
-    raise Stopped(number)
+TOGETHER = ("run",)
+"""Commands that all processes of a job work on. Of the others process 0 does the work."""
 
 
 def main() -> None:
-    """Run the command line: errors for people in one line with exit code 2; `--debug` shows the traceback."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+    """Run the command line: errors for people in one line with exit code 2; `--debug` shows the traceback. Of several processes
+    the first one speaks."""
+    launch.join()
+    ends.heed_signals()
     arguments = sys.argv[1:]
-    debug = "--debug" in arguments
     # launchers of distributed jobs put --local_rank=N in front; the same number is in the environment
-    arguments = [a for a in arguments if a != "--debug" and not a.startswith("--local_rank")]
+    wanted = [a for a in arguments if a != "--debug" and not a.startswith("--local_rank")]
+    try:
+        if launch.rank() > 0:
+            if not {*wanted[:1]} & {*TOGETHER}:
+                sys.exit(0)
+            launch.be_quiet()
+        obey(wanted, "--debug" in arguments)
+    except ends.Stopped as error:
+        ends.say_stopped()
+        ends.leave(128 + error.args[0])
+
+
+def obey(arguments: list[str], debug: bool) -> None:
+    """Do what is asked, and end."""
     try:
         code = app(args=arguments, prog_name="cl-toolkit", standalone_mode=False)
+        if code != INTERRUPTED:
+            launch.leave(together=True)
     except (UserError, typer.exceptions.TyperException) as error:
         if debug:
             raise
         if not arguments:  # the help is asked for
             asked: Any = error
             asked.show()
-        else:
-            text = str(error) if isinstance(error, UserError) else error.format_message()
-            typer.echo(f"error: {printable(text)}", err=True)
-        sys.exit(2)
-    except Stopped as error:
-        typer.echo(GOES_ON, err=True)
-        sys.exit(128 + error.args[0])
-    except OSError as error:
-        if debug:
-            raise
-        if error.errno not in FULL:
-            typer.echo(f"error: {type(error).__name__}: {error} (--debug shows the traceback)", err=True)
-            sys.exit(1)
-        typer.echo(
-            f"error: the disk is full: {error.filename or 'a file'} could not be written; free some room", err=True
-        )
-        sys.exit(2)
+            sys.exit(2)
+        ends.fail(str(error) if isinstance(error, UserError) else error.format_message(), 2)
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split())
-        typer.echo(f"error: {type(error).__name__}: {text} (--debug shows the traceback)", err=True)
-        sys.exit(1)
+        ends.fail_by(error)
     if code == INTERRUPTED:
-        typer.echo(GOES_ON, err=True)
+        ends.say_stopped()
+        ends.leave(code)
     sys.exit(code if isinstance(code, int) else 0)

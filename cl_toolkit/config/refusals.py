@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.data.streams import chosen_tasks, task_names
-from cl_toolkit.engine import choose
+from cl_toolkit.engine import choose, launch
+from cl_toolkit.engine.deepspeed_config import final_config, offloaded
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, made
-from cl_toolkit.strategy import LIFE_CYCLES, Tags
+from cl_toolkit.strategy import LIFE_CYCLES, Strategy, Tags
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import Component, RunConfig
@@ -187,7 +187,7 @@ def check_inputs(config: RunConfig, where: str) -> None:
     for key, wanted in blocks.items():
         if wanted and "arrays" in model.inputs:
             raise UserError(f"{where}: train.{key}: is for models made of blocks; {model.name} has none; leave it out")
-    if not objective.divisible and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if not objective.divisible and launch.world() > 1:
         raise UserError(
             f"{where}: objective.name: {config.objective.name} looks at a whole step at once and cannot be cut; use one process"
         )
@@ -209,7 +209,7 @@ def check_adapter(config: RunConfig, where: str) -> None:
             f"{where}: model.adapter.between_tasks: {adapter.between_tasks}: an adapter of type {adapter.type} cannot: {why}; "
             f"use {' or '.join(can)}"
         )
-    if able.alone and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if able.alone and launch.world() > 1:
         raise UserError(
             f"{where}: model.adapter.type: {adapter.type} edits gradients in hooks of its own, which see one process and not "
             "the whole job; use one process"
@@ -345,4 +345,16 @@ def check_engine(config: RunConfig, where: str) -> int | None:
             raise UserError(
                 f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
             )
+    if config.train.max_grad_norm and "optimizer" in offloaded(final_config(config.engine.deepspeed, config.train)):
+        for component in config.strategies:
+            if changes_gradients(strategy_class(component)):
+                raise UserError(
+                    f"{where}: engine.deepspeed: with offload_optimizer DeepSpeed clips by the gradient's norm before strategy "
+                    f"{component.name} has changed it; use train.max_grad_norm: 0, or leave offload_optimizer out"
+                )
     return stage
+
+
+def changes_gradients(strategy: type[Strategy]) -> bool:
+    """Whether a step's gradient is another one after its last backward."""
+    return strategy.tags.edits_gradient or strategy.penalty is not Strategy.penalty

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.deepspeed_config import final_config, zero_stage
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.lazy import LazyModule
@@ -37,21 +38,22 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def engine_name(section: EngineSection) -> str:
-    """`torch` for one process; `deepspeed` for several, or when its config is given."""
+def engine_name(section: EngineSection, processes: int | None = None) -> str:
+    """`torch` for one process; `deepspeed` for several, or when its config is given. processes: of a job that is planned."""
     if section.name != "auto":
         return section.name
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = (processes or launch.world()) > 1
     return "deepspeed" if several or section.deepspeed is not None else "torch"
 
 
 @dataclass(frozen=True)
 class EngineKind:
     """open: an engine on a device. check: raises UserError for settings that cannot work; returns the ZeRO stage, None where
-    nothing is sharded. Imports nothing heavy."""
+    nothing is sharded. shards: whether a DeepSpeed config says what is. Imports nothing heavy."""
 
     open: Callable[[EngineSection, Train, torch.device], Engine]
     check: Callable[[EngineSection, Train], int | None]
+    shards: bool = False
 
 
 def open_torch(section: EngineSection, train: Train, device: torch.device) -> Engine:
@@ -62,7 +64,7 @@ def open_torch(section: EngineSection, train: Train, device: torch.device) -> En
 
 
 def check_torch(section: EngineSection, train: Train) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch.world() > 1:
         raise UserError("engine.name: torch is for one process; use deepspeed for several")
     if section.deepspeed is not None:
         raise UserError("engine.deepspeed: is given but engine.name is torch; leave one of them out")
@@ -77,7 +79,7 @@ def open_deepspeed(section: EngineSection, train: Train, device: torch.device) -
     """DeepSpeed, in one process or several."""
     from cl_toolkit.engine.deepspeed_engine import DeepSpeedEngine, start_processes
 
-    return DeepSpeedEngine(train, device, start_processes(device), section.deepspeed)
+    return DeepSpeedEngine(train, device, start_processes(device, section.timeout_minutes), section.deepspeed)
 
 
 def check_deepspeed(section: EngineSection, train: Train) -> int:
@@ -102,7 +104,7 @@ def check_deepspeed(section: EngineSection, train: Train) -> int:
 
 ENGINES = {
     "torch": EngineKind(open_torch, check_torch),
-    "deepspeed": EngineKind(open_deepspeed, check_deepspeed),
+    "deepspeed": EngineKind(open_deepspeed, check_deepspeed, shards=True),
 }
 
 

@@ -28,6 +28,23 @@ OWNED = {
 }
 """Keys that follow from `train`."""
 
+ONE_PIECE = "a model's layers are in one piece on each process here; leave it out and use ZeRO-3, which shards weights"
+INSTEAD = {
+    "sequence_parallel_size": "rows are whole on each process here; leave it out and use train.per_device_train_batch_size: 1, "
+    "train.gradient_checkpointing: true, or a shorter prompt.max_prompt_length",
+    "tensor_parallel": ONE_PIECE,
+    "pipeline": ONE_PIECE,
+    "expert_parallel": ONE_PIECE,
+    "autotuning": "it starts jobs of its own; leave it out and ask `cl-toolkit plan`",
+    "elasticity": "it changes the batch size; leave it out: the same command goes on with any number of processes",
+    "hybrid_engine": "leave it out: answers are written under `generation`",
+    "data_efficiency": "it changes what is trained on; leave it out: that is the strategies' part",
+    "curriculum_learning": "it changes what is trained on; leave it out: that is the strategies' part",
+    "compression_training": "it changes the model while it is trained; leave it out",
+    "amp": "leave it out and use train.bf16",
+}
+"""Keys that would be passed over, or would make another job of this one -> what to do instead."""
+
 AUTO = "auto"
 OPTIMIZERS = {"adamw": "adamw_torch", "sgd": "sgd"}
 SCHEDULES = {"warmuplr": "constant_with_warmup", "warmupdecaylr": "linear", "warmupcosinelr": "cosine"}
@@ -99,6 +116,9 @@ def read(given: Mapping[str, Any] | str | None) -> dict[str, Any]:
 
 def _check(given: Mapping[str, Any], train: Train) -> None:
     zero_stage(given)
+    for key, instead in INSTEAD.items():
+        if _in_use(given.get(key)):
+            raise UserError(f"engine.deepspeed: {key}: {instead}")
     if _enabled(given, "fp16") not in (False, AUTO):
         raise UserError("engine.deepspeed: fp16: remove it and use train.bf16; scaled gradients cannot be edited")
     for key in ("bf16", "torch_autocast"):
@@ -163,6 +183,21 @@ def _named(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _enabled(given: Mapping[str, Any], key: str) -> Any:
     value = given.get(key, AUTO)
     return value.get("enabled", False) if isinstance(value, Mapping) else value
+
+
+def _in_use(value: Any) -> bool:
+    """Whether a section or a number switches something on: sizes of 1 and what is not enabled do not."""
+    if isinstance(value, Mapping):
+        return bool(value.get("enabled", any(_in_use(inner) for inner in value.values())))
+    return value is True or value not in (None, False, 0, 1, AUTO)
+
+
+def offloaded(config: Mapping[str, Any]) -> frozenset[str]:
+    """What of `optimizer` and `param` a DeepSpeed config keeps on the host or on a disk."""
+    zero = config.get("zero_optimization")
+    zero = zero if isinstance(zero, Mapping) and zero_stage(config) else {}
+    devices = {part: (zero.get(f"offload_{part}") or {}).get("device", "none") for part in ("optimizer", "param")}
+    return frozenset(part for part, device in devices.items() if device not in ("none", None))
 
 
 def _without_auto(value: Any) -> Any:

@@ -6,18 +6,20 @@ Asking is a collective operation: all processes read and write the same names in
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.deepspeed_config import final_config, with_buckets, zero_stage
 from cl_toolkit.engine.processes import DistributedProcesses, Processes
 from cl_toolkit.engine.sections import Train
@@ -27,32 +29,28 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.types import Example
 
 
-def start_processes(device: torch.device) -> Processes:
+def start_processes(device: torch.device, minutes: float | None = None) -> Processes:
     """The processes of this job. Starts the process group on the first call: from the variables that a launcher has set
-    (`deepspeed`, `torchrun`), else a group of one."""
+    (`deepspeed`, `torchrun`, `srun`), else a group of one. minutes: how long one waits for the others; None: torch's own 10
+    or 30, which are for steps, not for a process that writes a large checkpoint or has the longest answers."""
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported
     import deepspeed
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        if "RANK" not in os.environ:
-            one = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
-            os.environ.update({key: str(value) for key, value in one.items()})
+        launch.be_one()
         if device.type == "cpu":
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiling it takes most of a minute
         else:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(launch.place(torch.cuda.device_count()))
         # torch renamed two operations that ZeRO-3 calls; the warning comes at every step and nobody can act on it.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-        deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl")
+        atexit.register(launch.leave)
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        patience = {} if minutes is None else {"timeout": timedelta(minutes=minutes)}
+        deepspeed.init_distributed(backend, **patience)
     return DistributedProcesses() if dist.get_world_size() > 1 else Processes()
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @cache

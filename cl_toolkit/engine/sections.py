@@ -36,3 +36,4 @@ class EngineSection:
     name: Literal["auto", "torch", "deepspeed"]
     device: str
     deepspeed: dict[str, Any] | str | None
+    timeout_minutes: Annotated[float, above(0).up_to(100_000)]

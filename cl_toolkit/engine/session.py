@@ -105,6 +105,8 @@ class Session:
         self._before: tuple[Any, ...] = ()
 
     def __enter__(self) -> Session:
+        # Here they wait for each other, in the group that has the patience: DeepSpeed's own groups have torch's ten minutes.
+        self.processes.barrier()
         # an adapted model that is told to `generate` does so past its wrapper: the module inside is listened to as well
         heard = {self.module, *(m for m in self.module.modules() if "generation_config" in vars(m))}
         self._hooks_counting = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.access import evaluating, uncounted
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.hub import hub_config, hub_processor, hub_stops, hub_tokenizer
@@ -69,7 +69,7 @@ class VisionLanguage(LanguageModel):
 
     def check_stream(self, stream: Stream, with_head: bool) -> None:
         """With several processes some would train what sees and some not, for which a sharded optimizer waits for ever."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if launch.world() == 1:
             return
         every = [e for task in stream.all_tasks for e in (*task.train, *task.valid, *task.test)]
         without = next((e for e in every if not e.images), None)

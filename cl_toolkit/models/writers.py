@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.fixed import Fixed
@@ -96,7 +96,7 @@ def check_vllm(section: Generation, stage: int | None) -> None:
         raise UserError(
             "generation.engine: vllm: is not installed here; use own, or pip install 'cl-toolkit[vllm]' on a machine with a GPU"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or stage == 3:
+    if launch.world() > 1 or stage == 3:
         raise UserError(
             "generation.engine: vllm: takes whole weights, in one process; use own with several processes or ZeRO-3"
         )

@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     from cl_toolkit.runs.run import Run
 
 SCHEMA_VERSION = 3
-PLACE = ("name", "checkpoint", "trackers", "train.num_threads", "engine.device", "evaluate.batch_size")
+PLACE = (
+    "name",
+    "checkpoint",
+    "trackers",
+    "train.num_threads",
+    "engine.device",
+    "engine.timeout_minutes",
+    "evaluate.batch_size",
+)
 """Settings, or sections of them, that say where and under which name a run ran, not what it is."""
 PACKAGES = ("cl-toolkit", "torch", "transformers", "peft", "deepspeed", "tokenizers", "numpy")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.data.facts import facts_of
 from cl_toolkit.data.splits import ById
 from cl_toolkit.data.streams import build_stream
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
@@ -73,7 +73,7 @@ def execute(
     another run, or another process is at work in it. expected: the identity under which a comparison began; where it no
     longer holds the run is refused, since it would be another one. profile: write a trace of a few steps (`runs.profile`).
     """
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = launch.rank() == 0
 
     def said(text: str) -> None:
         if listener is not None:

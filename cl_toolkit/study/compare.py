@@ -13,6 +13,7 @@ from typing import Any
 
 from cl_toolkit.config.plain_yaml import to_yaml
 from cl_toolkit.config.schema import RunConfig, StudyConfig
+from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.runs import checkpoint
@@ -66,6 +67,7 @@ def compare(
     a notebook works; else each worker is a process of its own. Lets KeyboardInterrupt pass; finished runs stay. A
     stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
     """
+    launch.refuse_several("a comparison")
     if jobs > 1:
         refuse_objects(study)
     known = identities(study, say)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.data.spread import spread
+from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.errors import UserError
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
+from cl_toolkit.study.memory import Job, Memory, Shape, arithmetic, cut, shape_of
 from cl_toolkit.types import Example, Stream
 
 LOOKED_AT = 64
@@ -25,20 +27,16 @@ STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
 SAMPLED = 0.22
 """What the call of a model for one sampled token takes of that overhead."""
-ADAM_BYTES = 16
-"""Bytes per trained fp32 parameter: weight, gradient, two moments."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One run: optimizer steps, tokens through the model, seconds, bytes of weights and optimizer state (activations come
-    on top)."""
+    """One run: optimizer steps, tokens through the model, seconds."""
 
     run: str
     steps: int
     tokens: int
     seconds: float
-    memory_bytes: int
 
 
 def fitting(config: RunConfig, stream: Stream) -> list[str]:
@@ -47,8 +45,8 @@ def fitting(config: RunConfig, stream: Stream) -> list[str]:
     return check_fit(codec_of(config, stream), stream, config)
 
 
-def parameters(config: RunConfig, stream: Stream) -> tuple[int, int]:
-    """(all, trained) parameters, counted on a model without memory."""
+def shape(config: RunConfig, stream: Stream, bf16: bool, processes: int = 1) -> Shape:
+    """Of a run's model, with its adapter, counted on one without memory."""
     import torch
 
     from cl_toolkit.models import adapters
@@ -58,15 +56,22 @@ def parameters(config: RunConfig, stream: Stream) -> tuple[int, int]:
         return OBJECTIVES.get(config.objective.name, "objective.name")(config.objective.settings).equip(model, 0)
 
     with torch.device("meta"):
-        model = bare()
-        total = sum(p.numel() for p in model.parameters())
         try:
-            model = adapters.begin_task(model, config.model.adapter, 0, 0)
+            model = adapters.begin_task(bare(), config.model.adapter, 0, 0)
         except UserError:  # some types of adapters look at the weights; these are as memory happens to be
             model = bare().to_empty(device="cpu")
+            getattr(model, "tie_weights", lambda: None)()  # which has torn them apart
             with torch.device("cpu"):
                 model = adapters.begin_task(model, config.model.adapter, 0, 0)
-    return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kind: Any = config.kind
+    given, quantized = getattr(kind, "dtype", "float32"), getattr(kind, "quantization", None) or {}
+    frozen = 2 if given == "bfloat16" or (given == "auto" and config.frozen_base) else 4
+    linear = 0.56 if quantized.get("load_in_4bit") else 1.0 if quantized else None
+    mixed = cut(config, processes)[0] != 3  # `Engine.mixes_dtypes`
+    if linear is None and mixed and config.frozen_base and config.model.adapter and bf16:
+        linear = 2.0
+    found = shape_of(model, bf16, frozen, linear)
+    return replace(found, start_bytes=found.weight_bytes) if quantized else found
 
 
 def flops_per_second(device: Any) -> float:
@@ -93,12 +98,53 @@ def looked_at(examples: Sequence[Example]) -> list[Example]:
     return found
 
 
+def need(config: RunConfig, stream: Stream, model: Shape, processes: int, bf16: bool, gpu: bool) -> Memory:
+    """What one of so many processes needs at its fullest, by the task whose rows are longest."""
+    from cl_toolkit.runs.parts import build_objective, build_strategy, find_stores
+
+    train, strategy = config.train, build_strategy(config)
+    codec, stage = codec_of(config, stream), cut(config, processes)
+    found = []
+    for task in {id(s.task): s.task for s in stream.stages}.values():
+        objective = build_objective(task.objective or config.objective)
+        cost = objective.cost() + strategy.cost(train.global_batch_size)
+        rows = math.ceil(train.global_batch_size * objective.copies * (1 + cost.rows) / processes)
+        if isinstance(train.per_device_train_batch_size, int):
+            rows = min(rows, train.per_device_train_batch_size)
+        some = [codec.batch([e]) for e in spread(objective.units(codec, looked_at(task.train)), LOOKED_AT)]
+        stores = list(find_stores(strategy))
+        kept = sum(len(t.train) for t in stream.tasks)
+        sample = ExampleStore(None, "ring")
+        sample.items = [(0, example) for example in looked_at(task.train)]
+        job = Job(
+            stage=stage[0],
+            processes=processes,
+            offload=stage[1],
+            optimizer=2 if train.optim == "adamw_torch" else 0,
+            bf16=bf16,
+            gpu=gpu,
+            checkpointing=train.gradient_checkpointing,
+            rows=rows,
+            tokens=max(int(row.lengths) if row.along_tokens else 1 for row in some),
+            targets=max(len(row.asked.places) for row in some),
+            logits="logits" in strategy.needs,
+            cost=cost,
+            past=max(0, len(stream.stages) - 1),
+            reads=2 * (strategy.uses("penalty") or strategy.uses("before_step")),
+            stored=sample.nbytes()
+            / len(sample)
+            * sum(kept if store.size is None else min(store.size, kept) for store in stores),
+        )
+        found.append(arithmetic(model, job))
+    return max(found, key=lambda memory: memory.total)
+
+
 def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: per parameter and token 2 floating-point operations of a forward and 4 of a backward, and an
     overhead per step, of what the objective and the strategies say that they do."""
     from cl_toolkit.runs.parts import build_objective, build_strategy
 
-    train, total, trained = config.train, *counted
+    train, total = config.train, counted[0]
     kept = build_strategy(config).cost(train.global_batch_size)
     codec = codec_of(config, stream)
     steps, tokens, passed, calls = 0, 0, 0.0, 0.0
@@ -120,4 +166,14 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
         calls += here * (1 + SAMPLED * cost.calls) + afterwards
     seconds = passed * total / rate + calls * STEP_OVERHEAD
-    return Forecast(run_name(config), steps, tokens, seconds, total * 4 + trained * (ADAM_BYTES - 4))
+    return Forecast(run_name(config), steps, tokens, seconds)
+
+
+def room(device: Any, processes: int) -> float:
+    """Bytes that a process can have of a device: all of a GPU, its share of the host's memory."""
+    import psutil
+    import torch
+
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return psutil.virtual_memory().total / processes

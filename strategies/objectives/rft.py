@@ -106,7 +106,11 @@ class RFT(Objective):
 
     def cost(self) -> Cost:
         # sampling reads a row once, token by token, which takes about as long as three forwards
-        return Cost(forwards=3.0 + (self.config.beta > 0), calls=self.config.max_completion_length)
+        return Cost(
+            forwards=3.0 + (self.config.beta > 0),
+            calls=self.config.max_completion_length,
+            copies=float(self.config.beta > 0),
+        )
 
     @property
     def answer_limit(self) -> tuple[str, int] | None:

@@ -99,8 +99,19 @@ OFF_TORCH = {f"off-{name}": EACH_TORCH[f"torch-{name}"] | {"strategy": []} for n
 DISTILL_ZERO = {f"{stage}-prototype_distill": at_stage(stage, DISTILL) for stage in STAGES}
 DISTILL_TORCH = {"torch-prototype_distill": {"engine": "torch", **SMALL, **DISTILL}}
 EACH_ZERO = {name: at_stage(3, setting) for name, setting in (EACH | SHARDS).items()}
-ALONE = REOPEN | WHOLE | EACH_TORCH | SHARED_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
-SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | SHARED_ZERO | ANSWERED}
+# Uses every hook; without clipping, since DeepSpeed clips by the norm of before a gradient was edited then.
+HOST = {"offload_optimizer": {"device": "cpu"}}
+UNCLIPPED = {"train": {"max_grad_norm": 0.0}, **SMALL}
+OFFLOAD = {
+    f"{stage}-offload": at_stage(
+        stage, {"zero": HOST | ({"offload_param": HOST["offload_optimizer"]} if stage == 3 else {})}
+    )
+    | UNCLIPPED
+    for stage in (1, 2, 3)
+}
+OFFLOAD_TORCH = {"torch-offload": {"engine": "torch", **UNCLIPPED}}
+ALONE = OFFLOAD_TORCH | REOPEN | WHOLE | EACH_TORCH | SHARED_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
+SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | SHARED_ZERO | ANSWERED | OFFLOAD}
 """By number of processes."""
 GRID = {f"{stage}-{name}": at_stage(stage, setting) for stage in STAGES for name, setting in EACH.items()}
 RUNS = [(world, name) for world in SETTINGS for name in LAW_9] + [(2, name) for name in FROZEN | BF16]
@@ -198,6 +209,25 @@ def test_what_is_shared_before_and_after_a_task_is_what_one_process_finds(result
     assert result["passed"] < 0.7 * reference["passed"] or name == "3-ewc-one"
     if "ewc" in name:
         assert max(s["losses"]["ewc"] for s in reference["steps"] if s["task"] == "task1") > 1e-4
+
+
+@pytest.mark.parametrize("name", OFFLOAD)
+def test_what_is_offloaded_follows_the_torch_engine(results, name):
+    """Optimizer and, at ZeRO-3, weights on the host; gradients are penalised and edited."""
+    check_follows(results[2][name], results[1]["torch-offload"])
+    assert max(s["losses"].get("pull", 0) for s in results[2][name]["steps"]) > 1e-4
+
+
+def test_an_edited_gradient_is_not_clipped_by_its_old_norm():
+    """Seen: a loss off by 0.13 after six steps of EWC."""
+    config = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    tiny_run_config(engine={"deepspeed": config}, strategies={"replay": {}})
+    tiny_run_config(engine={"deepspeed": config}, strategies={"ewc": {}}, train={"max_grad_norm": 0})
+    for name in ("ewc", "agem"):
+        with pytest.raises(
+            UserError, match=rf"norm before strategy {name} has changed it; use train.max_grad_norm: 0, or"
+        ):
+            tiny_run_config(engine={"deepspeed": config}, strategies={name: {}})
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from cl_toolkit.engine.deepspeed_config import final_config, with_buckets, zero_stage
+from cl_toolkit.engine.deepspeed_config import final_config, offloaded, with_buckets, zero_stage
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.errors import UserError
 
@@ -137,3 +137,46 @@ def test_buckets_are_no_larger_than_what_is_trained():
     own = {"zero_optimization": {"stage": 1, "reduce_bucket_size": 7}}
     assert with_buckets(own, 1500)["zero_optimization"]["reduce_bucket_size"] == 7
     assert with_buckets({"zero_optimization": 1}, 1500) == {"zero_optimization": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        (
+            {"sequence_parallel_size": 2},
+            "rows are whole on each process here; leave it out and use train.per_device_train",
+        ),
+        ({"tensor_parallel": {"autotp_size": 2}}, "use ZeRO-3, which shards weights"),
+        ({"tensor_parallel": {"tp": {"tp_size": 4}}}, "use ZeRO-3, which shards weights"),
+        ({"pipeline": {"stages": 2}}, "use ZeRO-3, which shards weights"),
+        ({"elasticity": {"enabled": True}}, "the same command goes on with any number of processes"),
+        ({"hybrid_engine": {"enabled": True, "max_out_tokens": 5}}, "answers are written under `generation`"),
+    ],
+)
+def test_what_cuts_a_model_in_other_ways_is_refused_with_what_to_do(given, instead):
+    with pytest.raises(UserError, match=rf"^engine.deepspeed: {next(iter(given))}: ") as caught:
+        final_config(given, TRAIN)
+    assert instead in str(caught.value)
+
+
+def test_what_is_switched_off_is_not_refused():
+    off = {
+        "sequence_parallel_size": 1,
+        "tensor_parallel": {"autotp_size": 1},
+        "pipeline": {},
+        "elasticity": {"enabled": False},
+    }
+    assert final_config(off, TRAIN)["sequence_parallel_size"] == 1
+
+
+@pytest.mark.parametrize(
+    ("zero", "wanted"),
+    [
+        ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, {"optimizer"}),
+        ({"stage": 3, "offload_param": {"device": "nvme"}, "offload_optimizer": {"device": "none"}}, {"param"}),
+        ({"stage": 0, "offload_optimizer": {"device": "cpu"}}, set()),
+        (None, set()),
+    ],
+)
+def test_what_is_offloaded(zero, wanted):
+    assert offloaded({"zero_optimization": zero} if zero else {}) == wanted

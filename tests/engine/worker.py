@@ -276,7 +276,7 @@ def run(engine, setting):
         steps.append(
             {
                 "losses": session.losses,
-                "norm": float(session.grad_norm),
+                "norm": float(session.grad_norm or 0),
                 "rate": session.learning_rate,
                 "parts": session.backwards - sum(s["parts"] for s in steps if s["task"] == session.task.name),
                 "seen": session.examples_seen,

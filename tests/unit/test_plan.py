@@ -64,9 +64,9 @@ def test_rollouts():
 
 def test_costs_add_up():
     both = compose(LwF(), Replay(Replay.Config(replay_fraction=0.75)))
-    assert both.cost(8) == Cost(forwards=1, rows=3)
+    assert both.cost(8) == Cost(forwards=1, rows=3, copies=1)
     assert compose().cost(8) == Cost()
-    assert AGEM().cost(16) == Cost(forwards=2, backwards=2)
+    assert AGEM().cost(16) == Cost(forwards=2, backwards=2, copies=1)
     assert PowerLaw(PowerLaw.Config(unrestricted=True)).cost(8).rows == pytest.approx(1.62, abs=0.01)
 
 
