@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
@@ -105,7 +105,7 @@ class EWC(Strategy):
 
     def cost(self, batch_size: int) -> Cost:
         cost, config = super().cost(batch_size), self.config
-        kept = {"copies": 2.0, "copies_per_task": 0.0} if config.mode == "online" and config.weight else {}
+        kept: dict[str, Any] = {"copies": 2.0, "copies_per_task": 0.0} if config.mode == "online" and config.weight else {}
         return replace(cost, after_task=config.fisher_examples if config.weight else 0, **kept)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
