@@ -221,12 +221,13 @@ def test_a_disk_that_fills_up_is_done_without(folder):
     """Whichever file is the one that has no room."""
     import resource
 
+    (folder / "a" / "train.jsonl").write_text('{"input": "a", "target": "b"}\n' * 90)  # its columns are larger than its rows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        for size in range(500, 9000, 500):
+        for size in range(500, 14_000, 500):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
             streams.READ.clear()
-            assert len(build_stream(config_of(folder)).tasks[0].train) == 24
+            assert len(build_stream(config_of(folder, stream={"tasks": ["a"], "scorer": None})).tasks[0].train) == 90
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
