@@ -151,6 +151,14 @@ class Reader:
             if each not in self._whole:
                 self._whole[each] = list(self.valued(each, cut.by))
         values = self.groups(cut)[task]
+        if cut.number is not None:  # else a config may choose some of the values
+            met = {value for value, _ in self._whole["train"]}
+            for value, example in self._whole[split]:
+                if value not in met:
+                    raise UserError(
+                        f"{self.where}.cut: {example.id}: no training row has {quoted(value)}{did_you_mean(value, met)}; "
+                        f"leave such rows out by `without`, or name the values of each task by `groups`"
+                    )
         for value, example in self._whole[split]:
             if value in values:
                 yield replace(example, choices=tuple(values)) if cut.by == "target" else example
@@ -248,10 +256,17 @@ def _plain(row: Mapping[str, Any], column: str, where: str, values: Sequence[str
 
 
 def _label(value: Any, labels: Sequence[str], where: str) -> str:
-    """The name of a label that is given by its number, from 0, or by its name."""
+    """The name of a label that is given by its number, from 0, or by its name; where names are other numbers, by its name."""
     if isinstance(value, str) and value in labels:
         return value
     number = str(int(value)) if isinstance(value, bool) else str(value)
-    if not number.isdecimal() or int(number) >= len(labels):
-        raise UserError(f"{where}: target: expected a label {listed(labels)} or its number from 0, got {quoted(value)}")
+    named = any(
+        label.isdecimal() and label != str(i) for i, label in enumerate(labels)
+    )  # numbers that are names: 1 to 5
+    if named and number in labels:
+        return number
+    if named or not number.isdecimal() or int(number) >= len(labels):
+        raise UserError(
+            f"{where}: target: expected a label {listed(labels)}{'' if named else ' or its number from 0'}, got {quoted(value)}"
+        )
     return labels[int(number)]
