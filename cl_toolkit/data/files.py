@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from cl_toolkit.data.rows import parse_row
+from cl_toolkit.data.rows import each_once, parse_row
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
 
 
@@ -77,9 +77,11 @@ def json_list(path: Path) -> Iterator[Placed]:
         return
     text = "".join(line for _, line in chain([first], lines))
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=each_once)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {short(str(error), 120)}") from error
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
     for number, row in enumerate(found, 1):
         where = f"{path}: row {number}"
         yield Placed(number, where, parse_row(json.dumps(row), where))  # as strict as a line
@@ -146,6 +148,8 @@ def arrow(path: Path) -> Iterator[Placed]:
             batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if starts else opened
         number = 0
         for batch in batches:
+            if twice := [name for name in batch.schema.names if batch.schema.names.count(name) > 1]:
+                raise UserError(f"{path}: two columns are named {quoted(twice[0])}; expected names that differ")
             for row in batch.to_pylist():
                 number += 1
                 yield Placed(number, f"{path}: row {number}", row)

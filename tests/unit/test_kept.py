@@ -221,7 +221,9 @@ def test_a_disk_that_fills_up_is_done_without(folder):
     """Whichever file is the one that has no room."""
     import resource
 
-    (folder / "a" / "train.jsonl").write_text('{"input": "a", "target": "b"}\n' * 90)  # its columns are larger than its rows
+    (folder / "a" / "train.jsonl").write_text(
+        '{"input": "a", "target": "b"}\n' * 90
+    )  # its columns are larger than its rows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         for size in range(500, 14_000, 500):
