@@ -28,8 +28,8 @@ class Images:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """path: the folder. protocol: split | permuted. classes_per_task: of the split stream. permutations: tasks of the
-        permuted one. seed: of the permutations, not of a run. valid_from_train: so many training pictures are valid, where there
-        is no such split: the last ones, of a folder for each class the last ones of each in proportion."""
+        permuted one. seed: of the permutations, not of a run. valid_from_train: so many training pictures are valid, where
+        there is no such split: the last ones, of a folder for each class the last ones of each in proportion."""
 
         path: str
         protocol: Literal["split", "permuted"] = "split"

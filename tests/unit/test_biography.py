@@ -55,5 +55,5 @@ def test_texts():
 
 def test_more_people_than_there_are_names_are_refused():
     """Their names would be drawn for ever."""
-    with pytest.raises(UserError, match="people: expected at most 4994 a group, got 10000"):
+    with pytest.raises(UserError, match="people: expected at most 4994 in each of 10 groups, got 10000"):
         tasks_of(groups=10, people=10_000)
