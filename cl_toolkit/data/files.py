@@ -72,6 +72,8 @@ def json_list(path: Path) -> Iterator[Placed]:
     """One list of objects; or an object a line, which many call JSON too."""
     lines = lines_of(path)
     first = next((pair for pair in lines if pair[1].strip()), None)
+    if first is not None and first[1].strip() == "{":
+        raise UserError(f"{path}: is one object over several lines; name the key of its rows (`rows`)")
     if first is None or not first[1].lstrip().startswith("["):
         yield from json_lines(path)
         return
@@ -152,9 +154,16 @@ def arrow(path: Path) -> Iterator[Placed]:
                 raise UserError(f"{path}: two columns are named {quoted(twice[0])}; expected names that differ")
             for row in batch.to_pylist():
                 number += 1
-                yield Placed(number, f"{path}: row {number}", row)
+                yield Placed(number, f"{path}: row {number}", said(row))
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path}: cannot be read: {short(' '.join(str(error).split()), 160)}") from error
+
+
+def said(value: Any) -> Any:
+    """A value without the fields that a table had to fill with null, since others of their kind have them."""
+    if isinstance(value, dict):
+        return {key: said(inner) for key, inner in value.items() if inner is not None}
+    return [said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def needed(module: str, what: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.data.files import FORMATS, Placed, needed, rows_in
+from cl_toolkit.data.files import FORMATS, Placed, needed, rows_in, said
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.sources import files_hash
 
@@ -63,8 +63,7 @@ class Place:
         found = self._hub(self._hub_splits(where)[split], where)
         names = {column: kind.names for column, kind in found.features.items() if getattr(kind, "names", None)}
         for number, row in enumerate(found, 1):
-            kept = {key: value for key, value in row.items() if value is not None}
-            yield str(number), Placed(number, f"{self.path} {split}: row {number}", kept), names
+            yield str(number), Placed(number, f"{self.path} {split}: row {number}", said(row)), names
 
     def _local(self, where: str) -> Path | None:
         """The path, where it is on this machine."""

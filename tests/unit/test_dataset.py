@@ -87,6 +87,16 @@ def test_each_format_holds_the_same_rows(tmp_path, name):
     }
 
 
+def test_of_tools_in_a_table_nothing_is_said_that_was_not_written(tmp_path):
+    tools = [
+        [{"name": "f", "parameters": {"x": {"type": "int"}}}],
+        [{"name": "g", "parameters": {"y": {"type": "int"}}}],
+    ]
+    rows = [{"input": f"q{i}", "target": "a", "tools": each} for i, each in enumerate(tools)]
+    write_parquet(tmp_path / "t.parquet", rows)
+    assert [row["tools"] for _, _, row in rows_in(tmp_path / "t.parquet")] == tools
+
+
 def test_text_in_a_csv_file_stays_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('input,target,note\n007,NA,\n"a\nb, ""c""",1.0,x\n')
@@ -115,6 +125,7 @@ BAD_FILES = {
     "m.json": (b'[{"input": "a", "input": "b", "target": "c"}]', ": not JSON: the field 'input' stands twice"),
     "n.json": (b"[" * 100_000, ": is nested too deeply"),
     "o.parquet": (twice_named, ": two columns are named 'target'; expected names that differ"),
+    "p.json": (b'{\n "data": []\n}', ": is one object over several lines; name the key of its rows (`rows`)"),
     "g.jsonl": (b"", ": is empty; expected at least one example"),
     "h.csv": (b"input,target\n", ": is empty; expected at least one example"),
     "i.jsonl.gz": (b"no gzip", ": cannot be read: Not a gzipped file (b'no')"),
