@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -196,14 +197,15 @@ class Reader:
     def _bounds(self) -> dict[str, str]:
         """Split -> the largest hash of what goes there: equal rows stay together, in whatever order they come."""
         hashes = sorted(_hash(fields) for *_, fields in self._rows("train"))
-        wanted, bounds = 0, {}
+        gone, bounds = 0, {}
         for split, size in self.carved.items():
-            wanted += size
-            if size and wanted >= len(hashes):
+            if size:
+                bounds[split] = hashes[min(gone + size, len(hashes)) - 1]
+                gone = bisect_right(hashes, bounds[split])  # with their copies
+            if size and gone == len(hashes):
                 raise UserError(
                     f"{self.where}.{split}_from_train: {size}: of {len(hashes)} training rows none would be left"
                 )
-            bounds[split] = hashes[wanted - 1] if size else ""
         return bounds
 
     def _goes_to(self, fields: Mapping[str, Any]) -> str:

@@ -267,6 +267,14 @@ def test_only_training_rows_are_learned_from_in_all_turns(tmp_path):
     (task,) = tasks_of({"t": {"path": str(tmp_path)}}, ALL).values()
     assert [e.target for e in task.train] == ["one", "two"]
     assert [e.target for e in task.test] == ["two"]
+    row["messages"][-1]["weight"] = 0  # not to be said, so not to be scored
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    (task,) = tasks_of({"t": {"path": str(tmp_path)}}, ALL).values()
+    assert [said(e) for e in task.test] == [([("user", "1")], "one")]
+    row["messages"][1]["weight"] = 0
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="no turn is learned"):
+        list(tasks_of({"t": {"path": str(tmp_path)}}, ALL)["t"].test)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +339,15 @@ def test_what_is_cut_off_is_the_same_whatever_the_order_and_copies_stay_together
     write_json_lines(tmp_path / "test.jsonl", ROWS)
     with pytest.raises(UserError, match="test_from_train: there is a test split; leave this out"):
         tasks_of({"t": {"path": str(tmp_path), "test_from_train": 2}})
+
+
+def test_copies_leave_both_splits_that_are_cut_off(tmp_path):
+    write_json_lines(tmp_path / "t.jsonl", [{"input": f"q{i % 7}", "target": "a"} for i in range(70)])
+    source = {"path": str(tmp_path / "t.jsonl"), "test_from_train": 5, "valid_from_train": 5}
+    (task,) = tasks_of({"t": source}).values()
+    assert [len(split) for split in (task.train, task.valid, task.test)] == [50, 10, 10]
+    with pytest.raises(UserError, match="valid_from_train: 51: of 70 training rows none would be left"):
+        list(tasks_of({"t": {**source, "valid_from_train": 51}})["t"].train)
 
 
 def test_shards_and_usual_names(tmp_path):
