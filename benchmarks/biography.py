@@ -110,6 +110,15 @@ class Biography:
         seed: Annotated[int, SEED] = 0
 
         def __post_init__(self) -> None:
+            needed, there = (
+                self.groups * self.people + 3 * self.values,
+                50_000,
+            )  # of 64,800 words: drawn until they differ
+            if needed > there:
+                at_most = (there - 3 * self.values) // self.groups
+                raise ValueError(
+                    f"people: expected at most {at_most} in each of {self.groups} groups, got {self.people}"
+                )
             most = len(SENTENCES["city"]) - 1
             if self.gives == "documents" and self.wordings > most:
                 raise ValueError(f"wordings: expected at most {most} for documents, got {self.wordings}")

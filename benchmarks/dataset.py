@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -151,6 +152,14 @@ class Reader:
             if each not in self._whole:
                 self._whole[each] = list(self.valued(each, cut.by))
         values = self.groups(cut)[task]
+        if cut.number is not None:  # else a config may choose some of the values
+            met = {value for value, _ in self._whole["train"]}
+            for value, example in self._whole[split]:
+                if value not in met:
+                    raise UserError(
+                        f"{self.where}.cut: {example.id}: no training row has {quoted(value)}{did_you_mean(value, met)}; "
+                        f"leave such rows out by `without`, or name the values of each task by `groups`"
+                    )
         for value, example in self._whole[split]:
             if value in values:
                 yield replace(example, choices=tuple(values)) if cut.by == "target" else example
@@ -188,14 +197,15 @@ class Reader:
     def _bounds(self) -> dict[str, str]:
         """Split -> the largest hash of what goes there: equal rows stay together, in whatever order they come."""
         hashes = sorted(_hash(fields) for *_, fields in self._rows("train"))
-        wanted, bounds = 0, {}
+        gone, bounds = 0, {}
         for split, size in self.carved.items():
-            wanted += size
-            if size and wanted >= len(hashes):
+            if size:
+                bounds[split] = hashes[min(gone + size, len(hashes)) - 1]
+                gone = bisect_right(hashes, bounds[split])  # with their copies
+            if size and gone == len(hashes):
                 raise UserError(
                     f"{self.where}.{split}_from_train: {size}: of {len(hashes)} training rows none would be left"
                 )
-            bounds[split] = hashes[wanted - 1] if size else ""
         return bounds
 
     def _goes_to(self, fields: Mapping[str, Any]) -> str:
@@ -248,10 +258,17 @@ def _plain(row: Mapping[str, Any], column: str, where: str, values: Sequence[str
 
 
 def _label(value: Any, labels: Sequence[str], where: str) -> str:
-    """The name of a label that is given by its number, from 0, or by its name."""
+    """The name of a label that is given by its number, from 0, or by its name; where names are other numbers, by its name."""
     if isinstance(value, str) and value in labels:
         return value
     number = str(int(value)) if isinstance(value, bool) else str(value)
-    if not number.isdecimal() or int(number) >= len(labels):
-        raise UserError(f"{where}: target: expected a label {listed(labels)} or its number from 0, got {quoted(value)}")
+    named = any(
+        label.isdecimal() and label != str(i) for i, label in enumerate(labels)
+    )  # numbers that are names: 1 to 5
+    if named and number in labels:
+        return number
+    if named or not number.isdecimal() or int(number) >= len(labels):
+        raise UserError(
+            f"{where}: target: expected a label {listed(labels)}{'' if named else ' or its number from 0'}, got {quoted(value)}"
+        )
     return labels[int(number)]

@@ -28,8 +28,8 @@ class Images:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """path: the folder. protocol: split | permuted. classes_per_task: of the split stream. permutations: tasks of the
-        permuted one. seed: of the permutations, not of a run. valid_from_train: the last so many training pictures are valid,
-        where there is no such split."""
+        permuted one. seed: of the permutations, not of a run. valid_from_train: so many training pictures are valid, where
+        there is no such split: the last ones, of a folder for each class the last ones of each in proportion."""
 
         path: str
         protocol: Literal["split", "permuted"] = "split"
@@ -81,5 +81,9 @@ class Images:
         if "valid" in shelf.splits or count >= len(images):
             have = "there is a valid split" if "valid" in shelf.splits else f"there are {len(images)} training pictures"
             raise UserError(f"stream.valid_from_train: {count}, and {have}; lower it or leave it out")
+        if gone := sorted(set(labels.tolist()) - set(labels[:-count].tolist())):
+            raise UserError(
+                f"stream.valid_from_train: {count}: no training picture of class {shelf.classes[gone[0]]} would be left"
+            )
         cut = {"train": (images[:-count], labels[:-count]), "valid": (images[-count:], labels[-count:])}
         return Shelf(shelf.classes, {**shelf.splits, **cut})

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from cl_toolkit.data.rows import parse_row
+from cl_toolkit.data.rows import each_once, parse_row
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
 
 
@@ -72,14 +72,18 @@ def json_list(path: Path) -> Iterator[Placed]:
     """One list of objects; or an object a line, which many call JSON too."""
     lines = lines_of(path)
     first = next((pair for pair in lines if pair[1].strip()), None)
+    if first is not None and first[1].strip() == "{":
+        raise UserError(f"{path}: is one object over several lines; name the key of its rows (`rows`)")
     if first is None or not first[1].lstrip().startswith("["):
         yield from json_lines(path)
         return
     text = "".join(line for _, line in chain([first], lines))
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=each_once)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {short(str(error), 120)}") from error
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply") from None
     for number, row in enumerate(found, 1):
         where = f"{path}: row {number}"
         yield Placed(number, where, parse_row(json.dumps(row), where))  # as strict as a line
@@ -146,11 +150,20 @@ def arrow(path: Path) -> Iterator[Placed]:
             batches = (opened.get_batch(i) for i in range(opened.num_record_batches)) if starts else opened
         number = 0
         for batch in batches:
+            if twice := [name for name in batch.schema.names if batch.schema.names.count(name) > 1]:
+                raise UserError(f"{path}: two columns are named {quoted(twice[0])}; expected names that differ")
             for row in batch.to_pylist():
                 number += 1
-                yield Placed(number, f"{path}: row {number}", row)
+                yield Placed(number, f"{path}: row {number}", said(row))
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{path}: cannot be read: {short(' '.join(str(error).split()), 160)}") from error
+
+
+def said(value: Any) -> Any:
+    """A value without the fields that a table had to fill with null, since others of their kind have them."""
+    if isinstance(value, dict):
+        return {key: said(inner) for key, inner in value.items() if inner is not None}
+    return [said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def needed(module: str, what: Any) -> Any:

@@ -1,8 +1,9 @@
 """What a stream has read, kept on disk where there is much of it: checked once, and read row by row when it is asked for.
 
-A reading is a folder of the user's cache, named by all that it depends on: the stream's class and settings, the files. A
-split in it is two files: the examples, a line each, and the columns of `Facts`. A changed byte is noticed: of the columns when
-the folder is opened, of a line when it is read.
+A reading is a folder of the user's cache, named by all that it depends on: the stream's class and settings, the files. In it
+are one file of all examples, a line each, and a file for each split, the columns of `Facts`. A changed byte is noticed: of the
+columns when the folder is opened, of a line when it is read. The examples are mapped when the folder is opened, so it may be
+deleted while they are in use.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from uuid import uuid4
 
 from cl_toolkit.data.facts import COLUMNS, SPLITS, Facts, Looked, hashed
 from cl_toolkit.data.splits import Known
 from cl_toolkit.data.store import example_from_plain
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.sources import digest_of
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 else:
     np = LazyModule("numpy")
 
-INDEX = "tasks.json"
+INDEX, ROWS = "tasks.json", "examples.rows"
 DAYS = 30
 """After so many days without use a reading is deleted when the next one is kept."""
 
@@ -44,42 +47,39 @@ def cache_dir() -> Path:
     """Where start models and readings are kept: `$CL_TOOLKIT_CACHE`, or the user's cache folder."""
     from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("CL_TOOLKIT_CACHE") or user_cache_dir("cl-toolkit"))
+    return Path(os.environ.get("CL_TOOLKIT_CACHE") or user_cache_dir("cl-toolkit")).expanduser()
 
 
 class Kept(Known):
-    """A split on disk. ends: (n,) where each line ends."""
+    """A split on disk. lines: all examples of the reading. bounds: (n + 1,) where each line begins, and the end."""
 
-    def __init__(self, path: Path, facts: Facts, ends: NDArray[np.int64]):
-        self.path, self.facts, self.ends = path, facts, ends
-
-    @cached_property
-    def _lines(self) -> Any:
-        with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def __init__(self, path: Path, lines: mmap.mmap, facts: Facts, bounds: NDArray[np.int64]):
+        self.path, self.lines, self.facts, self.bounds = path, lines, facts, bounds
 
     def make(self, place: int) -> Example:
-        line = self._lines[self.ends[place - 1] if place else 0 : self.ends[place] - 1]
+        line = self.lines[self.bounds[place] : self.bounds[place + 1] - 1]
         if hashed(line) != self.facts.digests[place].tobytes():
-            raise UserError(f"{self.path}: line {place + 1} is damaged; delete the folder, it is made anew")
+            example = self.facts.ids[place]
+            raise UserError(f"{self.path}: example {example} is damaged; delete the folder, it is made anew")
         return example_from_plain(_merged(line))
 
 
 def keep(tasks: Sequence[Task], folder: Path) -> list[Task]:
     """The tasks, on disk. Raises NotPlain where they are more than text, OSError where they cannot be written."""
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")  # machines that share a folder have equal process ids
     beside.mkdir(parents=True)
     try:
-        index = [
-            {
-                "name": task.name,
-                "scorer": task.scorer,
-                **{split: _write(beside / f"{i}-{split}", getattr(task, split)) for split in SPLITS},
-            }
-            for i, task in enumerate(tasks)
-        ]
-        (beside / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        with (beside / ROWS).open("wb") as rows:
+            index = [
+                {
+                    "name": task.name,
+                    "scorer": task.scorer,
+                    **{split: _write(beside / f"{i}-{split}", rows, getattr(task, split)) for split in SPLITS},
+                }
+                for i, task in enumerate(tasks)
+            ]
+        text = json.dumps(index)
+        (beside / INDEX).write_text(f"{digest_of([text.encode()])} {text}", encoding="utf-8")
         try:
             beside.replace(folder)
         except OSError:  # another process was faster, or it is damaged
@@ -95,24 +95,25 @@ def keep(tasks: Sequence[Task], folder: Path) -> list[Task]:
     return found
 
 
-def _write(path: Path, examples: Sequence[Example]) -> str:
-    """A split's two files; gives the hash of the columns."""
+def _write(path: Path, rows: BinaryIO, examples: Sequence[Example]) -> str:
+    """A split's examples and its columns; gives the hash of the columns."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    looked, ends, size = Looked(), [], 0
-    with path.with_suffix(".rows").open("wb") as file:
-        for example in examples:
-            line, whole = looked.add(example)
-            if not whole or example_from_plain(_merged(line)) != example:
-                raise NotPlain(example.id)
-            file.write(line + b"\n")
-            size += len(line) + 1
-            ends.append(size)
+    looked, bounds = Looked(), [rows.tell()]
+    for example in examples:
+        line, whole = looked.add(example)
+        if not whole or example_from_plain(_merged(line)) != example:
+            raise NotPlain(example.id)
+        bounds.append(bounds[-1] + rows.write(line + b"\n"))
     facts = looked.facts()
     texts = json.dumps([facts.ids, facts.allowed, facts.shapes]).encode()
     columns = {name: getattr(facts, name) for name in COLUMNS}
-    arrays = {**columns, "ends": np.array(ends, np.int64), "texts": np.frombuffer(texts, np.uint8)}
-    save_file(arrays, path.with_suffix(".safetensors"))
+    arrays = {**columns, "bounds": np.array(bounds, np.int64), "texts": np.frombuffer(texts, np.uint8)}
+    try:
+        save_file(arrays, path.with_suffix(".safetensors"))
+    except SafetensorError as error:  # a full disk
+        raise OSError(str(error)) from error
     return _digest(path.with_suffix(".safetensors"))
 
 
@@ -131,18 +132,23 @@ def opened(folder: Path) -> list[Task] | None:
     try:
         if os.name == "posix" and folder.stat().st_uid not in (os.getuid(), 0):
             return None
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        digest, index = (folder / INDEX).read_text(encoding="utf-8").split(" ", 1)
+        if digest_of([index.encode()]) != digest:
+            return None
+        with (folder / ROWS).open("rb") as file:
+            lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         tasks = []
-        for i, entry in enumerate(index):
-            splits = {split: _open(folder / f"{i}-{split}", entry[split]) for split in SPLITS}
+        for i, entry in enumerate(json.loads(index)):
+            splits = {split: _open(folder / f"{i}-{split}", entry[split], lines) for split in SPLITS}
             tasks.append(Task(name=entry["name"], scorer=entry["scorer"], **splits))
-        os.utime(folder / INDEX)
+        with suppress(OSError):  # of a folder that another one keeps, or that cannot be written
+            os.utime(folder / INDEX)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tasks
 
 
-def _open(path: Path, digest: str) -> Sequence[Example]:
+def _open(path: Path, digest: str, lines: mmap.mmap) -> Sequence[Example]:
     from safetensors.numpy import load_file
 
     if _digest(path.with_suffix(".safetensors")) != digest:
@@ -151,10 +157,9 @@ def _open(path: Path, digest: str) -> Sequence[Example]:
     ids, allowed, shapes = json.loads(arrays["texts"].tobytes())
     columns = {name: arrays[name] for name in COLUMNS}
     facts = Facts(ids=ids, allowed=[tuple(a) for a in allowed], shapes=shapes, **columns)
-    ends, rows = arrays["ends"], path.with_suffix(".rows")
-    if rows.stat().st_size != (ends[-1] if len(ends) else 0):
-        raise ValueError("rows are missing")
-    return Kept(rows, facts, ends) if ids else ()
+    if arrays["bounds"][-1] > len(lines):
+        raise ValueError("examples are missing")
+    return Kept(path.with_name(ROWS), lines, facts, arrays["bounds"]) if ids else ()
 
 
 def clear_old(place: Path) -> None:

@@ -61,9 +61,8 @@ def read_folder(folder: Path) -> Shelf:
             raise UserError(
                 f"stream.path: {folder}: expected idx files such as train-images-idx3-ubyte.gz, or train/<class>/*.png"
             )
-        last = max(int(labels.max()) for _, labels in splits.values() if len(labels))
-        return Shelf([str(i) for i in range(last + 1)], splits)
-    classes = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+        return _numbered(folder, splits)
+    classes = sorted(path.name for path in _shown(folder / "train") if path.is_dir())
     if not classes:
         raise UserError(f"stream.path: {folder / 'train'}: expected a folder for each class, found none")
     there = [split for split in IDX if (folder / split).is_dir()]
@@ -71,7 +70,37 @@ def read_folder(folder: Path) -> Shelf:
     shapes = {images.shape[1:] for images, _ in splits.values()}
     if len(shapes) > 1:
         raise UserError(f"stream.path: {folder}: its splits hold pictures of the shapes {listed(map(str, shapes))}")
-    return Shelf(classes, splits)
+    images, labels = splits["train"]
+    if empty := [name for i, name in enumerate(classes) if i not in labels]:
+        raise UserError(f"{folder / 'train' / empty[0]}: holds no pictures; every class needs some")
+    order = in_turns(labels)
+    return Shelf(classes, {**splits, "train": (images[order], labels[order])})
+
+
+def in_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """An order in which every stretch holds the classes in proportion: files come class by class."""
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.argsort(place, kind="stable")
+
+
+def _numbered(folder: Path, splits: dict[str, Pair]) -> Shelf:
+    """idx files: the classes are the numbers that training pictures have, which need not begin at 0."""
+    numbers = np.unique(splits["train"][1])
+    if not len(numbers):
+        raise UserError(f"stream.path: {folder}: holds no training pictures")
+    for split, (_, labels) in splits.items():
+        for number in np.setdiff1d(labels, numbers)[:1]:
+            raise UserError(f"stream.path: {folder}: {split} has pictures of class {number}, of which train has none")
+    pairs = {split: (images, np.searchsorted(numbers, labels)) for split, (images, labels) in splits.items()}
+    return Shelf([str(number) for number in numbers], pairs)
+
+
+def _shown(folder: Path) -> list[Path]:
+    """What lies in a folder, without what systems and editors hide there."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _idx_pair(folder: Path, split: str) -> Pair | None:
@@ -92,22 +121,13 @@ def _idx_pair(folder: Path, split: str) -> Pair | None:
 
 
 def _pictures(folder: Path, classes: Sequence[str]) -> Pair:
-    from PIL import Image, UnidentifiedImageError
-
-    if more := sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in classes):
+    if more := [p.name for p in _shown(folder) if p.is_dir() and p.name not in classes]:
         raise UserError(f"{folder / more[0]}: the training split has no such class; its classes are {listed(classes)}")
     images: list[NDArray[np.uint8]] = []
     labels, first = [], Path()
     for number, name in enumerate(classes):
-        for path in sorted((folder / name).glob("*")):
-            if path.suffix.lower() not in PICTURES:
-                raise UserError(f"{path}: expected a picture {listed(PICTURES)}")
-            try:
-                with Image.open(path) as opened:
-                    image = np.asarray(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
-            except (OSError, UnidentifiedImageError) as error:
-                raise UserError(f"{path}: cannot be read: {quoted(str(error))}") from error
-            image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        for path in _shown(folder / name) if (folder / name).is_dir() else ():
+            image = read_picture(path)
             first = first if images else path
             if images and image.shape != images[0].shape:
                 raise UserError(f"{path}: has the shape {image.shape}, {first} {images[0].shape}; expected one for all")
@@ -116,6 +136,25 @@ def _pictures(folder: Path, classes: Sequence[str]) -> Pair:
     if not images:
         raise UserError(f"{folder}: holds no pictures of the classes {listed(classes)}")
     return np.stack(images), np.array(labels)
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """A picture (C, H, W), grey or in colours. Raises UserError for one that 8 bits, or no background, would falsify."""
+    from PIL import Image
+
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(f"{path}: expected a picture {listed(PICTURES)}")
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise UserError(f"{path}: has more than 8 bits for a channel (mode {opened.mode}); convert it to 8")
+            seen = opened.convert("RGBA").getchannel("A").getextrema() if opened.has_transparency_data else (255, 255)
+            if seen[0] != 255:
+                raise UserError(f"{path}: is transparent in places; put it on a background")
+            image = np.asarray(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read: {quoted(str(error))}") from error
+    return image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
@@ -153,10 +192,12 @@ class Pictures(Known):
 
     @cached_property
     def facts(self) -> Facts:  # type: ignore[override]  # found when it is asked for
-        """Hashes are those of the bytes, mixed with that of what is made of them: name, order of the pixels, choices."""
+        """Hashes are those of the bytes, mixed with that of what is made of them: name, order of the pixels, choices, axes."""
         labels, count = self.labels[self.places], len(self.places)
         contents = self.shelf.contents[self.split][self.places]
-        made = hashlib.blake2b(repr((self.name, self.order, self.choices)).encode(), digest_size=16).digest()
+        numbers = [self.classes.index(choice) for choice in self.choices]
+        what = self.name, self.order, self.choices, numbers, self.images.shape[1:]
+        made = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
         none = np.zeros(count, np.int64)
         return Facts(
             ids=[f"{self.name}/{i}" for i in self.places.tolist()],

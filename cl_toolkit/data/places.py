@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.data.files import FORMATS, Placed, needed, rows_in
-from cl_toolkit.errors import UserError, did_you_mean, quoted
+from cl_toolkit.data.files import FORMATS, Placed, needed, rows_in, said
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.sources import files_hash
 
 USUAL = {"train": ("train",), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
@@ -62,8 +63,7 @@ class Place:
         found = self._hub(self._hub_splits(where)[split], where)
         names = {column: kind.names for column, kind in found.features.items() if getattr(kind, "names", None)}
         for number, row in enumerate(found, 1):
-            kept = {key: value for key, value in row.items() if value is not None}
-            yield str(number), Placed(number, f"{self.path} {split}: row {number}", kept), names
+            yield str(number), Placed(number, f"{self.path} {split}: row {number}", said(row)), names
 
     def _local(self, where: str) -> Path | None:
         """The path, where it is on this machine."""
@@ -73,7 +73,7 @@ class Place:
         return path if path.exists() else None
 
     def _files(self, path: Path, split: str, where: str) -> list[Path]:
-        """A split's files, in the order of their names."""
+        """A split's files, in the order of their names: one, or parts whose names differ in their numbers alone."""
         named = self.named(split)
         if path.is_file():
             return [path] if split == "train" or split in self._keys() else []
@@ -83,7 +83,12 @@ class Place:
                 raise UserError(f"{where}.{split}: {path / named}: no such file")
             return found
         ends = [f"{folder}{name}{end}" for name in USUAL[split] for folder in ("", "data/") for end in (".*", "-*.*")]
-        return sorted(file for pattern in ends for file in path.glob(pattern) if _readable(file))
+        files = sorted(file for pattern in ends for file in path.glob(pattern) if _readable(file))
+        kinds = {re.sub(r"\d+", "0", str(file)): file for file in files}
+        if len(kinds) > 1:  # a copy in another format, an older state
+            both = listed(str(file.relative_to(path)) for file in kinds.values())
+            raise UserError(f"{where}.{split}: in {path} there are {both}; name what is meant by `{split}`")
+        return files
 
     def _keys(self) -> dict[str, str]:
         """Split -> its key, of a file that is one JSON object: the config names it."""

@@ -9,7 +9,8 @@ null. `developer` is read as `system`. What else people have is brought into the
 
 Which turns are learned is `prompt.learn_turns`. `last`: the last one; a turn's `weight` may only say so, 1 or nothing there and
 0 or nothing elsewhere. `all`: every assistant turn of a training row whose `weight` is not 0, each as an example of its own
-that ends there, so that each answer is learned as it would be asked for (a template may write an earlier turn otherwise).
+that ends there, so that each answer is learned as it would be asked for (a template may write an earlier turn otherwise); of
+a row that is scored the last such turn.
 
 null counts as absent. `id`, `idx`, `source`, `metadata` and `extra` hold nothing to learn and are skipped.
 """
@@ -95,7 +96,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a JSON object."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -103,7 +105,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=each_once)
 
 
 def examples_of(
@@ -114,6 +116,8 @@ def examples_of(
     row, every = in_shape(row, where), template.every and learned
     if "messages" in row:
         turns, weights = conversation(row, where, template.every)
+        if template.every and not learned:
+            turns, weights = to_be_scored(turns, weights, where)
         choices = allowed(row, turns[-1].content, where)
     else:
         turns, choices = five_fields(row, where, template)
@@ -143,10 +147,20 @@ def examples_of(
         if not example.target.strip() or not example.messages:
             raise UserError(f"{where}: {'an answer that is learned is empty' if example.messages else NO_QUESTION}")
     if not examples:
-        raise UserError(f"{where}: messages: no turn is learned, all weights are 0; leave out the row")
+        raise UserError(f"{where}: {NO_TURN}")
     return examples
 
 
+def to_be_scored(turns: list[Message], weights: list[Any], where: str) -> tuple[list[Message], list[Any]]:
+    """(turns, weights) up to the last answer that could be learned: what is not to be said is not scored either."""
+    ends = [i for i, turn_ in enumerate(turns) if turn_.role == "assistant" and weights[i] != 0]
+    if not ends:
+        raise UserError(f"{where}: {NO_TURN}")
+    check_extra(turns[ends[-1]].extra, f"{where}: turn {ends[-1] + 1}", "a turn that is scored", "set its weight to 0")
+    return turns[: ends[-1] + 1], weights[: ends[-1] + 1]
+
+
+NO_TURN = "messages: no turn is learned, all weights are 0; leave out the row"
 NO_QUESTION = "messages: begins with an answer that is learned; expected something before it, or its weight 0"
 
 

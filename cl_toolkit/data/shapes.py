@@ -46,8 +46,12 @@ def in_shape(row: Row, where: str) -> Row:
     """A row as five fields or as `messages`. Raises UserError for what is neither nor can be brought there."""
     for field, change in CHANGES.items():
         if field in row:
+            if change is not alpaca and "messages" in row:
+                raise UserError(f"{where}: {field}: stands beside another conversation; leave one out")
             row = change(dict(row), where)
     if isinstance(row.get("target"), list) and row["target"]:
+        if not isinstance(row.get("references", []), list):
+            raise UserError(f"{where}: references: expected a list of texts, got {quoted(row['references'])}")
         row = {**row, "target": row["target"][0], "references": [*row["target"][1:], *row.get("references", [])]}
     if "messages" not in row and "target" not in row:  # else they are refused as any unknown field
         for field, meaning in OTHERS.items():
@@ -66,15 +70,18 @@ def alpaca(row: Row, where: str) -> Row:
 
 
 def prompt_completion(row: Row, where: str) -> Row:
-    """Two texts are a question and an answer; two lists of turns are one conversation."""
+    """Two texts are a question and an answer; two lists of turns are one conversation, of which the completion is learned."""
     if "prompt" not in row:
         raise UserError(f"{where}: completion: stands alone; expected a field prompt beside it")
     prompt, completion = row.pop("prompt"), row.pop("completion")
     if isinstance(prompt, str) and isinstance(completion, str):
         return {**row, "messages": [spoken("user", prompt), spoken("assistant", completion)]}
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return {**row, "messages": [*prompt, *completion]}
-    raise UserError(f"{where}: prompt, completion: expected two texts or two lists of turns")
+    if not all(
+        isinstance(part, list) and all(isinstance(turn, dict) for turn in part) for part in (prompt, completion)
+    ):
+        raise UserError(f"{where}: prompt, completion: expected two texts or two lists of turns")
+    turns = [("weight", 0, turn) for turn in prompt] + [("weight", 1, turn) for turn in completion]
+    return {**row, "messages": [{key: w, **t} if t.get("role") == "assistant" else t for key, w, t in turns]}
 
 
 def sharegpt(row: Row, where: str) -> Row:

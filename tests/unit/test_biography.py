@@ -51,3 +51,9 @@ def test_texts():
         UserError, match=r"objective sft: learns from conversations.*; stream biography gives documents"
     ):
         load_run({"stream": {"name": "biography", "gives": "documents", "wordings": 1}})
+
+
+def test_more_people_than_there_are_names_are_refused():
+    """Their names would be drawn for ever."""
+    with pytest.raises(UserError, match="people: expected at most 4994 in each of 10 groups, got 10000"):
+        tasks_of(groups=10, people=10_000)

@@ -87,6 +87,16 @@ def test_each_format_holds_the_same_rows(tmp_path, name):
     }
 
 
+def test_of_tools_in_a_table_nothing_is_said_that_was_not_written(tmp_path):
+    tools = [
+        [{"name": "f", "parameters": {"x": {"type": "int"}}}],
+        [{"name": "g", "parameters": {"y": {"type": "int"}}}],
+    ]
+    rows = [{"input": f"q{i}", "target": "a", "tools": each} for i, each in enumerate(tools)]
+    write_parquet(tmp_path / "t.parquet", rows)
+    assert [row["tools"] for _, _, row in rows_in(tmp_path / "t.parquet")] == tools
+
+
 def test_text_in_a_csv_file_stays_text(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('input,target,note\n007,NA,\n"a\nb, ""c""",1.0,x\n')
@@ -96,6 +106,15 @@ def test_text_in_a_csv_file_stays_text(tmp_path):
     assert second.where == f"{path}:4"
 
 
+def twice_named():
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table([["a"], ["b"], ["c"]], names=["input", "target", "target"]), sink)
+    return sink.getvalue().to_pybytes()
+
+
 BAD_FILES = {
     "a.csv": (b"input,target\na,b\nc\n", ":3: has 1 fields, the header 2 (input, target)"),
     "b.csv": (b"input,input\na,b\n", ":1: a column is named 'input'; expected names that differ"),
@@ -103,6 +122,10 @@ BAD_FILES = {
     "d.csv": (b"input,target\na,\xff\n", ":2: not UTF-8: invalid start byte at byte 15"),
     "e.json": (b'[{"input": "a"},', ": not JSON: Expecting value: line 1 column 17 (char 16)"),
     "f.json": (b'[{"input": "a", "target": "b"}, 3]', ": row 2: expected an object with fields, got int"),
+    "m.json": (b'[{"input": "a", "input": "b", "target": "c"}]', ": not JSON: the field 'input' stands twice"),
+    "n.json": (b"[" * 100_000, ": is nested too deeply"),
+    "o.parquet": (twice_named, ": two columns are named 'target'; expected names that differ"),
+    "p.json": (b'{\n "data": []\n}', ": is one object over several lines; name the key of its rows (`rows`)"),
     "g.jsonl": (b"", ": is empty; expected at least one example"),
     "h.csv": (b"input,target\n", ": is empty; expected at least one example"),
     "i.jsonl.gz": (b"no gzip", ": cannot be read: Not a gzipped file (b'no')"),
@@ -119,7 +142,7 @@ BAD_FILES = {
 def test_a_file_that_is_wrong_is_named_with_its_place(tmp_path, name):
     content, message = BAD_FILES[name]
     path = tmp_path / name
-    path.write_bytes(content)
+    path.write_bytes(content() if callable(content) else content)
     with pytest.raises(UserError) as error:
         list(rows_in(path))
     assert str(error.value).startswith(f"{path}{message}")
@@ -137,6 +160,7 @@ def said(example):
 
 
 USER, CALL = {"role": "user", "content": "q"}, {"name": "f", "arguments": {"x": 1}}
+ANSWER = {"role": "assistant", "content": "a"}
 TOOL = {"type": "function", "function": {"name": "f"}}
 SHAPES = {
     "alpaca": ({"instruction": "i", "input": "q", "output": "a"}, [("user", "i\nq")]),
@@ -186,6 +210,14 @@ REFUSED = {
     "a speaker": ({"conversations": [{"from": "alien", "value": "q"}]}, "conversations[0]: from: expected system, human"),
     "a call": ({"conversations": [{"from": "function_call", "value": "f(1)"}]}, "conversations[0]: value: expected JSON"),
     "tools": ({"prompt": "q", "completion": "a", "tools": "f"}, "tools: expected JSON, got 'f'"),
+    "two conversations": ({"messages": [USER], "conversations": []}, "conversations: stands beside another conversation"),
+    "a prompt and messages": ({"messages": [USER], "prompt": "q", "completion": "a"},
+                              "completion: stands beside another conversation; leave one out"),
+    "references as text": ({"input": "q", "target": ["a", "b"], "references": "cd"},
+                           "references: expected a list of texts, got 'cd'"),
+    "a completion of two answers": (
+        {"prompt": [USER], "completion": [ANSWER, USER, ANSWER]},
+        "messages[1]: weight: 1, but only the last turn is learned; set 0, or prompt.learn_turns: all"),
     "two answers": ({"input": "q", "target": "a", "output": "b"}, "output: unknown field"),
     "an image": ({"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "a"}]},
                  "messages[0]: content: expected text, or parts {type: text, text}, got {'type': 'image'}"),
@@ -221,6 +253,13 @@ def test_all_turns_are_learned_each_as_it_is_asked_for(tmp_path):
         shaped(tmp_path, conversation(("user", "1"), ("assistant", "one", {"weight": 0})))
 
 
+def test_of_prompt_and_completion_all_answers_of_the_completion_are_learned_and_none_of_the_prompt(tmp_path):
+    row = {"prompt": [USER, ANSWER, USER], "completion": [{**ANSWER, "content": "b"}, USER, {**ANSWER, "content": "c"}]}
+    assert [e.target for e in shaped(tmp_path, row, ALL)] == ["b", "c"]
+    row["completion"][0]["weight"] = 0
+    assert [e.target for e in shaped(tmp_path, row, ALL)] == [e.target for e in shaped(tmp_path, row)] == ["c"]
+
+
 def test_only_training_rows_are_learned_from_in_all_turns(tmp_path):
     row = conversation(("user", "1"), ("assistant", "one"), ("user", "2"), ("assistant", "two"))
     for split in ("train", "test"):
@@ -228,6 +267,14 @@ def test_only_training_rows_are_learned_from_in_all_turns(tmp_path):
     (task,) = tasks_of({"t": {"path": str(tmp_path)}}, ALL).values()
     assert [e.target for e in task.train] == ["one", "two"]
     assert [e.target for e in task.test] == ["two"]
+    row["messages"][-1]["weight"] = 0  # not to be said, so not to be scored
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    (task,) = tasks_of({"t": {"path": str(tmp_path)}}, ALL).values()
+    assert [said(e) for e in task.test] == [([("user", "1")], "one")]
+    row["messages"][1]["weight"] = 0
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="no turn is learned"):
+        list(tasks_of({"t": {"path": str(tmp_path)}}, ALL)["t"].test)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +341,15 @@ def test_what_is_cut_off_is_the_same_whatever_the_order_and_copies_stay_together
         tasks_of({"t": {"path": str(tmp_path), "test_from_train": 2}})
 
 
+def test_copies_leave_both_splits_that_are_cut_off(tmp_path):
+    write_json_lines(tmp_path / "t.jsonl", [{"input": f"q{i % 7}", "target": "a"} for i in range(70)])
+    source = {"path": str(tmp_path / "t.jsonl"), "test_from_train": 5, "valid_from_train": 5}
+    (task,) = tasks_of({"t": source}).values()
+    assert [len(split) for split in (task.train, task.valid, task.test)] == [50, 10, 10]
+    with pytest.raises(UserError, match="valid_from_train: 51: of 70 training rows none would be left"):
+        list(tasks_of({"t": {**source, "valid_from_train": 51}})["t"].train)
+
+
 def test_shards_and_usual_names(tmp_path):
     (tmp_path / "data").mkdir()
     for i in range(2):
@@ -311,6 +367,42 @@ def test_shards_and_usual_names(tmp_path):
 
 
 LABELLED = [{"input": f"x{i}", "target": "abcde"[i % 5]} for i in range(20)]
+
+
+@pytest.mark.parametrize("other", ["train.csv", "train-old.jsonl", "train.jsonl.gz", "data/train.jsonl"])
+def test_a_copy_of_a_split_is_not_read_beside_it(tmp_path, other):
+    (tmp_path / "data").mkdir()
+    write_json_lines(tmp_path / "train.jsonl", ROWS)
+    {"csv": write_separated, "gz": write_gzipped}.get(other.split(".")[-1], write_json_lines)(tmp_path / other, ROWS)
+    with pytest.raises(UserError, match=r"sources\.t\.train: in .* there are .*, .*; name what is meant by `train`"):
+        tasks_of({"t": {"path": str(tmp_path)}})
+    (task,) = tasks_of({"t": {"path": str(tmp_path), "train": "train.jsonl"}}).values()
+    assert len(task.train) == 12
+
+
+@pytest.mark.parametrize(
+    ("labels", "value", "target"),
+    [("12345", 1, "1"), ("12345", "5", "5"), ("12345", 0, None), ("012", 1, "1"), ("ab", 1, "b"), ("123", True, "1")],
+)
+def test_labels_that_are_other_numbers_are_names(tmp_path, labels, value, target):
+    write_json_lines(tmp_path / "t.jsonl", [{"input": "q", "target": value}])
+    (task,) = tasks_of({"t": {"path": str(tmp_path / "t.jsonl"), "labels": list(labels)}}).values()
+    if target is None:
+        with pytest.raises(UserError, match=r"t\.jsonl:1: target: expected a label 1, 2, 3, 4, 5, got 0"):
+            list(task.train)
+    else:
+        assert task.train[0].target == target
+
+
+def test_a_row_whose_value_was_never_trained_is_not_lost(tmp_path):
+    write_json_lines(tmp_path / "train.jsonl", LABELLED)
+    write_json_lines(tmp_path / "test.jsonl", [*LABELLED, {"input": "x", "target": "z"}])
+    source = {"path": str(tmp_path), "cut": {"number": 2}}
+    with pytest.raises(UserError, match=r"sources\.s\.cut: s/test/41: no training row has 'z'"):
+        list(tasks_of({"s": source})["s_1"].test)
+    assert len(tasks_of({"s": {**source, "without": {"target": ["z"]}}})["s_1"].test) == 8
+    chosen = {"cut": {"groups": {"one": ["a"], "two": ["b"]}}}  # a choice
+    assert len(tasks_of({"s": {**source, **chosen}})["one"].test) == 4
 
 
 def test_one_source_as_several_tasks(tmp_path):

@@ -1,6 +1,7 @@
 """The stream `images`: idx files and folders of pictures, split by class or permuted, made when they are asked for."""
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
@@ -108,6 +109,87 @@ def test_a_folder_for_each_class(tmp_path, mode):
         UserError, match=r"dog: the training split has no such class; its classes are ant and cat|ant, cat"
     ):
         build_stream(config_of(tmp_path, model))
+
+
+def write_classes(folder, counts, mode="L", splits=("train", "test"), kind=np.uint8):
+    """Folders of random pictures; split -> how many of each class."""
+    draw = np.random.default_rng(0)
+    for split in splits:
+        for name, count in counts.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = draw.integers(0, 250, (4, 4, len(mode)) if len(mode) > 1 else (4, 4)).astype(kind)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+def test_valid_pictures_are_of_every_class_though_files_come_class_by_class(tmp_path):
+    write_classes(tmp_path, {"a": 4, "b": 8, "c": 4, "d": 8})
+    tasks = build_stream(config_of(tmp_path, valid_from_train=6)).tasks
+    assert [[e.target for e in task.valid].count(c) for task, cs in zip(tasks, ("ab", "cd"), strict=True) for c in cs] == [
+        1, 2, 1, 2
+    ]  # fmt: skip
+    assert [len({e.target for e in task.train}) for task in tasks] == [2, 2]
+
+
+def test_idx_files_that_are_sorted_by_class_lose_none_to_valid(tmp_path):
+    write_idx(tmp_path)
+    labels = bytes(sorted(read_idx(tmp_path / "train-labels-idx1-ubyte.gz").tolist()))
+    header = b"\0\0\x08\x01\0\0\0\x18"
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(header + labels))
+    with pytest.raises(UserError, match=r"valid_from_train: 6: no training picture of class 3 would be left"):
+        build_stream(config_of(tmp_path, valid_from_train=6))
+
+
+def test_numbers_of_classes_are_those_of_training_pictures(tmp_path):
+    write_idx(tmp_path)
+    header = b"\0\0\x08\x01\0\0\0\x18"
+    labels = read_idx(tmp_path / "train-labels-idx1-ubyte.gz")
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(header + np.where(labels == 3, 2, labels).astype(np.uint8).tobytes()))
+    with pytest.raises(UserError, match="test has pictures of class 3, of which train has none"):
+        build_stream(config_of(tmp_path))
+    for file in tmp_path.glob("*labels*"):
+        shown = read_idx(file)
+        data = b"\0\0\x08\x01" + len(shown).to_bytes(4, "big") + (shown % 4 + 1).astype(np.uint8).tobytes()
+        file.write_bytes(gzip.compress(data) if file.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(header + (labels + 1).tobytes()))
+    stream = build_stream(config_of(tmp_path))
+    assert [task.name for task in stream.tasks] == ["classes_1_2", "classes_3_4"]
+    assert {(e.y, e.target) for e in stream.tasks[0].train} == {(0, "1"), (1, "2")}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "message"),
+    [("L", np.uint16, r"0\.png: has more than 8 bits for a channel \(mode I"), ("RGBA", np.uint8, "is transparent in")],
+)
+def test_pictures_that_would_be_falsified_are_refused(tmp_path, mode, kind, message):
+    write_classes(tmp_path, {"a": 1, "b": 1}, mode, kind=kind)
+    with pytest.raises(UserError, match=message):
+        build_stream(config_of(tmp_path))
+
+
+def test_an_empty_class_is_refused_and_what_is_hidden_is_passed_over(tmp_path):
+    write_classes(tmp_path, {"a": 2, "b": 2, "c": 1, "d": 1})
+    (tmp_path / "train" / ".checkpoints").mkdir()
+    (tmp_path / "train" / "a" / ".store").write_text("")
+    assert [len(task.train) for task in build_stream(config_of(tmp_path)).tasks] == [4, 2]
+    for name in "cd":
+        shutil.rmtree(tmp_path / "test" / name)
+    with pytest.raises(UserError, match=r"task classes_c_d: has no test examples"):
+        build_stream(config_of(tmp_path))
+    (tmp_path / "train" / "e").mkdir()
+    with pytest.raises(UserError, match=r"train/e: holds no pictures; every class needs some"):
+        build_stream(config_of(tmp_path))
+
+
+def test_the_same_bytes_in_another_shape_are_another_data_set(tmp_path):
+    write_idx(tmp_path)
+    first = task_hash(build_stream(config_of(tmp_path)).tasks[0])
+    for file in tmp_path.glob("*images*"):
+        images = read_idx(file)
+        data = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (len(images), 2, 8)) + images.tobytes()
+        file.write_bytes(gzip.compress(data) if file.suffix == ".gz" else data)
+    assert task_hash(build_stream(config_of(tmp_path)).tasks[0]) != first
 
 
 def test_a_run_learns_and_rehearses_them(tmp_path):

@@ -3,12 +3,14 @@
 import json
 import os
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny import stop_after_a_task
 
+from cl_toolkit.benchmarks.jsonl import Jsonl
 from cl_toolkit.data import kept, streams
 from cl_toolkit.data.facts import Facts, facts_of, overlap, task_hash
 from cl_toolkit.data.kept import Kept, NotPlain, keep, opened
@@ -146,18 +148,18 @@ def the_reading():
 
 def test_a_damaged_line_is_refused_when_it_is_read(folder):
     train = build_stream(config_of(folder)).tasks[0].train
-    rows = the_reading() / "0-train.rows"
+    rows = the_reading() / kept.ROWS
     lines = rows.read_bytes().split(b"\n")
     lines[4] = lines[4].replace(b"train", b"trait")
     rows.write_bytes(b"\n".join(lines))
     streams.READ.clear()
     train = build_stream(config_of(folder)).tasks[0].train
     assert train[3].id == "a/train/4"
-    with pytest.raises(UserError, match=r"0-train\.rows: line 5 is damaged; delete the folder"):
+    with pytest.raises(UserError, match=r"examples\.rows: example a/train/5 is damaged; delete the folder"):
         train[4]
 
 
-@pytest.mark.parametrize("name", ["0-train.safetensors", "1-test.rows", "tasks.json"])
+@pytest.mark.parametrize("name", ["0-train.safetensors", "examples.rows", "tasks.json"])
 def test_what_is_damaged_otherwise_is_made_anew(folder, name):
     build_stream(config_of(folder))
     (the_reading() / name).write_bytes(b"not this")
@@ -175,6 +177,71 @@ def test_another_users_reading_is_not_believed(folder, monkeypatch):
     if os.stat(the_reading()).st_uid == 0:
         pytest.skip("root is believed")
     assert opened(the_reading()) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for POSIX files")
+def test_the_folder_may_go_while_it_is_in_use(folder, monkeypatch):
+    """Deleted by hand, by another process, or since a file was edited while it was read."""
+    train = build_stream(config_of(folder)).tasks[0].train
+    shutil.rmtree(the_reading())
+    assert train[3].id == "a/train/4"
+    streams.READ.clear()
+    found = iter("12")
+    monkeypatch.setattr(Jsonl, "version", lambda self, names: next(found))
+    train = build_stream(config_of(folder)).tasks[0].train
+    assert len(list(train)) == 24
+    assert not list(kept.cache_dir().glob("readings/*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for POSIX limits")
+def test_many_tasks_need_few_open_files(folder):
+    import resource
+
+    for i in range(40):
+        shutil.copytree(folder / "a", folder / f"a{i}")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, before[1]))
+    try:
+        stream = build_stream(config_of(folder))
+        assert sum(len(list(getattr(task, split))) for task in stream.tasks for split in ("train", "test")) == 42 * 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_changed_name_in_the_index_is_noticed(folder):
+    build_stream(config_of(folder))
+    index = the_reading() / kept.INDEX
+    index.write_text(index.read_text().replace('"choices"', '"contains"'))
+    assert opened(the_reading()) is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for POSIX limits")
+def test_a_disk_that_fills_up_is_done_without(folder):
+    """Whichever file is the one that has no room."""
+    import resource
+
+    (folder / "a" / "train.jsonl").write_text(
+        '{"input": "a", "target": "b"}\n' * 90
+    )  # its columns are larger than its rows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for size in range(500, 14_000, 500):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+            streams.READ.clear()
+            assert len(build_stream(config_of(folder, stream={"tasks": ["a"], "scorer": None})).tasks[0].train) == 90
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_reading_that_cannot_be_touched_is_used(folder, monkeypatch):
+    build_stream(config_of(folder))
+
+    def refused(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(kept.os, "utime", refused)
+    assert opened(the_reading()) is not None
 
 
 def test_a_wrong_row_far_down_is_named_and_nothing_is_kept(folder):
