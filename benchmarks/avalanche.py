@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.data.facts import Facts
 from cl_toolkit.data.splits import Known
+from cl_toolkit.data.spread import spread
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.ranges import at_least
@@ -34,7 +35,7 @@ class Avalanche:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """benchmark: a name of `avalanche.benchmarks`, such as SplitMNIST, or file.py:function that gives a benchmark.
-        arguments: of either. valid_from_train: the last so many training examples of each experience are valid."""
+        arguments: of either. valid_from_train: so many training examples of each experience, spread over it, are valid."""
 
         benchmark: str
         arguments: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +64,8 @@ class Avalanche:
             raise UserError(
                 f"stream.valid_from_train: {count}, and {name} has {len(whole)} training examples; lower it"
             )
-        train, valid = whole.take(range(len(whole) - count)), whole.take(range(len(whole) - count, len(whole)))
+        places = set(spread(range(len(whole)), count))  # not the last: data may come class by class
+        train, valid = whole.take([i for i in range(len(whole)) if i not in places]), whole.take(sorted(places))
         return Task(
             name=name,
             train=train,

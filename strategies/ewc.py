@@ -105,7 +105,9 @@ class EWC(Strategy):
 
     def cost(self, batch_size: int) -> Cost:
         cost, config = super().cost(batch_size), self.config
-        kept: dict[str, Any] = {"copies": 2.0, "copies_per_task": 0.0} if config.mode == "online" and config.weight else {}
+        kept: dict[str, Any] = (
+            {"copies": 2.0, "copies_per_task": 0.0} if config.mode == "online" and config.weight else {}
+        )
         return replace(cost, after_task=config.fisher_examples if config.weight else 0, **kept)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
