@@ -332,7 +332,7 @@ def obey(arguments: list[str], debug: bool) -> None:
     """Do what is asked, and end."""
     try:
         code = app(args=arguments, prog_name="cl-toolkit", standalone_mode=False)
-        if code != INTERRUPTED:
+        if code != INTERRUPTED and launch.world() > 1:  # one process leaves when it ends; who called it may go on
             launch.leave(together=True)
     except (UserError, typer.exceptions.TyperException) as error:
         if debug:

@@ -203,6 +203,9 @@ class Late:
     def max(self, value):
         return value
 
+    def barrier(self):
+        """The other one is there."""
+
 
 @pytest.mark.parametrize(("logging", "seen"), [(1, 3), (2, 4), (100, 8)])
 def test_with_several_processes_it_is_told_at_the_next_log_or_the_last_step(logging, seen):

@@ -101,7 +101,7 @@ def test_the_record_says_what_fits(tmp_path, monkeypatch):
 
 def test_deepspeed_takes_a_number():
     config = load_run(tiny_config(train={"per_device_train_batch_size": "auto"}))
-    section = type(config.engine)(name="deepspeed", device="cpu", deepspeed=None)
+    section = type(config.engine)(name="deepspeed", device="cpu", deepspeed=None, timeout_minutes=1.0)
     with pytest.raises(
         UserError, match=r"train.per_device_train_batch_size: auto is for one process without DeepSpeed"
     ):

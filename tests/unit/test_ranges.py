@@ -80,8 +80,8 @@ def test_nan_and_infinity_are_refused_everywhere(name, key, value):
     cls = SECTIONS[name]
     given = {f.name: getattr(cls, f.name, None) for f in dataclasses.fields(cls)} | {key: value}
     filled = {k: v for k, v in given.items() if k == key or v is not None}
-    if name in ("Train", "Generation"):
-        filled = {**base_layer()[name.lower()], key: value}
+    if section := {"Train": "train", "Generation": "generation", "EngineSection": "engine"}.get(name):
+        filled = {**base_layer()[section], key: value}
     with pytest.raises(UserError, match=f"{key}: expected"):
         typed(cls, filled, "s", "test")
 
