@@ -60,7 +60,7 @@ class Facts:
 
     def answers(self) -> tuple[str, ...]:
         """All allowed answers in the order in which they are met, each once."""
-        met = first_places(self.choices)
+        met = self.choices[first_places(self.choices)]
         return tuple(dict.fromkeys(choice for i in met if i >= 0 for choice in self.allowed[i]))
 
     def hash(self) -> str:
@@ -72,9 +72,8 @@ COLUMNS = tuple(field.name for field in fields(Facts) if field.name not in ("ids
 
 
 def first_places(column: NDArray[np.int64]) -> list[int]:
-    """The different numbers of a column, in the order in which they are met."""
-    values, places = np.unique(column, return_index=True)
-    return values[np.argsort(places)].tolist()
+    """Where each different number of a column is met first, in that order."""
+    return np.sort(np.unique(column, return_index=True)[1]).tolist()
 
 
 class Looked:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cl_toolkit.data.facts import facts_of
+from cl_toolkit.data.facts import facts_of, first_places
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.documents import is_document
 from cl_toolkit.types import Example, Task
@@ -68,6 +68,8 @@ def check_documents(codec: TextCodec, task: Task, limits: Mapping[str, int]) -> 
 def probed(task: Task, split: str) -> Sequence[Example]:
     """One example of each shape of conversation, and the longest ones."""
     facts, examples = facts_of(task, split), getattr(task, split)
-    shapes = np.unique(facts.forms, return_index=True)[1]
     longest = (np.argsort(-sizes, kind="stable")[:LONGEST] for sizes in (facts.asked, facts.answered))
-    return [examples[place] for place in dict.fromkeys(np.concatenate([np.sort(shapes), *longest]).tolist())]
+    return [
+        examples[place]
+        for place in dict.fromkeys(np.concatenate([first_places(facts.forms), *longest]).astype(int).tolist())
+    ]

@@ -15,6 +15,7 @@ from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs.run import execute
 from cl_toolkit.study.cells import load_run
+from cl_toolkit.types import Example, Stream, Task
 
 MLP = {"name": "mlp", "input_size": 16, "num_classes": 4, "hidden_size": 16}
 
@@ -236,3 +237,10 @@ def test_settings_that_cannot_be(tmp_path):
         build_stream(config_of(tmp_path, {**MLP, "input_size": 9}))
     with pytest.raises(UserError, match=r"model\.num_classes: expected more than 3"):
         build_stream(config_of(tmp_path, {**MLP, "num_classes": 3}))
+
+
+def test_one_array_of_another_shape_is_noticed_wherever_it_stands():
+    net = load_run({"stream": {"name": "digits"}, "model": {"name": "mlp"}}).kind
+    made = [Example(id=str(i), x=torch.zeros(64 if i != 7 else 65), y=0, target="0") for i in range(9)]
+    with pytest.raises(UserError, match=r"model\.input_size: expected 65"):
+        net.check_stream(Stream.of("s", [Task(name="t", train=tuple(made))]), False)
