@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data import regimes as views
@@ -105,10 +105,12 @@ def read_tasks(config: RunConfig, names: Sequence[str]) -> list[Task]:
     if key in READ:
         return READ[key]
     folder = cache_dir() / "readings" / digest_of([reader_of(config.stream.name).encode(), repr(key[1:]).encode()])
-    tasks = opened(folder) or read_anew(builder, names, config.prompt, place, folder)
-    if builder.version(names) != version:  # it was edited meanwhile
-        shutil.rmtree(folder, ignore_errors=True)
-        return tasks
+    tasks = opened(folder)
+    if tasks is None:
+        tasks = read_anew(builder, names, config.prompt, place, folder)
+        if builder.version(names) != version:  # it was edited meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            return tasks
     while len(READ) >= KEPT:
         READ.pop(next(iter(READ)))
     READ[key] = tasks
@@ -125,12 +127,26 @@ def read_anew(builder: Any, names: Sequence[str], prompt: Prompt, place: str, fo
     """Tasks, checked; in memory, or where they are many and nothing but text, on disk."""
     with no_collection():
         tasks = tasks_of(builder, names, prompt, place)
-        splits = (getattr(task, split) for task in tasks for split in SPLITS)
-        examples = chain.from_iterable(split for split in splits if not isinstance(split, Known))
-        if next(islice(examples, MANY, None), None) is not None:
+        few = at_most(tasks, MANY)
+        if few is None:
             with suppress(NotPlain, OSError):
                 return keep(tasks, folder)
-        return [in_memory(task) for task in tasks]
+        return few or [in_memory(task) for task in tasks]
+
+
+def at_most(tasks: Sequence[Task], most: int) -> list[Task] | None:
+    """The tasks with their examples in memory; None where more than so many would have to be read."""
+    found = []
+    for task in tasks:
+        splits = {split: getattr(task, split) for split in SPLITS}
+        for split, examples in splits.items():
+            if not isinstance(examples, Known):
+                splits[split] = tuple(islice(examples, most + 1))
+                most -= len(splits[split])
+                if most < 0:
+                    return None
+        found.append(replace(task, **splits))
+    return found
 
 
 def in_memory(task: Task) -> Task:
