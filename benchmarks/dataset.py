@@ -131,6 +131,7 @@ class Reader:
         self.name, self.source, self.template, self.documents = name, source, template, documents
         self.where = _key(name)
         self._whole: dict[str, list[tuple[str, Example]]] = {}
+        self._groups: Mapping[str, Sequence[str]] | None = None
         self.carved = {"test": source.test_from_train or 0, "valid": source.valid_from_train or 0}
 
     def splits(self) -> list[str]:
@@ -148,25 +149,36 @@ class Reader:
 
     def part(self, split: str, task: str, cut: Cut) -> Iterator[Example]:
         """Those of a split that go to one of the tasks that the source is cut into. They are read once for all tasks."""
-        for each in ("train", split):
-            if each not in self._whole:
-                self._whole[each] = list(self.valued(each, cut.by))
         values = self.groups(cut)[task]
-        if cut.number is not None:  # else a config may choose some of the values
-            met = {value for value, _ in self._whole["train"]}
-            for value, example in self._whole[split]:
+        for value, example in self._read(split, cut):
+            if value in values:
+                yield replace(example, choices=tuple(values)) if cut.by == "target" else example
+
+    def _read(self, split: str, cut: Cut) -> list[tuple[str, Example]]:
+        """A whole split with its values, read once. Tasks that are named by `groups` may leave some of them out."""
+        if split not in self._whole:
+            found = list(self.valued(split, cut.by))
+            met = self._met(cut) if split != "train" else {value for value, _ in found}
+            for value, example in found if cut.number is not None else ():
                 if value not in met:
                     raise UserError(
                         f"{self.where}.cut: {example.id}: no training row has {quoted(value)}{did_you_mean(value, met)}; "
                         f"leave such rows out by `without`, or name the values of each task by `groups`"
                     )
-        for value, example in self._whole[split]:
-            if value in values:
-                yield replace(example, choices=tuple(values)) if cut.by == "target" else example
+            self._whole[split] = found
+        return self._whole[split]
+
+    def _met(self, cut: Cut) -> set[str]:
+        """The values that training rows have."""
+        return {value for value, _ in self._read("train", cut)}
 
     def groups(self, cut: Cut) -> Mapping[str, Sequence[str]]:
         """Task -> the values that it has."""
-        met = {value for value, _ in self._whole["train"]}
+        if self._groups is None:
+            self._groups = self._grouped(cut, self._met(cut))
+        return self._groups
+
+    def _grouped(self, cut: Cut, met: set[str]) -> Mapping[str, Sequence[str]]:
         for task, values in (cut.groups or {}).items():
             for value in values:
                 if value not in met:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cl_toolkit.data.splits import taken
 from cl_toolkit.data.spread import spread
 from cl_toolkit.engine.choose import open_engine
 from cl_toolkit.errors import UserError, did_you_mean
@@ -109,7 +108,7 @@ class Bench:
         view = TaskView(
             name=task.name,
             index=self.found.done,
-            examples=tuple(taken(spread(task.train, size), range(min(size, len(task.train))))),
+            examples=tuple(spread(task.train, size)),
             objective=self.objective,
             codec=self.codec,
             batch_size=self.train.global_batch_size,
