@@ -41,13 +41,18 @@ def digest_of(parts: Iterator[bytes] | list[bytes]) -> str:
     return found.hexdigest()[:16]
 
 
+def file_hash(path: Path) -> str:
+    """The SHA-256 of what a file holds, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def files_hash(paths: Iterable[Path]) -> str:
     """A hash over files' names and what they hold; of one that cannot be read, that it cannot."""
     found = hashlib.sha256()
     for path in paths:
         try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").digest()
+            content = bytes.fromhex(file_hash(path))
         except OSError:
             content = b""
         found.update(digest_of([str(path).encode(), content]).encode())

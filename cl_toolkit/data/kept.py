@@ -8,7 +8,6 @@ deleted while they are in use.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -25,7 +24,7 @@ from cl_toolkit.data.splits import Known
 from cl_toolkit.data.store import example_from_plain
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.sources import digest_of
+from cl_toolkit.sources import digest_of, file_hash
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
@@ -114,17 +113,12 @@ def _write(path: Path, rows: BinaryIO, examples: Sequence[Example]) -> str:
         save_file(arrays, path.with_suffix(".safetensors"))
     except SafetensorError as error:  # a full disk
         raise OSError(str(error)) from error
-    return _digest(path.with_suffix(".safetensors"))
+    return file_hash(path.with_suffix(".safetensors"))
 
 
 def _merged(line: bytes) -> dict[str, Any]:
     content, rest = line.decode().split("\t", 1)
     return {**json.loads(content), **json.loads(rest)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def opened(folder: Path) -> list[Task] | None:
@@ -151,7 +145,7 @@ def opened(folder: Path) -> list[Task] | None:
 def _open(path: Path, digest: str, lines: mmap.mmap) -> Sequence[Example]:
     from safetensors.numpy import load_file
 
-    if _digest(path.with_suffix(".safetensors")) != digest:
+    if file_hash(path.with_suffix(".safetensors")) != digest:
         raise ValueError("the columns are damaged")
     arrays = load_file(path.with_suffix(".safetensors"))
     ids, allowed, shapes = json.loads(arrays["texts"].tobytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from cl_toolkit.data.files import FORMATS, Placed, needed, rows_in, said
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
-from cl_toolkit.sources import files_hash
+from cl_toolkit.sources import file_hash, files_hash
 
 USUAL = {"train": ("train",), "valid": ("valid", "validation", "dev", "val"), "test": ("test",)}
 """Split -> how its file, or the hub's split, is usually called."""
@@ -99,8 +98,7 @@ class Place:
         for name, expected in self.sha256.items():
             path = folder if folder.is_file() else folder / name
             try:
-                with path.open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                found = file_hash(path)
             except OSError as error:
                 raise UserError(f"{where}.sha256: {path}: cannot be read: {error.strerror}") from error
             if found != expected:

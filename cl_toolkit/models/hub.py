@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import shutil
 import warnings
@@ -19,6 +18,7 @@ from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
 from cl_toolkit.models.targets import adapted, check_targets
+from cl_toolkit.sources import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -284,5 +284,4 @@ def model_files(folder: Path) -> list[Path]:
 
 @cache
 def _file_digest(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_hash(path)[:16]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.data.store import example_from_plain, example_to_plain
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.sources import file_hash
 from cl_toolkit.types import Example
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def save(folder: Path, state: Any, weights: dict[str, torch.Tensor], known: Mapp
             (beside / "state.json").write_text(text, encoding="utf-8")
             save_file(tensors, beside / "state.safetensors")
             save_file(distinct(weights), beside / "model.safetensors")
-            sums = {path.name: _checksum(path) for path in sorted(beside.iterdir())}
+            sums = {path.name: file_hash(path) for path in sorted(beside.iterdir())}
             (beside / SUMS).write_text(json.dumps(sums), encoding="utf-8")
             for path in (*beside.iterdir(), beside):
                 flush(path)
@@ -198,7 +199,7 @@ def load(folder: Path, known: Mapping[str, Example] = NONE) -> tuple[Any, dict[s
 
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-        damaged = [name for name, wanted in sums.items() if _checksum(folder / name) != wanted]
+        damaged = [name for name, wanted in sums.items() if file_hash(folder / name) != wanted]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not a whole checkpoint: {error}; delete it to start anew") from error
     if damaged:
@@ -208,11 +209,6 @@ def load(folder: Path, known: Mapping[str, Example] = NONE) -> tuple[Any, dict[s
     plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     state = from_plain(plain, load_file(folder / "state.safetensors"), known)
     return state, load_file(folder / "model.safetensors")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -69,7 +69,7 @@ def test_damaged_checksums_are_found(tmp_path, content):
         load(tmp_path / "task-1")
 
 
-@pytest.mark.parametrize("when", ["safetensors.torch.save_file", "cl_toolkit.runs.checkpoint._checksum"])
+@pytest.mark.parametrize("when", ["safetensors.torch.save_file", "cl_toolkit.runs.checkpoint.file_hash"])
 def test_an_interrupted_write_leaves_the_old_one(tmp_path, monkeypatch, when):
     save(tmp_path / "task-1", STATE, WEIGHTS)
 
