@@ -64,6 +64,18 @@ def check_weights(model: nn.Module, task: Task) -> None:
             raise UserError(f"task {task.name}: after its last step the weight {name} is no longer finite; {LOWER}")
 
 
+def ready(model: Any, engine: Engine) -> Any:
+    """A model on the engine's device, which knows how it is scored and what it does to its logits."""
+    import torch
+
+    from cl_toolkit.models.logits import says_logits
+
+    model = model.to(engine.device)
+    model.scoring_dtype = torch.bfloat16 if engine.train.bf16 else None
+    model.says_logits = says_logits(model)
+    return model
+
+
 def codec_of(config: RunConfig, stream: Stream, writer: Writer | None = None) -> Codec:
     """How the examples of a run become tensors, and its model's outputs answers. writer: who writes them, in place of the
     codec's own."""

@@ -17,7 +17,7 @@ from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
 from cl_toolkit.models import adapters
-from cl_toolkit.models.logits import says_logits
+from cl_toolkit.runs.fit import ready
 from cl_toolkit.runs.parts import build_objective
 from cl_toolkit.runs.reload import Reloaded, reload
 from cl_toolkit.seeds import seed_from
@@ -87,13 +87,7 @@ class Bench:
             raise UserError("relearn works in one process")
         self.codec, self.objective = found.codec(), build_objective(config.objective)
         self.answers = Answers(self.codec, config.evaluate.batch_size)
-        self._made(found.model)
-
-    def _made(self, model: Any) -> Any:
-        model.to(self.engine.device)
-        model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
-        model.says_logits = says_logits(model)
-        return model
+        found.model = ready(found.model, self.engine)
 
     def score(self, model: nn.Module, task: Task) -> float:
         """As in the last row of the run's matrix."""
@@ -117,4 +111,4 @@ class Bench:
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed_from(seed.data, "relearn", task.name, size))
-            return learn(self._made(model), view, self.objective, compose(), self.engine, lambda session: None)
+            return learn(ready(model, self.engine), view, self.objective, compose(), self.engine, lambda session: None)

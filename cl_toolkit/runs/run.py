@@ -27,10 +27,9 @@ from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.models import adapters
 from cl_toolkit.models.documents import check_apart
-from cl_toolkit.models.logits import says_logits
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
-from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, writer_of
+from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
@@ -156,11 +155,8 @@ class Run:
     def load_model(self) -> nn.Module:
         """The start model, on the device."""
         config, seed = self.config, self.config.seed.init
-        model: Any = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
-        model = self.objective.equip(model, seed).to(self.engine.device)
-        model.scoring_dtype = torch.bfloat16 if self.engine.train.bf16 else None
-        model.says_logits = says_logits(model)
-        return model
+        model = start_model(config.kind, seed, config.frozen_base, self.stream.classes)
+        return ready(self.objective.equip(model, seed), self.engine)
 
     # the sequence -------------------------------------------------------------------------------------------------
 
