@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from cl_toolkit.data.places import Place
 from cl_toolkit.data.rows import PASSED_OVER, Template, examples_of
+from cl_toolkit.data.sections import scorer_of
 from cl_toolkit.data.splits import ReadWhenAsked
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.ranges import at_least
@@ -115,9 +116,8 @@ class Dataset:
             if reader.source.cut is not None:
                 read = partial(reader.part, split, name, reader.source.cut)
             splits[split] = ReadWhenAsked(read)
-        scorer = self.config.scorer
-        named = scorer.get(name) if isinstance(scorer, dict) else scorer
-        return Task(name=name, scorer=named or ("perplexity" if reader.documents else "exact_match"), **splits)
+        usual = "perplexity" if reader.documents else "exact_match"
+        return Task(name=name, scorer=scorer_of(self.config.scorer, name, usual), **splits)
 
 
 def _key(source: str) -> str:

@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cl_toolkit.data.facts import SPLITS
 from cl_toolkit.data.files import rows_in
 from cl_toolkit.data.rows import Template, examples_of
+from cl_toolkit.data.sections import scorer_of
 from cl_toolkit.data.splits import ReadWhenAsked
 from cl_toolkit.errors import UserError
 from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Example, Task
-
-SPLITS = ("train", "valid", "test")
 
 
 class Jsonl:
@@ -61,13 +61,7 @@ class Jsonl:
             if split != "train" and not path.is_file():
                 continue
             splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt, split == "train"))
-        return Task(name=name, scorer=self._scorer(name), **splits)
-
-    def _scorer(self, name: str) -> str:
-        scorer = self.config.scorer
-        if isinstance(scorer, dict):
-            return scorer.get(name, "exact_match")
-        return scorer or "exact_match"
+        return Task(name=name, scorer=scorer_of(self.config.scorer, name), **splits)
 
 
 def read_file(path: Path, prefix: str, prompt: Any, learned: bool = True) -> Iterator[Example]:

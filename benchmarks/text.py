@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cl_toolkit.data.facts import SPLITS
 from cl_toolkit.errors import UserError
 from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Example, Task
 
 APART = re.compile(r"\n(?:[ \t]*\n){2,}")
-SPLITS = ("train", "valid", "test")
 
 
 class Text:

@@ -12,7 +12,7 @@ from cl_toolkit.check.runs import Subject, global_states, moved, stirred
 from cl_toolkit.config.build import config_of
 from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.typed import typed
-from cl_toolkit.data.facts import overlap_lines, task_hash
+from cl_toolkit.data.facts import SPLITS, overlap_lines, task_hash
 from cl_toolkit.data.store import example_from_plain, example_to_plain
 from cl_toolkit.data.streams import check_ids, in_memory, names_of, tasks_of
 from cl_toolkit.errors import UserError, listed
@@ -23,7 +23,6 @@ from cl_toolkit.registry import SCORERS, made
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.types import Example, Stream, Task
 
-SPLITS = ("train", "valid", "test")
 LAWS = Laws()
 law = LAWS.law
 

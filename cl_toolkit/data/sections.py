@@ -27,3 +27,9 @@ class StreamSection:
     anchors: tuple[str, ...]
     limit: Limit
     then: tuple[dict[str, Any], ...]
+
+
+def scorer_of(setting: dict[str, str] | str | None, task: str, usual: str = "exact_match") -> str:
+    """A task's scorer by a stream's setting `scorer`: one for all, or task: scorer; `usual` where none is named."""
+    named = setting.get(task) if isinstance(setting, dict) else setting
+    return named or usual
