@@ -1,9 +1,9 @@
 """`biography`: facts about invented people, a task for each group of people. Ours, after the biographies of Allen-Zhu & Li 2024
 (2309.14316) and their use for continual learning by Zheng et al. 2025 (Spurious Forgetting).
 
-Every person has six attributes. Questions (`gives: conversations`): each fact is asked in some wordings in training, in another in
-validation and in a third in the test; which are held out goes round from person to person. So every wording is known from other
-people, and what is scored is the fact and not the sentence. Texts (`gives: documents`): biographies in these wordings.
+Every person has six attributes. Questions (`gives: conversations`): each fact is asked in some wordings in training, in another
+for validation and in a third in the test; which are held out goes round from person to person. So every wording is known from
+other people, and what is scored is the fact and not the sentence. Texts (`gives: documents`): biographies in these wordings.
 Nobody's name comes twice, and nothing can be known from elsewhere.
 """
 
