@@ -171,6 +171,8 @@ STRATEGIES = Registry(
         "reg_lora": "cl_toolkit.strategies.reg_lora:RegLoRA",
         "lwf": "cl_toolkit.strategies.lwf:LwF",
         "agem": "cl_toolkit.strategies.agem:AGEM",
+        "gem": "cl_toolkit.strategies.gem:GEM",
+        "ogd": "cl_toolkit.strategies.ogd:OGD",
         "si": "cl_toolkit.strategies.si:SI",
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
@@ -178,6 +180,7 @@ STRATEGIES = Registry(
         "derpp": "cl_toolkit.strategies.der:DERpp",
         "answer_styles": "cl_toolkit.strategies.answer_styles:AnswerStyles",
         "prototype_distill": "cl_toolkit.strategies.prototype_distill:PrototypeDistill",
+        "freeze": "cl_toolkit.strategies.freeze:Freeze",
     },
 )
 OBJECTIVES = Registry(
