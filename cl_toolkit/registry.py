@@ -175,6 +175,7 @@ STRATEGIES = Registry(
         "ogd": "cl_toolkit.strategies.ogd:OGD",
         "si": "cl_toolkit.strategies.si:SI",
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
+        "inf_lora": "cl_toolkit.strategies.inf_lora:InfLoRA",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",

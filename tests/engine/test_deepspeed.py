@@ -52,12 +52,13 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "der": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "derpp": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "o_lora": {},
+    "inf_lora": {"energy": 0.6},
     "answer_styles": {"share": 0.5},
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
     "logit_swap": {},
 }
-WITHOUT_TERM = ("replay", "power_law", "agem", "gem", "ogd", "freeze", "answer_styles")
+WITHOUT_TERM = ("replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles")
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
