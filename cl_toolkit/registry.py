@@ -188,6 +188,9 @@ OBJECTIVES = Registry(
         "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
+        "dft": "cl_toolkit.strategies.objectives.dft:DFT",
+        "eaft": "cl_toolkit.strategies.objectives.eaft:EAFT",
+        "asft": "cl_toolkit.strategies.objectives.asft:ASFT",
     },
 )
 STREAMS = Registry(
