@@ -178,6 +178,8 @@ STRATEGIES = Registry(
         "derpp": "cl_toolkit.strategies.der:DERpp",
         "answer_styles": "cl_toolkit.strategies.answer_styles:AnswerStyles",
         "prototype_distill": "cl_toolkit.strategies.prototype_distill:PrototypeDistill",
+        "merge": "cl_toolkit.strategies.merge:Merge",
+        "ema": "cl_toolkit.strategies.ema:EMA",
     },
 )
 OBJECTIVES = Registry(

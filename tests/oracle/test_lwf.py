@@ -127,7 +127,7 @@ def test_the_start_model_is_gone_when_an_adapter_was_merged():
     model = begin_task(tiny_model(), adapter, 0, 0)
     losses(model, strategy, index=0)
     model = begin_task(end_task(model, adapter), adapter, 1, 0)
-    with pytest.raises(UserError, match="the start model is gone; use model.adapter.between_tasks: continue or stack"):
+    with pytest.raises(UserError, match=r"start model is gone; use model\.adapter\.between_tasks: continue or stack"):
         strategy.before_task(model, task_view(EXAMPLES, index=1))
 
 
