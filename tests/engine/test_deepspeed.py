@@ -62,7 +62,10 @@ ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
 LWF = ["lwf", STRATEGY_SETTINGS["lwf"]]
 SMALL = {"layers": 1, "steps": 4}  # an epoch has three steps
-LOSSES = {name: {"strategy": ["replay", {}], "objective": [name, {}]} for name in ("dft", "eaft", "asft")}
+LOSSES = {
+    name: {"strategy": ["replay", {}], "objective": [name, settings]}
+    for name, settings in {"dft": {}, "eaft": {}, "asft": {"weight": 10.0}}.items()
+}
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
 EACH["agem"]["steps"] = 8  # before that no gradient of the memory is against the step's
 EACH |= {"rft": RFT, **LOSSES, **{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
