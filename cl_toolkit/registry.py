@@ -180,6 +180,7 @@ STRATEGIES = Registry(
         "prototype_distill": "cl_toolkit.strategies.prototype_distill:PrototypeDistill",
         "merge": "cl_toolkit.strategies.merge:Merge",
         "ema": "cl_toolkit.strategies.ema:EMA",
+        "instruction_residual": "cl_toolkit.strategies.instruction_residual:InstructionResidual",
     },
 )
 OBJECTIVES = Registry(

@@ -55,8 +55,9 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "logit_swap": {},
     "merge": {"method": "ties", "density": 0.5},
     "ema": {"decay": 0.5, "begin": "slow"},
+    "instruction_residual": {},
 }
-WITHOUT_TERM = ("replay", "power_law", "agem", "answer_styles", "merge", "ema")
+WITHOUT_TERM = ("replay", "power_law", "agem", "answer_styles", "merge", "ema", "instruction_residual")
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
