@@ -53,10 +53,10 @@ class Merge(Strategy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """method: see above. weight: a. density: of `ties` and `dare`, the share of elements kept. parallel: each task begins
-        at the start model."""
+        """method: see above; null: off. weight: a; of `linear` 1 is off too. density: the share of elements that `ties` and
+        `dare` keep. parallel: each task begins at the start model."""
 
-        method: Literal["linear", "task_arithmetic", "average", "ties", "dare", "magmax"] = "linear"
+        method: Literal["linear", "task_arithmetic", "average", "ties", "dare", "magmax"] | None = "linear"
         weight: Annotated[float, at_least(0)] = 0.5
         density: Annotated[float, above(0).below(1)] = 0.2
         parallel: bool = False
@@ -69,7 +69,7 @@ class Merge(Strategy):
 
     tags = Tags(
         paper="Wortsman et al. 2022, arXiv 2109.01903; task vectors: Ilharco et al. 2023, arXiv 2212.04089",
-        off={"method": "linear", "weight": 1.0, "parallel": False},
+        off={"method": None},
         cost=Cost(copies=1.0),
         extra_memory="a copy of the trained weights; of task vectors three, with ties two and one per past task",
         life_cycles=(None, "continue"),
@@ -89,15 +89,21 @@ class Merge(Strategy):
     def extra_parameters(self) -> int:
         return self.extra
 
+    @property
+    def off(self) -> bool:
+        """Whether the weights stay as they were trained."""
+        return self.config.method is None or (self.config.method == "linear" and self.config.weight == 1)
+
     def cost(self, batch_size: int) -> Cost:
-        if self.config.method == "linear":
-            return super().cost(batch_size)
-        return Cost(copies=2.0, copies_per_task=1.0) if self.config.method == "ties" else Cost(copies=3.0)
+        if self.off:
+            return Cost()
+        of_vectors = Cost(copies=2.0, copies_per_task=1.0) if self.config.method == "ties" else Cost(copies=3.0)
+        return self.tags.cost if self.config.method == "linear" else of_vectors
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
-        linear, weights = self.config.method == "linear", dict(model.named_parameters())
-        if linear and self.config.weight == 1:
+        if self.off:
             return model
+        linear, weights = self.config.method == "linear", dict(model.named_parameters())
         self.base, self.trained, self.vectors = beside(model, [self.base, self.trained, self.vectors])
         if linear or not self.base:
             self.base = {name: p.detach().clone() for name, p in weights.items() if p.requires_grad}

@@ -13,6 +13,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.merge import Merge, dropped, larger
+from cl_toolkit.strategy import Cost
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]
 VECTORS = ([3.0, -1.0, 0.5, 2.0], [-2.0, -2.0, 0.1, 1.0])
@@ -192,6 +193,7 @@ def test_one_owner_of_the_weights_and_no_adapter_that_ends():
 
 def test_what_it_costs():
     assert merge().cost(32).copies == 1.0
+    assert merge(method=None).cost(32) == merge(weight=1.0).cost(32) == Cost()
     assert merge(method="magmax").cost(32).copies == merge(method="magmax", weight=1.0).cost(32).copies == 3.0
     assert merge(method="ties").cost(32).copies_per_task == 1.0
 
