@@ -39,10 +39,10 @@ def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None
 
 def models_beside(config: RunConfig) -> dict[str, str]:
     """What strategies read beside the start model, such as a second one, as their settings' `identity` says it."""
-    found = {}
+    found: dict[str, str] = {}
     for component in config.strategies:
         settings = component.settings.config if isinstance(component.settings, Strategy) else component.settings
-        told = getattr(settings, "identity", dict)()
+        told: Mapping[str, str] = getattr(settings, "identity", dict)()
         found |= {f"strategies.{component.name}: {key}": value for key, value in told.items()}
     return found
 
