@@ -22,7 +22,7 @@ from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Generator, Tensor, nn
 
@@ -108,7 +108,7 @@ class Merge(Strategy):
         if linear or not self.base:
             self.base = {name: p.detach().clone() for name, p in weights.items() if p.requires_grad}
         if not linear:
-            write(weights, self.base if self.config.parallel else self.trained)
+            write(weights, (self.base if self.config.parallel else self.trained).items())
         return model
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
@@ -119,7 +119,7 @@ class Merge(Strategy):
         if self.config.method != "linear":
             self._add({name: p.float() - self.base[name].to(p.device).float() for name, p in now.items()}, task)
             self.trained = {} if self.config.parallel else now
-        write(weights, {name: self._mixture(name, p) for name, p in now.items()})
+        write(weights, ((name, self._mixture(name, p)) for name, p in now.items()))
         self.extra = sum(p.numel() for part in (self.base, self.trained, *self.vectors) for p in part.values())
         if self.config.method == "linear":
             self.base = {}  # the next task begins with the mixture
@@ -148,7 +148,7 @@ class Merge(Strategy):
         return base + self.config.weight / (self.tasks if self.config.method == "average" else 1) * mixed
 
 
-def write(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Give weights other values, by name, each rounded once to its own precision."""
-    for name, value in values.items():
+def write(weights: Mapping[str, Tensor], values: Iterable[tuple[str, Tensor]]) -> None:
+    """Give weights other values, by name and one after the other, each rounded once to its own precision."""
+    for name, value in values:
         weights[name].data.copy_(value)
