@@ -1,9 +1,10 @@
 """`biography`: facts about invented people, a task for each group of people. Ours, after the biographies of Allen-Zhu & Li 2024
 (2309.14316) and their use for continual learning by Zheng et al. 2025 (Spurious Forgetting).
 
-Every person has six attributes. Questions (`gives: conversations`): each fact is asked in some wordings in training, and in one
-that is never trained in the test, so what is scored is the fact and not the sentence. Texts (`gives: documents`): a biography
-in some wordings, its test in another. Nobody's name comes twice, and nothing can be known from elsewhere.
+Every person has six attributes. Questions (`gives: conversations`): each fact is asked in some wordings in training, in another
+for validation and in a third in the test; which are held out goes round from person to person. So every wording is known from
+other people, and what is scored is the fact and not the sentence. Texts (`gives: documents`): biographies in these wordings.
+Nobody's name comes twice, and nothing can be known from elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from cl_toolkit.data.facts import SPLITS
 from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Example, Message, Task
 
@@ -49,28 +51,34 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Name the town that {name} works in.",
     ),
 }  # fmt: skip
-"""Attribute -> wordings of the question; the last one is the test's."""
+"""Attribute -> wordings of the question."""
 SENTENCES: dict[str, tuple[str, ...]] = {
     "birthday": (
-        "{name} was born on {value}.",
-        "The birthday of {name} is {value}.",
-        "On {value} {name} came into the world.",
+        "{name} was born on {value}.", "The birthday of {name} is {value}.", "On {value} {name} came into the world.",
+        "{name}, born {value}.", "{value} was the day of birth of {name}.",
     ),
     "city": (
-        "{name} was born in {value}.",
-        "The birthplace of {name} is {value}.",
-        "{value} is where {name} was born.",
+        "{name} was born in {value}.", "The birthplace of {name} is {value}.", "{value} is where {name} was born.",
+        "{name} comes from {value}.", "{value} is the home town of {name}.",
     ),
-    "school": ("{name} went to {value}.", "The university of {name} was {value}.", "{value} is where {name} studied."),
-    "subject": ("{name} studied {value}.", "The subject of {name} was {value}.", "{value} is what {name} studied."),
-    "employer": ("{name} works for {value}.", "The employer of {name} is {value}.", "{value} employs {name}."),
+    "school": (
+        "{name} went to {value}.", "The university of {name} was {value}.", "{value} is where {name} studied.",
+        "{name} was a student at {value}.", "{value} taught {name}.",
+    ),
+    "subject": (
+        "{name} studied {value}.", "The subject of {name} was {value}.", "{value} is what {name} studied.",
+        "{name} took a degree in {value}.", "{value} was chosen by {name}.",
+    ),
+    "employer": (
+        "{name} works for {value}.", "The employer of {name} is {value}.", "{value} employs {name}.",
+        "{name} is employed by {value}.", "{value} pays {name}.",
+    ),
     "town": (
-        "{name} works in {value}.",
-        "The work of {name} is in {value}.",
-        "{value} is the town in which {name} works.",
+        "{name} works in {value}.", "The work of {name} is in {value}.", "{value} is the town in which {name} works.",
+        "{name} goes to work in {value}.", "{value} is where one finds {name} at work.",
     ),
-}
-"""Attribute -> wordings of a sentence; the last one is the test's."""
+}  # fmt: skip
+"""Attribute -> wordings of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,12 @@ class Biography:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """groups: tasks. people: of each task. wordings: of a question, or of a biography, in training. values: different ones
-        of each attribute but the birthday. gives: questions and answers, or texts. seed: of the data itself, not of a run."""
+        """groups: tasks. people: of each task. wordings: in which a fact is trained. values: different ones of each attribute
+        but the birthday. gives: questions and answers, or texts. seed: of the data itself, not of a run."""
 
         groups: Annotated[int, at_least(1).up_to(1000)] = 5
         people: Annotated[int, at_least(1).up_to(10_000)] = 20
-        wordings: Annotated[int, at_least(1).up_to(4)] = 2
+        wordings: Annotated[int, at_least(1).up_to(3)] = 2
         values: Annotated[int, at_least(2).up_to(1000)] = 20
         gives: Literal["conversations", "documents"] = "conversations"
         seed: Annotated[int, SEED] = 0
@@ -119,9 +127,6 @@ class Biography:
                 raise ValueError(
                     f"people: expected at most {at_most} in each of {self.groups} groups, got {self.people}"
                 )
-            most = len(SENTENCES["city"]) - 1
-            if self.gives == "documents" and self.wordings > most:
-                raise ValueError(f"wordings: expected at most {most} for documents, got {self.wordings}")
 
     def __init__(self, config: Config):
         self.config, self.inputs = config, config.gives
@@ -156,23 +161,27 @@ class Biography:
     def _task(self, name: str, people: Sequence[Person]) -> Task:
         documents = self.inputs == "documents"
         make = self._texts if documents else self._questions
-        train, test = tuple(make(name, people, False)), tuple(make(name, people, True))
-        return Task(name=name, train=train, test=test, scorer="perplexity" if documents else "normalized_exact")
+        splits = {split: tuple(make(name, people, split)) for split in SPLITS}
+        return Task(name=name, scorer="perplexity" if documents else "normalized_exact", **splits)
 
-    def _questions(self, task: str, people: Sequence[Person], test: bool) -> Iterator[Example]:
+    def _wordings(self, person: int, split: str) -> list[int]:
+        """Of `wordings` + 2 in use: the one held out of this person for the test, the one for validation, the others."""
+        used = range(self.config.wordings + 2)
+        held = {"test": person % len(used), "valid": (person + 1) % len(used)}
+        return [held[split]] if split in held else [k for k in used if k not in held.values()]
+
+    def _questions(self, task: str, people: Sequence[Person], split: str) -> Iterator[Example]:
         for i, person in enumerate(people):
             for attribute, value in person.facts.items():
-                wordings = QUESTIONS[attribute][-1:] if test else QUESTIONS[attribute][: self.config.wordings]
-                for k, wording in enumerate(wordings):
-                    question = Message(role="user", content=wording.format(name=person.name))
-                    id_ = f"{task}/{'test' if test else 'train'}/{i}.{attribute}.{k}"
-                    yield Example(id=id_, messages=(question,), target=value)
+                for k in self._wordings(i, split):
+                    question = Message(role="user", content=QUESTIONS[attribute][k].format(name=person.name))
+                    yield Example(id=f"{task}/{split}/{i}.{attribute}.{k}", messages=(question,), target=value)
 
-    def _texts(self, task: str, people: Sequence[Person], test: bool) -> Iterator[Example]:
+    def _texts(self, task: str, people: Sequence[Person], split: str) -> Iterator[Example]:
         for i, person in enumerate(people):
-            for k in [-1] if test else range(self.config.wordings):
+            for k in self._wordings(i, split):
                 told = (SENTENCES[key][k].format(name=person.name, value=value) for key, value in person.facts.items())
-                yield Example(id=f"{task}/{'test' if test else f'train/{k}'}/{i}", text=" ".join(told))
+                yield Example(id=f"{task}/{split}/{i}.{k}", text=" ".join(told))
 
 
 def _facts(values: Mapping[str, Sequence[str]], draw: random.Random) -> dict[str, str]:

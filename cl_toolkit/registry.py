@@ -171,6 +171,8 @@ STRATEGIES = Registry(
         "reg_lora": "cl_toolkit.strategies.reg_lora:RegLoRA",
         "lwf": "cl_toolkit.strategies.lwf:LwF",
         "agem": "cl_toolkit.strategies.agem:AGEM",
+        "gem": "cl_toolkit.strategies.gem:GEM",
+        "ogd": "cl_toolkit.strategies.ogd:OGD",
         "si": "cl_toolkit.strategies.si:SI",
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
@@ -181,6 +183,7 @@ STRATEGIES = Registry(
         "merge": "cl_toolkit.strategies.merge:Merge",
         "ema": "cl_toolkit.strategies.ema:EMA",
         "instruction_residual": "cl_toolkit.strategies.instruction_residual:InstructionResidual",
+        "freeze": "cl_toolkit.strategies.freeze:Freeze",
     },
 )
 OBJECTIVES = Registry(

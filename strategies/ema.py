@@ -70,8 +70,9 @@ class EMA(Strategy):
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.decay:
             return model
-        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.slow = {name: p.detach().float().clone() for name, p in weights.items()}
+        weights = dict(model.named_parameters())  # what was trained once may be frozen now
+        slow = {name: p for name, p in weights.items() if p.requires_grad or name in self.fast}
+        self.slow = {name: p.detach().float().clone() for name, p in slow.items()}
         for name, value in beside(model, self.fast).items():
             weights[name].data.copy_(value)
         return model
@@ -84,7 +85,7 @@ class EMA(Strategy):
         if not self.slow:  # switched off, or an anchor, which is never trained
             return model
         weights = {name: p for name, p in model.named_parameters() if name in self.slow}
-        self._follow(weights)
+        self._follow({name: p for name, p in weights.items() if p.requires_grad})
         if self.config.begin == "fast":
             self.fast = {name: p.detach().clone() for name, p in weights.items()}
         for name, p in weights.items():
@@ -92,6 +93,6 @@ class EMA(Strategy):
         return model
 
     def _follow(self, weights: Mapping[str, Tensor]) -> None:
-        """One step of the average."""
-        for name, slow in self.slow.items():
-            slow.lerp_(weights[name].detach().float(), 1 - self.config.decay)
+        """One step of the average of what is trained."""
+        for name, weight in weights.items():
+            self.slow[name].lerp_(weight.detach().float(), 1 - self.config.decay)

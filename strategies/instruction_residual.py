@@ -68,9 +68,9 @@ class InstructionResidual(Strategy):
         if not self.config.scale:
             return model
         self.below, self.residual = beside(model, [self.below, self.residual])
-        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        weights = dict(model.named_parameters())  # what was trained once may be frozen now
         if not self.below:
-            now = {name: p.detach().clone() for name, p in weights.items()}
+            now = {name: p.detach().clone() for name, p in weights.items() if p.requires_grad}
             self.below = now if self.config.base is None else self._base(now)
             if self.config.base is not None:
                 self.residual = difference(now, self.below)

@@ -207,7 +207,9 @@ def load(folder: Path, known: Mapping[str, Example] = NONE) -> tuple[Any, dict[s
             f"{folder}: {', '.join(damaged)} is damaged (checksum differs); delete the folder to start anew"
         )
     plain = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    state = from_plain(plain, load_file(folder / "state.safetensors"), known)
+    # each in memory of its own: in the file it may begin anywhere, and a sum's last bits depend on that
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "state.safetensors").items()}
+    state = from_plain(plain, tensors, known)
     return state, load_file(folder / "model.safetensors")
 
 

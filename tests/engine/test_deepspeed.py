@@ -46,6 +46,9 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "ewc": {"weight": 100.0, "fisher": "empirical"},
     "si": {"weight": 10.0},
     "agem": {"memory_batch_size": 2},
+    "gem": {"memory_batch_size": 2},
+    "ogd": {"examples": 3},
+    "freeze": {},
     "der": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "derpp": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "o_lora": {},
@@ -57,7 +60,10 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "ema": {"decay": 0.5, "begin": "slow"},
     "instruction_residual": {},
 }
-WITHOUT_TERM = ("replay", "power_law", "agem", "answer_styles", "merge", "ema", "instruction_residual")
+WITHOUT_TERM = (
+    *("replay", "power_law", "agem", "gem", "ogd", "freeze", "answer_styles"),
+    *("merge", "ema", "instruction_residual"),
+)
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
@@ -68,7 +74,7 @@ LOSSES = {
     for name, settings in {"dft": {}, "eaft": {}, "asft": {"weight": 10.0}}.items()
 }
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
-EACH["agem"]["steps"] = 8  # before that no gradient of the memory is against the step's
+EACH["agem"]["steps"] = EACH["gem"]["steps"] = 8  # before that no gradient of the memory is against the step's
 EACH |= {"rft": RFT, **LOSSES, **{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
 EACH |= {  # ways to have a teacher: some weights exchanged; the adapter off
     "lwf-continue": {"strategy": LWF, "life_cycle": "continue"},

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pieces import ask, configured, equal, task_view, tiny_model, train, weights_of
+from pieces import GradientSpy, ask, configured, equal, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import Strategy
 from cl_toolkit.errors import UserError
@@ -31,25 +31,6 @@ def test_a_memory_that_says_nothing_divides_nothing():
     assert projected([1.0, 2.0], [0.0, 0.0]) == [1.0, 2.0]
 
 
-class Spy(Strategy):
-    """Compares the step's gradient before and after another strategy's edit."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.seen = inner, []
-
-    def before_task(self, model, task):
-        return self.inner.before_task(model, task)
-
-    def before_step(self, model, step):
-        def flat(grads):
-            return torch.cat([grads[name].flatten() for name in step.grads]).double()
-
-        g, r = flat(step.grads), flat(step.gradient_of(OLD))
-        self.inner.before_step(model, step)
-        self.seen.append((g, r, flat(step.grads)))
-
-
 def filled(**settings):
     strategy = AGEM(AGEM.Config(**settings))
     strategy.store.add(0, OLD, None)
@@ -57,7 +38,7 @@ def filled(**settings):
 
 
 def test_the_step_of_a_model_is_projected_on_the_whole_gradient():
-    spy, model = Spy(filled()), tiny_model()
+    spy, model = GradientSpy(filled(), OLD), tiny_model()
     train(model, task_view(OLD, max_steps=20), learning_rate=1e-2)
     train(model, task_view(NEW, index=1, max_steps=8), spy, learning_rate=1e-2)
     violated = 0

@@ -22,7 +22,7 @@ from cl_toolkit.models.sections import Prompt
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
-from cl_toolkit.strategy import compose
+from cl_toolkit.strategy import Strategy, compose
 from cl_toolkit.task_view import TaskView
 from cl_toolkit.types import Example, Message, Task
 
@@ -91,6 +91,25 @@ def train(model, view: TaskView, strategy=None, watch=lambda session: None, **se
     """Learn one task with the torch engine on CPU."""
     engine = TorchEngine(train_settings(**settings), torch.device("cpu"))
     return learn(model, view, view.objective, strategy or compose(), engine, watch)
+
+
+class GradientSpy(Strategy):
+    """Notes the step's gradient, that of other examples, and the step's after the inner strategy's edit, as vectors."""
+
+    def __init__(self, inner: Strategy, examples: Sequence[Example]):
+        super().__init__()
+        self.inner, self.examples, self.seen = inner, examples, []
+
+    def before_task(self, model, task):
+        return self.inner.before_task(model, task)
+
+    def before_step(self, model, step):
+        def flat(grads):
+            return torch.cat([grads[name].flatten() for name in step.grads]).double()
+
+        g, r = flat(step.grads), flat(step.gradient_of(self.examples))
+        self.inner.before_step(model, step)
+        self.seen.append((g, r, flat(step.grads)))
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
