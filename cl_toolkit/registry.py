@@ -181,6 +181,9 @@ STRATEGIES = Registry(
         "derpp": "cl_toolkit.strategies.der:DERpp",
         "answer_styles": "cl_toolkit.strategies.answer_styles:AnswerStyles",
         "prototype_distill": "cl_toolkit.strategies.prototype_distill:PrototypeDistill",
+        "merge": "cl_toolkit.strategies.merge:Merge",
+        "ema": "cl_toolkit.strategies.ema:EMA",
+        "instruction_residual": "cl_toolkit.strategies.instruction_residual:InstructionResidual",
         "freeze": "cl_toolkit.strategies.freeze:Freeze",
     },
 )
@@ -192,6 +195,9 @@ OBJECTIVES = Registry(
         "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
+        "dft": "cl_toolkit.strategies.objectives.dft:DFT",
+        "eaft": "cl_toolkit.strategies.objectives.eaft:EAFT",
+        "asft": "cl_toolkit.strategies.objectives.asft:ASFT",
     },
 )
 STREAMS = Registry(

@@ -99,7 +99,8 @@ def cost_table() -> str:
     for name in built_in(STRATEGIES):
         tags = STRATEGIES.get(name, "choosing").tags
         cycles = ("any",) if tags.life_cycles == LIFE_CYCLES else [c for c in tags.life_cycles if c]
-        adapter = " or ".join(cycles) + (", or none" if None in tags.life_cycles else "")
+        without = [", or none" if cycles else "none"] if None in tags.life_cycles else []
+        adapter = "".join([" or ".join(cycles), *without])
         rows.append(
             [
                 f"`{name}`",

@@ -1,16 +1,18 @@
-"""Learning without forgetting: on the new task's data, keep answering as the model did before the task.
+"""Learning without forgetting: on the new task's data, keep answering as the model did before the task, or at the start.
 
 Li & Hoiem 2016, arXiv 1606.09282:
     L = L_new + alpha * KL( softmax(z_before / T) || softmax(z / T) ),   T = 2,
-as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; alpha = 1 there.
+as a KL (0 right at the start of a task) without a factor T^2, as in Avalanche; alpha = 1 there. With z_start, what the model
+before the first task says, in the place of z_before and T = 1 it is fine-tuning with a KL to the start model ("SFT-KL").
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import KL_TENSORS, by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
@@ -42,15 +44,17 @@ class LwF(Strategy):
     A language model's classes are its vocabulary, the same in every task, so all outputs count. For a classifier only those of
     past classes do. Examples rehearsed by other strategies do not count. The teacher costs a forward without
     gradient, but no second model: a fresh adapter is switched off; otherwise a copy of the trained weights is swapped in.
-    Under `rft` the tokens are those of the rollouts.
+    Under `rft` the tokens are those of the rollouts. The start model teaches from the first task on, which is no sequential
+    training then, with all its outputs; an adapter that is merged takes it away.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """weight: alpha. temperature: T."""
+        """weight: alpha. temperature: T. teacher: the model before the task, or before the first one."""
 
         weight: Annotated[float, at_least(0)] = 1.0
         temperature: Annotated[float, above(0)] = 2.0
+        teacher: Literal["previous", "start"] = "previous"
 
     tags = Tags(
         paper="Li & Hoiem 2016, arXiv 1606.09282",
@@ -72,8 +76,18 @@ class LwF(Strategy):
         return self.teacher.parameters
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
-        if self.past and self.config.weight:
+        if not self.config.weight:
+            return model
+        if self.config.teacher == "previous":
+            if self.past:
+                self.teacher.take(model)
+        elif not self.teacher:
             self.teacher.take(model)
+        elif not self.teacher.fits(model):
+            raise UserError(
+                f"strategies.{self.name}: teacher: start: the adapter was merged, and with it the start model is gone; use "
+                "model.adapter.between_tasks: continue or stack, or no adapter"
+            )
         return model
 
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:
@@ -91,5 +105,15 @@ class LwF(Strategy):
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.past += 1
-        self.classes = sorted({*self.classes, *map(task.codec.class_of, task.examples)} - {None})
+        if self.config.teacher == "previous":
+            self.classes = sorted({*self.classes, *map(task.codec.class_of, task.examples)} - {None})
         return model
+
+    def state(self) -> dict[str, Any]:
+        """With the start model as teacher, which is not there to be taken again."""
+        return super().state() | ({"teacher": self.teacher.state()} if self.config.teacher == "start" else {})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if "teacher" in state:
+            self.teacher.load_state(state["teacher"])

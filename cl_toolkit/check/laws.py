@@ -312,6 +312,8 @@ def packed(subject: Method) -> str:
 
 @law(12, "what is frozen stays", "an adapter method that moves the base model is another method")
 def frozen(subject: Method) -> str:
+    if subject.is_strategy and not any(subject.thing.tags.life_cycles):
+        raise NotApplicable("it takes no adapter, and without one nothing is frozen")
     adapter = subject.adapter or {"r": 2, "lora_alpha": 4, "between_tasks": "continue"}
     run = subject.prepare(model={"adapter": adapter})
     before: dict[str, torch.Tensor] = {}

@@ -275,7 +275,8 @@ def conflict(one: Tags, other: Tags) -> str:
 def adapters_said(life_cycles: Sequence[str | None]) -> str:
     """`model.adapter.between_tasks: continue, or no adapter`."""
     named = " or ".join(name for name in LIFE_CYCLES if name in life_cycles and name is not None)
-    return f"model.adapter.between_tasks: {named}" + (", or no adapter" if None in life_cycles else "")
+    without = ", or no adapter" if named else "no adapter"
+    return f"model.adapter.between_tasks: {named}" + (without if None in life_cycles else "")
 
 
 def objectives_that(fit: Callable[[type[Objective]], bool]) -> list[str]:

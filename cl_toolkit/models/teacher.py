@@ -39,6 +39,10 @@ class Teacher:
             n: p.detach().clone() for n, p in trained.items() if not (self._without_adapter and ".lora_" in n)
         }
 
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the adapters that were at work are still there: without one that was merged it cannot be asked."""
+        return set(self._active) <= set(active(model))
+
     @property
     def parameters(self) -> int:
         """How many numbers were copied."""

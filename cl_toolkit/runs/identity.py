@@ -33,7 +33,18 @@ def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None
     another run on the same stream and start model."""
     code = {name: source.plain() for name, source in sorted(components(config, stream).items())}
     precision = "bfloat16" if in_bf16(config.train, pick_device(config.engine.device)) else "float32"
-    return {"code": code, **(shared or shared_parts(config, stream)), "toolkit": toolkit(), "precision": precision}
+    parts = {"code": code, **(shared or shared_parts(config, stream)), "toolkit": toolkit(), "precision": precision}
+    return {**parts, "model": {**parts["model"], **models_beside(config)}}
+
+
+def models_beside(config: RunConfig) -> dict[str, str]:
+    """What strategies read beside the start model, such as a second one, as their settings' `identity` says it."""
+    found: dict[str, str] = {}
+    for component in config.strategies:
+        settings = component.settings.config if isinstance(component.settings, Strategy) else component.settings
+        told: Mapping[str, str] = getattr(settings, "identity", dict)()
+        found |= {f"strategies.{component.name}: {key}": value for key, value in told.items()}
+    return found
 
 
 def shared_parts(config: RunConfig, stream: Stream) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def build_strategy(config: RunConfig) -> Strategy:
         if isinstance(component.settings, Strategy) or STRATEGIES.source(component.name) is not None:
             watched(part, STRATEGY, f"strategies.{component.name}")
         parts.append(part)
-    return compose(*parts)
+    # who owns the weights between tasks takes its turn when all others have looked at them, whatever the config's order
+    return compose(*sorted(parts, key=lambda part: "weights" in part.tags.owns))
 
 
 def build_objective(component: Component) -> Objective:

@@ -57,20 +57,31 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
     "logit_swap": {},
+    "merge": {"method": "ties", "density": 0.5},
+    "ema": {"decay": 0.5, "begin": "slow"},
+    "instruction_residual": {},
 }
-WITHOUT_TERM = ("replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles")
+WITHOUT_TERM = (
+    *("replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles"),
+    *("merge", "ema", "instruction_residual"),
+)
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
 LWF = ["lwf", STRATEGY_SETTINGS["lwf"]]
 SMALL = {"layers": 1, "steps": 4}  # an epoch has three steps
+LOSSES = {
+    name: {"strategy": ["replay", {}], "objective": [name, settings]}
+    for name, settings in {"dft": {}, "eaft": {}, "asft": {"weight": 10.0}}.items()
+}
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
 EACH["agem"]["steps"] = EACH["gem"]["steps"] = 8  # before that no gradient of the memory is against the step's
-EACH |= {"rft": RFT, **{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
+EACH |= {"rft": RFT, **LOSSES, **{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
 EACH |= {  # ways to have a teacher: some weights exchanged; the adapter off
     "lwf-continue": {"strategy": LWF, "life_cycle": "continue"},
     "lwf-merge": {"strategy": LWF, "life_cycle": "merge"},
     "logit_swap-stack": {"strategy": ["logit_swap", {}], "life_cycle": "stack"},
+    "lwf-start": {"strategy": ["lwf", {"weight": 5.0, "teacher": "start"}]},
 }
 SHARDS = {  # what else of a weight ZeRO-3 keeps on a process: the whole of a small one; a second shard
     "lwf-persistent": {"strategy": LWF, "zero": {"stage3_param_persistence_threshold": 1000}},
@@ -243,7 +254,7 @@ def test_prototype_distill_follows_the_torch_engine(results, stage):
     assert max(s["losses"].get("prototype_distill", 0) for s in reference["steps"]) > 1e-4
 
 
-@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft"])
+@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft", *LOSSES])
 def test_there_is_something_to_follow(results, name):
     result = results[1][f"torch-{name}"]
     if name in WITHOUT_TERM:
@@ -274,7 +285,7 @@ def test_every_strategy_is_there():
     from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 
     cut = {name for name in OBJECTIVES if OBJECTIVES.get(name, "test").divisible}
-    assert cut <= {"sft", "rft", "lm"}  # lm is a sum over counts as sft is; it is not on the grid yet
+    assert cut <= {"sft", "rft", "lm", *LOSSES}  # lm is a sum over counts as sft is; it is not on the grid yet
     tags = {name: STRATEGIES.get(name, "test").tags for name in STRATEGIES}
     gives = [OBJECTIVES.get(name, "test").gives for name in cut]
     assert set(STRATEGY_SETTINGS) == {n for n, t in tags.items() if any(t.needs <= given for given in gives)}

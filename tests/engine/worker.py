@@ -27,7 +27,7 @@ from cl_toolkit.models.sections import Adapter, Prompt
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.models.tiny import TinyLM, build_tiny, byte_tokenizer
 from cl_toolkit.models.writers import Own
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.objectives.rft import RFT
 from cl_toolkit.strategies.objectives.sft import SFT
@@ -256,6 +256,10 @@ def make_strategy(named):
 def make_objective(setting):
     if "supcon" in setting:
         return SupCon(SupCon.Config(**setting["supcon"]))
+    if "objective" in setting:
+        name, settings = setting["objective"]
+        cls = OBJECTIVES.get(name, "worker")
+        return cls(cls.Config(**settings))
     return RFT(RFT.Config(**setting["rft"])) if "rft" in setting else Watched()
 
 

@@ -23,6 +23,9 @@ METHODS = {
     "derpp": {"strategies": {"derpp": {"memory_batch_size": 4}}},
     "agem": {"strategies": {"agem": {"memory_batch_size": 4}}},
     "rft": {"objective": {**RFT, "num_iterations": 2}},
+    "dft": {"objective": {"name": "dft"}},
+    "eaft": {"objective": {"name": "eaft"}},
+    "asft": {"objective": {"name": "asft", "weight": 10.0}},
 }
 
 

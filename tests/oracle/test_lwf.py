@@ -6,8 +6,10 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train
 
+from cl_toolkit.check.laws import LAWS
+from cl_toolkit.check.suites import find_subject
 from cl_toolkit.errors import UserError
-from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.models.adapters import begin_task, end_task
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.lwf import LwF, distillation
 
@@ -91,3 +93,46 @@ def test_rehearsed_examples_are_not_distilled():
 def test_bad_settings(settings):
     with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
         configured(LwF, **settings)
+
+
+@pytest.mark.parametrize(
+    "adapter", [None, Adapter(r=2), Adapter(r=2, between_tasks="stack")], ids=["full", "lora", "stack"]
+)
+def test_the_start_model_teaches_from_the_first_task_on(adapter):
+    """Two tasks, a stop between them: the term of the last step is the KL to the model before the first step, T = 1."""
+    start = tiny_model()
+    model, strategy, value = copy.deepcopy(start), LwF(LwF.Config(teacher="start", temperature=1.0, weight=0.3)), None
+    for index in (0, 1):
+        again = LwF(strategy.config)
+        again.load_state(strategy.state())
+        strategy = again
+        if not (index and adapter and adapter.between_tasks == "continue"):
+            model = begin_task(model, adapter, index, 0)
+        seen = losses(model, strategy, index=index)
+        assert (seen[0]["lwf"] == 0.0) == (index == 0)
+        view = task_view(EXAMPLES)
+        batch = view.encode(EXAMPLES)
+        out = view.forward(model, batch)
+        value = strategy.loss(model, batch, out)["lwf"]
+        with torch.no_grad():
+            before = start(**batch.inputs).logits[:, :-1][batch.labels[:, 1:] != -100].log_softmax(-1)
+        expected = 0.3 * (before.exp() * (before - out.logits.log_softmax(-1))).sum(-1).mean()
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert value.item() > 1e-3
+    assert strategy.extra_parameters == (0 if adapter else sum(p.numel() for p in model.parameters()))
+
+
+def test_the_start_model_is_gone_when_an_adapter_was_merged():
+    strategy, adapter = LwF(LwF.Config(teacher="start")), Adapter(r=2, between_tasks="merge")
+    model = begin_task(tiny_model(), adapter, 0, 0)
+    losses(model, strategy, index=0)
+    model = begin_task(end_task(model, adapter), adapter, 1, 0)
+    with pytest.raises(UserError, match=r"start model is gone; use model\.adapter\.between_tasks: continue or stack"):
+        strategy.before_task(model, task_view(EXAMPLES, index=1))
+
+
+def test_a_stop_changes_nothing_for_the_start_model(tmp_path):
+    """Law 6 with this teacher, which law 6 of the registry does not ask."""
+    _, subject = find_subject("lwf", {"teacher": "start"})
+    assert LAWS[6].test(subject).startswith("stopped after task 2 of 3")
+    subject.close()

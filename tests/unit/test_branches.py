@@ -29,6 +29,7 @@ ORDINARY = {
     "classes": "head",
     "torch": "engine",
     "choices": "scorer$",
+    "merge": "strateg",
     "text": "stream|benchmark",
     "digits": "stream|benchmark",
 }

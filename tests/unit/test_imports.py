@@ -170,7 +170,7 @@ DOORS = {
         "engine.blocks",
         "engine.deepspeed_engine",
     },
-    "peft": {"models.adapters", "models.peft_types"},
+    "peft": {"models.adapters", "models.peft_types", "models.merging"},
     "vllm": {"models.by_vllm"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"config.plain_yaml"},

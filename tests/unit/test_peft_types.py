@@ -169,7 +169,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(name, life, tmp_path):
     assert comparable(again.record) == comparable(whole.record)
 
 
-STRATEGIES = {"replay": {}, "ewc": {}, "si": {}, "lwf": {}, "agem": {}, "der": {}, "logit_swap": {}}
+STRATEGIES = {
+    "replay": {},
+    "ewc": {},
+    "si": {},
+    "lwf": {},
+    "agem": {},
+    "der": {},
+    "logit_swap": {},
+    "merge": {},
+    "ema": {},
+}
 
 
 @pytest.mark.parametrize("name", ["dora", "shira"])

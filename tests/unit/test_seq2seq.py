@@ -208,7 +208,17 @@ def run(place, folder, **changes):
     return Trajectory(Run(config_of(place, **changes), folder, None))
 
 
-STRATEGIES = {"replay": {}, "ewc": {}, "lwf": {}, "si": {}, "agem": {}, "der": {}, "logit_swap": {}}
+STRATEGIES = {
+    "replay": {},
+    "ewc": {},
+    "lwf": {},
+    "si": {},
+    "agem": {},
+    "der": {},
+    "logit_swap": {},
+    "merge": {},
+    "ema": {},
+}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -218,6 +228,16 @@ def test_strategies_learn_and_keep(strategy, place, tmp_path):
     assert all(value == value for terms in beside.losses for value in terms.values())
     assert alone != beside or strategy == "agem"
     assert alone == run(place, tmp_path / "off", strategies={strategy: dict(beside.run.strategy.tags.off)})
+
+
+@pytest.mark.parametrize("objective", ["dft", "eaft", "asft"])
+def test_losses_that_weight_tokens(objective, place, tmp_path):
+    whole, cut = (
+        run(place, tmp_path / str(size), objective={"name": objective}, train={"per_device_train_batch_size": size})
+        for size in (None, 1)
+    )
+    for mine, theirs in zip(whole.losses, cut.losses, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
 
 
 @pytest.mark.parametrize(

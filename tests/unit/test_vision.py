@@ -230,10 +230,16 @@ def test_two_tasks_with_replay(adapter, place, tmp_path):
     assert comparable(again.record) == comparable(whole.record)
 
 
-@pytest.mark.parametrize("strategy", ["ewc", "lwf", "agem", "der", "logit_swap"])
+@pytest.mark.parametrize("strategy", ["ewc", "lwf", "agem", "der", "logit_swap", "merge", "ema"])
 def test_strategies(strategy, place, tmp_path):
     found = Trajectory(Run(config_of(place, strategies={strategy: {}}), tmp_path, None))
     assert all(value == value for terms in found.losses for value in terms.values())
+
+
+@pytest.mark.parametrize("objective", ["dft", "eaft", "asft"])
+def test_losses_that_weight_tokens(objective, place, tmp_path):
+    found = Trajectory(Run(config_of(place, objective={"name": objective}), tmp_path, None))
+    assert all(value == value and value > 0 for terms in found.losses for value in terms.values())
 
 
 def test_how_rows_are_cut_changes_no_loss(place, tmp_path):
