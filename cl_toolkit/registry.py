@@ -170,7 +170,7 @@ STRATEGIES = Registry(
         "ewc": "cl_toolkit.strategies.ewc:EWC",
         "reg_lora": "cl_toolkit.strategies.reg_lora:RegLoRA",
         "lwf": "cl_toolkit.strategies.lwf:LwF",
-        "agem": "cl_toolkit.strategies.agem:AGEM",
+        "agem": "cl_toolkit.strategies.gem:AGEM",
         "gem": "cl_toolkit.strategies.gem:GEM",
         "ogd": "cl_toolkit.strategies.ogd:OGD",
         "si": "cl_toolkit.strategies.si:SI",

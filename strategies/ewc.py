@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.anchor import quadratic
+from cl_toolkit.models.anchor import check_there, quadratic
 from cl_toolkit.models.logits import drawn
 from cl_toolkit.ranges import SHARE, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -111,6 +111,7 @@ class EWC(Strategy):
         return replace(cost, after_task=config.fisher_examples if config.weight else 0, **kept)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        check_there(model, (name for past in self.past for name in past["anchor"]), self.name)
         self.past = beside(model, self.past)
         return model
 
@@ -118,7 +119,7 @@ class EWC(Strategy):
         factor = self.config.gamma if self.config.mode == "online" else 1.0
         if not self.past or not factor:
             return {}
-        terms = [quadratic(weights, past["fisher"], past["anchor"], self.name) for past in self.past]
+        terms = [quadratic(weights, past["fisher"], past["anchor"]) for past in self.past]
         return {self.name: self.config.weight / 2 * factor * sum(terms)}
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from cl_toolkit.engine.blocks import blocks_of
+from cl_toolkit.engine.access import blocks_of
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.targets import adapted
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import LIFE_CYCLES, Strategy, Tags
 
@@ -55,7 +56,7 @@ class Freeze(Strategy):
 
     def _still(self, model: nn.Module) -> list[nn.Module]:
         """The parts that are frozen."""
-        found = [model.get_input_embeddings()] if self.config.embeddings else []
+        found = [adapted(model).get_input_embeddings()] if self.config.embeddings else []
         if self.config.layers:
             blocks = blocks_of(model, f"strategies.{self.name}.layers")
             if self.config.layers > len(blocks):

@@ -7,13 +7,14 @@ the logit of the true label at the weights after the task; S is an orthonormal b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.anchor import check_there
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -78,11 +79,13 @@ class OGD(Strategy):
         needs=frozenset({"logits"}),
         edits_gradient=True,
     )
-    kept = ("names", "basis")
+    kept = ("sizes", "basis")
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.names: list[str] = []  # of the trained weights, in the order in which a direction holds them
+        self.sizes: dict[
+            str, int
+        ] = {}  # of the first task's trained weights, in the order in which a direction holds them
         self.basis: list[Tensor] = []  # orthonormal, (P,) each
 
     @property
@@ -94,6 +97,7 @@ class OGD(Strategy):
         return replace(super().cost(batch_size), after_task=number, copies_per_task=float(number))
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        check_there(model, self.sizes, self.name)
         self.basis = beside(model, self.basis)
         return model
 
@@ -101,32 +105,48 @@ class OGD(Strategy):
         if not self.basis:
             return
         grads = step.grads
-        if missing := next((name for name in self.names if name not in grads), None):
-            raise UserError(f"strategies.{self.name}: {missing} was trained in a past task but is not trained now")
-        values = [grads[name] for name in self.names]
-        parts = beyond(self.basis, flat(values)).split([value.numel() for value in values])
-        for name, value, part in zip(self.names, values, parts, strict=True):
+        if step.number == 0:
+            self._moving, self._now = self._among(grads)
+        values = [grads[name] for name in self._moving]
+        parts = beyond(self._now, flat(values)).split([value.numel() for value in values])
+        for name, value, part in zip(self._moving, values, parts, strict=True):
             grads[name] = part.view_as(value).to(value.dtype)
+
+    def _among(self, trained: Collection[str]) -> tuple[list[str], list[Tensor]]:
+        """The weights of past tasks that are trained in this one, and a basis of the directions along them: another strategy
+        may have frozen some since, and those do not move."""
+        moving = [name for name in self.sizes if name in trained]
+        if len(moving) == len(self.sizes):
+            return moving, self.basis
+        numbers = list(self.sizes.values())
+        kept = [name in trained for name in self.sizes]
+
+        def part(s: Tensor) -> Tensor:
+            return torch.cat([piece for piece, k in zip(s.split(numbers), kept, strict=True) if k])
+
+        return moving, orthonormal([], map(part, self.basis))
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.examples:
             return model
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.names = list(trained)
+        if missing := next((name for name in trained if self.sizes and name not in self.sizes), None):
+            raise UserError(f"strategies.{self.name}: {missing} was not trained in the first task but is trained now")
+        self.sizes = self.sizes or {name: weight.numel() for name, weight in trained.items()}
         order = torch.randperm(len(task.examples), generator=task.generator(self.name))
         chosen = [task.examples[i] for i in sorted(order[: self.config.examples].tolist())]
-        self.basis = orthonormal(self.basis, self._directions(model, task, chosen, list(trained.values())))
+        self.basis = orthonormal(self.basis, self._directions(model, task, chosen))
         return model
 
-    @staticmethod
-    def _directions(
-        model: nn.Module, task: TaskView, chosen: Sequence[Example], parameters: list[Tensor]
-    ) -> Iterator[Tensor]:
-        """The gradient of the true labels' logits of each example, (P,), in eval mode."""
+    def _directions(self, model: nn.Module, task: TaskView, chosen: Sequence[Example]) -> Iterator[Tensor]:
+        """The gradient of the true labels' logits of each example, (P,), in eval mode; 0 for what is frozen by now."""
+        weights = dict(model.named_parameters())
+        parameters = [weights[name] for name in self.sizes]
+        moving = [p for p in parameters if p.requires_grad]
         with evaluating(model), torch.enable_grad():
             batch = task.encode(chosen, model)
             for row in range(len(batch.examples)):
                 part = batch.rows([row]).to(parameters[0].device)
                 value = task.forward(model, part).logits.gather(1, part.asked.labels[:, None]).sum()
-                grads = torch.autograd.grad(value, parameters, allow_unused=True)
-                yield flat(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True))
+                found = dict(zip(moving, torch.autograd.grad(value, moving, allow_unused=True), strict=True))
+                yield flat(torch.zeros_like(p) if found.get(p) is None else found[p] for p in parameters)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.anchor import quadratic
+from cl_toolkit.models.anchor import check_there, quadratic
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -71,6 +71,7 @@ class SI(Strategy):
         return sum(value.numel() for kept in (self.omega, self.anchor) for value in kept.values())
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        check_there(model, self.anchor, self.name)
         self.omega, self.anchor = beside(model, [self.omega, self.anchor])
         self._first, self._last, self._path = {}, {}, {}
         return model
@@ -78,7 +79,7 @@ class SI(Strategy):
     def penalty(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not self.omega:
             return {}
-        return {self.name: self.config.weight * quadratic(weights, self.omega, self.anchor, self.name)}
+        return {self.name: self.config.weight * quadratic(weights, self.omega, self.anchor)}
 
     def before_step(self, model: nn.Module, step: Step) -> None:
         if not self.config.weight:
@@ -109,6 +110,6 @@ class SI(Strategy):
         for name, path in self._path.items():
             new = importance(path, now[name] - self._first[name], self.config.damping)
             self.omega[name] = self.omega.get(name, 0) + new
-        self.anchor = now
+        self.anchor = self.anchor | now  # a weight that is frozen by now stays where it was
         self._first, self._last, self._path = {}, {}, {}
         return model

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 
 if TYPE_CHECKING:
@@ -125,6 +126,18 @@ def tensors_in(kept: Any) -> Iterator[Tensor]:
 def has_room(device: torch.device, size: int) -> bool:
     """Whether so many bytes more leave half of what is free on a GPU; elsewhere the host's memory is all there is."""
     return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
+
+
+def blocks_of(model: nn.Module, setting: str) -> list[Any]:
+    """The blocks, as transformers marks them. Raises UserError for a model that has none."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not found:
+        raise UserError(
+            f"{setting}: {type(model).__name__} has no blocks that transformers knows as such; leave it out"
+        )
+    return found
 
 
 @contextmanager

@@ -11,20 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cl_toolkit.errors import UserError
-
-
-def blocks_of(model: nn.Module, setting: str) -> list[Any]:
-    """The blocks, as transformers marks them. Raises UserError for a model that has none."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    found = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not found:
-        raise UserError(
-            f"{setting}: {type(model).__name__} has no blocks that transformers knows as such; leave it out"
-        )
-    return found
-
+from cl_toolkit.engine.access import blocks_of
 
 MODES = {"layers": None, "graphs": "reduce-overhead"}
 """`train.compile` -> torch's name for it. `reduce-overhead` records what is compiled as CUDA graphs."""

@@ -12,7 +12,7 @@ from cl_toolkit.engine import blocks
 from cl_toolkit.engine.torch_engine import TorchEngine
 from cl_toolkit.errors import UserError
 from cl_toolkit.learn import learn
-from cl_toolkit.strategies.agem import AGEM
+from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategy import compose
 
 EXAMPLES = [ask(f"question {i}", "an answer"[: 3 + i], str(i)) for i in range(6)]

@@ -6,7 +6,7 @@ from pieces import GradientSpy, ask, configured, equal, task_view, tiny_model, t
 
 from cl_toolkit import Strategy
 from cl_toolkit.errors import UserError
-from cl_toolkit.strategies.agem import AGEM, projection
+from cl_toolkit.strategies.gem import AGEM, projection
 
 NEW = [ask("ab", "c"), ask("d", "ef")]
 OLD = [ask("ab", "x"), ask("d", "yz")]  # the same questions, other answers: the gradients disagree

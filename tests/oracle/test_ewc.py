@@ -188,12 +188,13 @@ def test_at_the_boundary_it_is_zero_with_zero_gradient_and_it_holds_the_weights(
     assert near < far / 2
 
 
-def test_weights_that_are_no_longer_trained_are_refused():
+def test_weights_that_are_gone_are_refused_and_frozen_ones_cost_nothing():
     strategy = with_past(ewc(), (1.0, 0.0))
     model = begin_task(tiny_model(), Adapter(r=2), 0, 0)
+    with pytest.raises(UserError, match="ewc: w was trained in a past task and is not there now"):
+        strategy.before_task(model, task_view([ask("a", "b")], index=1))
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    with pytest.raises(UserError, match="ewc: w was trained in a past task but is not trained now"):
-        strategy.penalty(weights)
+    assert float(strategy.penalty(weights)["ewc"]) == 0
 
 
 @pytest.mark.parametrize("settings", [{"weight": -1}, {"gamma": 1.5}, {"fisher_examples": 0}])

@@ -71,14 +71,18 @@ def test_nothing_is_left_to_train():
         Freeze().before_task(model, task_view([ask("a", "b")], index=1))
 
 
-@pytest.mark.parametrize("beside", [{"replay": {}}, {"lwf": {}}, {"agem": {"memory_batch_size": 4}}])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"replay": {}},
+        {"lwf": {}},
+        {"agem": {"memory_batch_size": 4}},
+        {"ewc": {}},
+        {"si": {}},
+        {"ogd": {"examples": 2}},
+    ],
+)
 def test_it_composes(beside, tmp_path):
-    record = run({**BASE, "strategies": {"freeze": {"layers": 1}, **beside}}, out=tmp_path)
-    assert record["status"] == "finished"
-
-
-def test_a_penalty_on_a_weight_that_is_frozen_later_is_refused(tmp_path):
-    with pytest.raises(UserError, match="was trained in a past task but is not trained now"):
-        run({**BASE, "strategies": {"freeze": {}, "ewc": {}}}, out=tmp_path)
-    record = run({**BASE, "strategies": {"freeze": {"from_task": 1}, "ewc": {}}}, out=tmp_path / "both")
+    stream = {**BASE["stream"], "tasks": ["max", "last", "sort"]}
+    record = run({**BASE, "stream": stream, "strategies": {"freeze": {"layers": 1}, **beside}}, out=tmp_path)
     assert record["status"] == "finished"

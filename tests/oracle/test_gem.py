@@ -6,8 +6,7 @@ import torch
 from pieces import GradientSpy, ask, configured, task_view, tiny_model, train
 from scipy.optimize import minimize
 
-from cl_toolkit.strategies.agem import projection
-from cl_toolkit.strategies.gem import GEM, multiples
+from cl_toolkit.strategies.gem import GEM, multiples, projection
 
 NEW = [ask("ab", "c"), ask("d", "ef")]
 OLD = [ask("ab", "x"), ask("d", "yz")]  # the same questions, other answers

@@ -69,15 +69,25 @@ def test_without_a_past_nothing_is_edited():
     assert equal(weights_of(model), weights_of(reference))
 
 
-def test_a_weight_that_is_trained_no_more_is_told():
+def test_of_weights_that_are_frozen_by_now_nothing_is_asked():
+    """Directions are cut to the weights that move, and made orthonormal again."""
     strategy = OGD()
-    strategy.names, strategy.basis = ["layer.0"], [torch.ones(2)]
+    strategy.sizes = {"a": 2, "b": 1}
+    strategy.basis = orthonormal([], map(torch.tensor, ([3.0, 0.0, 4.0], [0.0, 1.0, 0.0])))
+    assert strategy._among({"a": 0, "b": 0}) == (["a", "b"], strategy.basis)
+    moving, basis = strategy._among({"a": 0})
+    assert moving == ["a"]
+    assert torch.allclose(torch.stack(basis), torch.eye(2))
+    assert strategy._among({"b": 0})[1][0].tolist() == [1.0]
 
-    class Step:
-        grads = {}  # noqa: RUF012
 
-    with pytest.raises(UserError, match=r"strategies.ogd: layer.0 was trained in a past task but is not trained now"):
-        strategy.before_step(None, Step())
+def test_a_weight_that_is_gone_or_new_is_told():
+    strategy, model = OGD(), tiny_model()
+    strategy.name, strategy.sizes = "ogd", {"layer.0": 2}
+    with pytest.raises(UserError, match=r"strategies.ogd: layer.0 was trained in a past task and is not there now"):
+        strategy.before_task(model, task_view(NEW, index=1))
+    with pytest.raises(UserError, match=r"strategies.ogd: .* was not trained in the first task but is trained now"):
+        strategy.after_task(model, task_view(NEW, index=1))
 
 
 def test_costs():

@@ -25,8 +25,8 @@ from pieces import array_view, train
 
 from cl_toolkit.benchmarks.digits import Digits
 from cl_toolkit.models.arrays import MLP, ArrayCodec
-from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
+from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView

@@ -21,9 +21,9 @@ from timing import ROWS, TOKENS, Rows, examples_of, llama, peak_bytes, random_ro
 
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
-from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.der import DER
 from cl_toolkit.strategies.ewc import EWC
+from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.logit_swap import LogitSwap
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.o_lora import OLoRA

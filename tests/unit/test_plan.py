@@ -5,7 +5,7 @@ from tiny import RFT, tiny_run_config
 
 from cl_toolkit import compose
 from cl_toolkit.data.streams import build_stream
-from cl_toolkit.strategies.agem import AGEM
+from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.replay import PowerLaw, Replay
 from cl_toolkit.strategy import Cost

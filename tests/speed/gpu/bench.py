@@ -29,8 +29,8 @@ from cl_toolkit.models.fixed import Fixed
 from cl_toolkit.models.replies import token_replies
 from cl_toolkit.models.requests import Choice
 from cl_toolkit.models.writers import Own
-from cl_toolkit.strategies.agem import AGEM
 from cl_toolkit.strategies.ewc import EWC
+from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.logit_swap import LogitSwap
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.objectives.rft import RFT
