@@ -10,13 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cl_toolkit.engine.access import eval_mode, in_lockstep, in_one_piece, unwrapped
+from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import predicted
+from cl_toolkit.models.rollouts import sampled
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.seeds import seed_from
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import Outputs
 
@@ -135,29 +135,19 @@ class RFT(Objective):
     def sample(
         self, model: nn.Module, task: TaskView, examples: Sequence[Example], label: str = "rollout"
     ) -> list[list[list[int]]]:
-        """Rollouts of the current model: token ids per example and sample. What is drawn depends on seed, task, step,
-        example and sample number alone, not on the other rows or on the number of processes."""
-        step = task.rollouts
-        task.rollouts += 1
-        with in_one_piece(model):
-            # shares may differ in length, calls may not
-            at_once = len(examples) if in_lockstep(model) else 64
-            parts = [examples[start : start + at_once] for start in range(0, len(examples), at_once)]
-            return [answers for part in parts for answers in self._drawn(model, task, part, label, step)]
-
-    def _drawn(
-        self, model: nn.Module, task: TaskView, examples: Sequence[Example], label: str, step: int
-    ) -> list[list[list[int]]]:
-        """The rollouts of some examples in one batch, which reads each prompt once."""
-        n, length = self.config.num_generations, self.config.max_completion_length
-        keys = [(label, task.index, step, e.id, i) for e in examples for i in range(n)]
-        seeds = [seed_from(task.seeds["rollout"], *key) for key in keys]
-        prompts = [prompt for e in examples for prompt in [task.codec.ids(e)[0]] * n]
-        answers = task.codec.writer(
-            model, task.codec, prompts, length, seeds=seeds, temperature=self.config.temperature
+        """Rollouts of the current model: token ids per example and sample."""
+        settings = self.config
+        found = sampled(
+            model,
+            task,
+            examples,
+            settings.num_generations,
+            settings.max_completion_length,
+            settings.temperature,
+            label,
         )
-        self.rollouts += len(answers)
-        return [answers[i : i + n] for i in range(0, len(answers), n)]
+        self.rollouts += len(examples) * settings.num_generations
+        return found
 
     def score(
         self, task: TaskView, examples: Sequence[Example], rollouts: list[list[list[int]]]
