@@ -187,6 +187,7 @@ OBJECTIVES = Registry(
         "sft": "cl_toolkit.strategies.objectives.sft:SFT",
         "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
+        "on_policy": "cl_toolkit.strategies.objectives.on_policy:OnPolicy",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
     },
 )

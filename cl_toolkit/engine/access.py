@@ -144,3 +144,15 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[nn.Modul
     finally:
         for name, value in before.items():
             parameters[name].data = value
+
+
+@contextmanager
+def whole(weight: Tensor) -> Iterator[Tensor]:
+    """A weight to be read, all of it. Under ZeRO-3 it is put together for a time; all processes ask for the same ones."""
+    if not hasattr(weight, "ds_id"):
+        yield weight
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([weight]):
+        yield weight

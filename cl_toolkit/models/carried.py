@@ -1,4 +1,4 @@
-"""A second batch that rides in a batch, row by row, and is cut with it: other prompts before the same answers, other answers."""
+"""A second batch that rides in a batch and is cut with it: other prompts before the same answers, or other answers."""
 
 from __future__ import annotations
 
