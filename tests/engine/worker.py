@@ -29,6 +29,7 @@ from cl_toolkit.models.tiny import TinyLM, build_tiny, byte_tokenizer
 from cl_toolkit.models.writers import Own
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
+from cl_toolkit.strategies.objectives.on_policy import OnPolicy
 from cl_toolkit.strategies.objectives.rft import RFT
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategies.objectives.supcon import SupCon
@@ -256,6 +257,10 @@ def make_strategy(named):
 def make_objective(setting):
     if "supcon" in setting:
         return SupCon(SupCon.Config(**setting["supcon"]))
+    if "on_policy" in setting:
+        objective = OnPolicy(OnPolicy.Config(**setting["on_policy"]))
+        objective.name = "on_policy"
+        return objective
     return RFT(RFT.Config(**setting["rft"])) if "rft" in setting else Watched()
 
 
