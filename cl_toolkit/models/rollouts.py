@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cl_toolkit.types import Example
 
 AT_ONCE = 64
-"""Examples whose answers are written in one call."""
+"""Examples that are asked about in one call."""
 
 
 def sampled(
@@ -52,9 +52,13 @@ def greedy(model: nn.Module, task: TaskView, examples: Sequence[Example], length
 
 
 def in_calls(model: nn.Module, examples: Sequence[Example], ask: Callable[[Sequence[Example]], list]) -> list:
-    """What `ask` gives for a share's examples, a number of them at a time. Every process makes as many calls where it must:
-    shares may differ in length, calls may not."""
+    """What `ask` gives for a share's examples, a number of them at a time."""
     with in_one_piece(model):
-        at_once = len(examples) if in_lockstep(model) else AT_ONCE
-        parts = [examples[start : start + at_once] for start in range(0, len(examples), at_once)]
-        return [found for part in parts for found in ask(part)]
+        return [found for part in divided(model, examples) for found in ask(part)]
+
+
+def divided(model: nn.Module, items: Sequence) -> list[Sequence]:
+    """A share's items in parts that are asked about one after the other; in one where every process must make as many calls:
+    shares may differ in length, calls may not."""
+    at_once = max(len(items), 1) if in_lockstep(model) else AT_ONCE
+    return [items[start : start + at_once] for start in range(0, len(items), at_once)]
