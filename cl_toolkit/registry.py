@@ -188,6 +188,7 @@ OBJECTIVES = Registry(
         "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
         "on_policy": "cl_toolkit.strategies.objectives.on_policy:OnPolicy",
+        "dpo": "cl_toolkit.strategies.objectives.dpo:DPO",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
     },
 )

@@ -58,14 +58,16 @@ WITHOUT_TERM = ("replay", "power_law", "agem", "answer_styles")
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
+REMAX = {**RFT, "rft": {**ROLLOUTS, "algorithm": "remax", "kl_in": "reward", "loss_type": "grpo"}}
 # a teacher that moves with the weights, whose rows ride in the batch; one that is asked through the engine
 SDFT = {"strategy": ["replay", {}], "on_policy": {"max_completion_length": 4, "divergence": "jsd"}, "micro": 2}
 SDPO = {**SDFT, "on_policy": {"teacher": "live", "context": "feedback", "num_generations": 2, "divergence": "reverse"}}
+DPO = {"strategy": ["replay", {}], "dpo": {"beta": 2.0}, "micro": 2}  # two forwards to one backward
 LWF = ["lwf", STRATEGY_SETTINGS["lwf"]]
 SMALL = {"layers": 1, "steps": 4}  # an epoch has three steps
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
 EACH["agem"]["steps"] = 8  # before that no gradient of the memory is against the step's
-EACH |= {"rft": RFT, "on_policy": SDFT, "on_policy-live": SDPO}
+EACH |= {"rft": RFT, "rft-remax": REMAX, "on_policy": SDFT, "on_policy-live": SDPO, "dpo": DPO}
 EACH |= {**{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
 EACH |= {  # ways to have a teacher: some weights exchanged; the adapter off
     "lwf-continue": {"strategy": LWF, "life_cycle": "continue"},
@@ -243,7 +245,7 @@ def test_prototype_distill_follows_the_torch_engine(results, stage):
     assert max(s["losses"].get("prototype_distill", 0) for s in reference["steps"]) > 1e-4
 
 
-@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft", "on_policy"])
+@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft", "on_policy", "dpo"])
 def test_there_is_something_to_follow(results, name):
     result = results[1][f"torch-{name}"]
     if name in WITHOUT_TERM:
@@ -274,7 +276,13 @@ def test_every_strategy_is_there():
     from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 
     cut = {name for name in OBJECTIVES if OBJECTIVES.get(name, "test").divisible}
-    assert cut <= {"sft", "rft", "on_policy", "lm"}  # lm is a sum over counts as sft is; it is not on the grid yet
+    assert cut <= {
+        "sft",
+        "rft",
+        "on_policy",
+        "dpo",
+        "lm",
+    }  # lm is a sum over counts as sft is; it is not on the grid yet
     tags = {name: STRATEGIES.get(name, "test").tags for name in STRATEGIES}
     gives = [OBJECTIVES.get(name, "test").gives for name in cut]
     assert set(STRATEGY_SETTINGS) == {n for n, t in tags.items() if any(t.needs <= given for given in gives)}

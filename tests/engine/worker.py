@@ -29,6 +29,7 @@ from cl_toolkit.models.tiny import TinyLM, build_tiny, byte_tokenizer
 from cl_toolkit.models.writers import Own
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.strategies.lwf import LwF
+from cl_toolkit.strategies.objectives.dpo import DPO
 from cl_toolkit.strategies.objectives.on_policy import OnPolicy
 from cl_toolkit.strategies.objectives.rft import RFT
 from cl_toolkit.strategies.objectives.sft import SFT
@@ -51,6 +52,9 @@ class Codec:
 
     def ids(self, example):
         return [ord(c) for c in example.question], [ord(c) for c in example.target]
+
+    def answers(self, examples, texts):
+        return [[ord(c) for c in text] for text in texts]
 
     def said(self, ids):
         return "".join(chr(i) for i in ids if i != self.eos)
@@ -162,6 +166,7 @@ def make_tasks(objective, steps=-1, processes=None):
                     id=f"{index}-{i}",
                     messages=(Message(role="user", content=f"{index}:{i}?"),),
                     target="abcdefghijklmnopqrstuvw"[i : i + 1 + (5 * i + index) % 12],
+                    extra={"rejected": "wvutsrqponmlkjihgfedcba"[i : i + 1 + (7 * i + index) % 9]},
                 )
                 for i in range(11)
             ],
@@ -257,6 +262,8 @@ def make_strategy(named):
 def make_objective(setting):
     if "supcon" in setting:
         return SupCon(SupCon.Config(**setting["supcon"]))
+    if "dpo" in setting:
+        return DPO(DPO.Config(**setting["dpo"]))
     if "on_policy" in setting:
         objective = OnPolicy(OnPolicy.Config(**setting["on_policy"]))
         objective.name = "on_policy"
