@@ -147,12 +147,13 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[nn.Modul
 
 
 @contextmanager
-def whole(weight: Tensor) -> Iterator[Tensor]:
+def whole(weight: Any) -> Iterator[Tensor]:
     """A weight to be read, all of it. Under ZeRO-3 it is put together for a time; all processes ask for the same ones."""
-    if not hasattr(weight, "ds_id"):
+    sharded = hasattr(weight, "ds_id")
+    if sharded:
+        weight.all_gather(param_list=[weight])
+    try:
         yield weight
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([weight]):
-        yield weight
+    finally:
+        if sharded:
+            weight.partition(param_list=[weight], has_been_updated=False)

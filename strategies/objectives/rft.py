@@ -227,6 +227,7 @@ class RFT(Objective):
         for chosen in divided(model, list(range(len(batch.examples)))):
             part = batch.rows(chosen).to(device)
             reference = self._reference_logp(model, part)
+            assert reference is not None  # it is asked for where there is one
             with evaluating(unwrapped(model), plain=False):
                 apart = predicted(model, part, self.config.temperature, logits=False).logp - reference
             found.append(apart.new_zeros(len(chosen)).index_add(0, part.asked.examples, apart).cpu())
