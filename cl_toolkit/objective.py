@@ -11,6 +11,7 @@ from cl_toolkit.strategy import Cost
 if TYPE_CHECKING:
     from torch import nn
 
+    from cl_toolkit.sources import Source
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example, Outputs
 
@@ -66,6 +67,11 @@ class Objective:
         """(name of the setting, tokens) of the longest answer that the objective lets the model write, or of its rows of
         documents; None: no limit."""
         return None
+
+    def sources(self) -> dict[str, Source]:
+        """What beside its settings and its own code decides what it does, by setting: another model, a file of functions. A
+        result is known by it."""
+        return {}
 
     def equip(self, model: nn.Module, seed: int) -> nn.Module:
         """Once, on the start model: add what the objective needs, such as a head, with weights from `seed`."""

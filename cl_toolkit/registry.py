@@ -194,6 +194,8 @@ OBJECTIVES = Registry(
         "sft": "cl_toolkit.strategies.objectives.sft:SFT",
         "lm": "cl_toolkit.strategies.objectives.lm:LM",
         "rft": "cl_toolkit.strategies.objectives.rft:RFT",
+        "on_policy": "cl_toolkit.strategies.objectives.on_policy:OnPolicy",
+        "dpo": "cl_toolkit.strategies.objectives.dpo:DPO",
         "supcon": "cl_toolkit.strategies.objectives.supcon:SupCon",
         "dft": "cl_toolkit.strategies.objectives.dft:DFT",
         "eaft": "cl_toolkit.strategies.objectives.eaft:EAFT",

@@ -32,12 +32,21 @@ TINY = {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidd
 
 
 class EasySkills(Skills):
-    """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ."""
+    """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ, and with an answer
+    beside each target that it is preferred to."""
 
     inputs = "conversations"
 
     def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
-        return [replace(t, scorer=f"{__name__}:even") for t in super().tasks(names, prompt, repeat)]
+        return [
+            replace(t, scorer=f"{__name__}:even", train=tuple(map(preferred, t.train)))
+            for t in super().tasks(names, prompt, repeat)
+        ]
+
+
+def preferred(example: Example) -> Example:
+    """The example with a rejected answer, its target said twice."""
+    return replace(example, extra={"rejected": 2 * example.target})
 
 
 class EasyDocuments(EasySkills):

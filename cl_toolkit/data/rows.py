@@ -2,7 +2,8 @@
 
 Five fields: `instruction`, `input`, `target` (needed), `choices`, `task`, and every field that `prompt.template` names. Besides
 them `system` (a system turn in front) and `history` (a list of [user, assistant] pairs before the question). `references` are
-further right answers, for scoring; a target that is a list of texts is the first and its references.
+further right answers, for scoring; a target that is a list of texts is the first and its references. `rejected` is an answer
+that the target is preferred to (objective `dpo`; others learn the target).
 A conversation: `messages`, whose last assistant turn is the answer; `tools`, `choices`. A turn has `role`, `content`, and what
 chat templates may write: `name`, `tool_calls`, `tool_call_id`, `reasoning_content`. Beside `tool_calls` the content may be
 null. `developer` is read as `system`. What else people have is brought into these two by `shapes`.
@@ -31,8 +32,8 @@ from cl_toolkit.types import Example, Message
 ROLES = ("system", "user", "assistant", "tool")
 TURN = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 PASSED_OVER = ("id", "idx", "source", "metadata", "extra")
-FIVE = ("task", "instruction", "input", "target", "references", "choices", "system", "history", "tools")
-CONVERSATION = frozenset({"messages", "references", "tools", "choices", "task", "system"})
+FIVE = ("task", "instruction", "input", "target", "references", "rejected", "choices", "system", "history", "tools")
+CONVERSATION = frozenset({"messages", "references", "rejected", "tools", "choices", "task", "system"})
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def examples_of(
                 target=answer.content,
                 choices=choices,
                 tools=tools,
-                extra=references(row, where),
+                extra={**references(row, where), **rejected(row, answer.content, where)},
             )
         )
     for example in examples:
@@ -189,6 +190,17 @@ def references(row: dict[str, Any], where: str) -> dict[str, list[str]]:
     if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
         raise UserError(f"{where}: references: expected a list of texts that are not empty, got {quoted(found)}")
     return {"references": found} if found else {}
+
+
+def rejected(row: dict[str, Any], chosen: str, where: str) -> dict[str, str]:
+    """What an example keeps of the answer that was not chosen."""
+    if "rejected" not in row:
+        return {}
+    if not isinstance(row["rejected"], str) or not row["rejected"].strip():
+        raise UserError(f"{where}: rejected: expected text that is not empty, got {quoted(row['rejected'])}")
+    if row["rejected"] == chosen:
+        raise UserError(f"{where}: rejected: is the chosen answer, {quoted(chosen)}; leave out the row")
+    return {"rejected": row["rejected"]}
 
 
 def refuse_unknown(row: dict[str, Any], known: Set[str], where: str, hint: str = "") -> None:

@@ -2,8 +2,9 @@
 
 Alpaca (Taori et al. 2023): `instruction`, `input`, `output`. TRL: `prompt` and `completion`, as texts or as turns. ShareGPT:
 `conversations` of `{from, value}`, also with `function_call` and `observation` turns as LLaMA-Factory writes them. A turn's
-content may come in parts, and `tools` as JSON text. Rows of another kind of training (preferences, tokens with labels) are
-refused by name.
+content may come in parts, and `tools` as JSON text. Preferences: `chosen` and `rejected` beside a `prompt`, as texts or turns,
+beside `instruction` and `input`, or as two conversations that differ in their last turn; what is chosen is the answer. Rows of
+another kind of training (tokens with labels) are refused by name.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ SPEAKERS = {
 }
 """Who speaks in ShareGPT -> the role."""
 OTHERS = {
-    "chosen": "a pair of answers, one preferred",
-    "rejected": "a pair of answers, one preferred",
+    "chosen": "an answer that is preferred to another one (`rejected`), which is missing",
     "labels": "tokens and labels",
     "input_ids": "tokens",
     "label": "an answer that is not chosen from; name the column of the answer `target`",
@@ -46,7 +46,7 @@ def in_shape(row: Row, where: str) -> Row:
     """A row as five fields or as `messages`. Raises UserError for what is neither nor can be brought there."""
     for field, change in CHANGES.items():
         if field in row:
-            if change is not alpaca and "messages" in row:
+            if change not in (alpaca, preference) and "messages" in row:
                 raise UserError(f"{where}: {field}: stands beside another conversation; leave one out")
             row = change(dict(row), where)
     if isinstance(row.get("target"), list) and row["target"]:
@@ -82,6 +82,26 @@ def prompt_completion(row: Row, where: str) -> Row:
         raise UserError(f"{where}: prompt, completion: expected two texts or two lists of turns")
     turns = [("weight", 0, turn) for turn in prompt] + [("weight", 1, turn) for turn in completion]
     return {**row, "messages": [{key: w, **t} if t.get("role") == "assistant" else t for key, w, t in turns]}
+
+
+def preference(row: Row, where: str) -> Row:
+    """The chosen answer is the target; the rejected one, a text, stays beside it."""
+    if "chosen" not in row:
+        raise UserError(f"{where}: rejected: stands alone; expected a field chosen beside it")
+    chosen, other = row.pop("chosen"), row.pop("rejected")
+    if isinstance(chosen, str) and isinstance(other, str):
+        if "prompt" not in row:
+            return {**row, "target": chosen, "rejected": other}
+        return prompt_completion({**row, "completion": chosen, "rejected": other}, where)
+    lists = [turns for turns in (chosen, other) if isinstance(turns, list) and turns and isinstance(turns[-1], dict)]
+    if len(lists) < 2 or chosen[:-1] != other[:-1]:
+        raise UserError(
+            f"{where}: chosen, rejected: expected two texts, or two lists of turns that differ in the last one"
+        )
+    text = plain_content(other[-1].get("content"), where)
+    return prompt_completion(
+        {**row, "prompt": row.get("prompt") or chosen[:-1], "completion": chosen[-1:], "rejected": text}, where
+    )
 
 
 def sharegpt(row: Row, where: str) -> Row:
@@ -130,6 +150,7 @@ def plain_content(content: Any, where: str) -> Any:
 
 
 CHANGES: dict[str, Callable[[Row, str], Row]] = {
+    "rejected": preference,
     "output": alpaca,
     "completion": prompt_completion,
     "conversations": sharegpt,

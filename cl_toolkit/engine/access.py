@@ -157,3 +157,16 @@ def swapped(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[nn.Modul
     finally:
         for name, value in before.items():
             parameters[name].data = value
+
+
+@contextmanager
+def whole(weight: Any) -> Iterator[Tensor]:
+    """A weight to be read, all of it. Under ZeRO-3 it is put together for a time; all processes ask for the same ones."""
+    sharded = hasattr(weight, "ds_id")
+    if sharded:
+        weight.all_gather(param_list=[weight])
+    try:
+        yield weight
+    finally:
+        if sharded:
+            weight.partition(param_list=[weight], has_been_updated=False)

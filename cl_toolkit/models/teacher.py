@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.engine.access import beside, evaluating, swapped, unwrapped
+from cl_toolkit.engine.access import beside, evaluating, swapped, unwrapped, whole
 from cl_toolkit.models.adapters import active, disabled, layers, only
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ class Teacher:
     def __bool__(self) -> bool:
         return self._taken
 
-    def take(self, model: nn.Module) -> None:
-        """Keep the model as it is now, instead of what was kept before."""
+    def take(self, model: nn.Module, moves: bool = False) -> None:
+        """Keep the model as it is now, instead of what was kept before. moves: it will `follow` the model, so that a fresh
+        adapter is copied too."""
         self._copy, self._active = {}, active(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         adapter = [p for n, p in trained.items() if ".lora_B." in n]
         one = bool(adapter) and all(len(layer.active_adapters) == 1 for _, layer in layers(model))
-        self._taken, self._without_adapter = True, one and not any(p.any() for p in adapter)
+        self._taken, self._without_adapter = True, one and not moves and not any(p.any() for p in adapter)
         self._copy = {
             n: p.detach().clone() for n, p in trained.items() if not (self._without_adapter and ".lora_" in n)
         }
@@ -42,6 +43,15 @@ class Teacher:
     def fits(self, model: nn.Module) -> bool:
         """Whether the adapters that were at work are still there: without one that was merged it cannot be asked."""
         return set(self._active) <= set(active(model))
+
+    def follow(self, model: nn.Module, rate: float) -> None:
+        """Move what is kept towards the model as it is now: (1 - rate) of the one and rate of the other. All processes call
+        it; the model may be inside an engine."""
+        self._copy = beside(model, self._copy)
+        parameters = dict(unwrapped(model).named_parameters())
+        for name, kept in self._copy.items():
+            with whole(parameters[name]) as now:
+                kept.lerp_(now.detach().to(kept), rate)
 
     @property
     def parameters(self) -> int:

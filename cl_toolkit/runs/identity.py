@@ -16,13 +16,14 @@ from cl_toolkit.engine.choose import pick_device
 from cl_toolkit.engine.session import in_bf16
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS
+from cl_toolkit.runs.parts import build_objective
 from cl_toolkit.runs.record import PLACE
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.sources import Source, file_source, object_source, toolkit_source
 from cl_toolkit.strategy import Strategy
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import RunConfig
+    from cl_toolkit.config.schema import Component, RunConfig
     from cl_toolkit.models.kind import Kind
     from cl_toolkit.types import Stream
 
@@ -66,9 +67,11 @@ def components(config: RunConfig, stream: Stream) -> dict[str, Source]:
         "stream": STREAMS.source(config.stream.name),
         "objective": OBJECTIVES.source(config.objective.name),
     }
+    found |= beside("objective", config.objective)
     for i, part in enumerate(config.then):
         found[f"stream.then[{i}]"] = STREAMS.source(part.stream.name)
         found[f"stream.then[{i}].objective"] = OBJECTIVES.source(part.objective.name)
+        found |= beside(f"stream.then[{i}].objective", part.objective)
     for component in config.probes:
         found[f"evaluate.probes.{component.name}"] = PROBES.source(component.name)
     for component in config.strategies:
@@ -80,6 +83,12 @@ def components(config: RunConfig, stream: Stream) -> dict[str, Source]:
     if isinstance(config.engine.deepspeed, str):
         found["engine.deepspeed"] = file_source(Path(config.engine.deepspeed))
     return {name: source for name, source in found.items() if source is not None}
+
+
+def beside(key: str, objective: Component) -> dict[str, Source]:
+    """What decides an objective beside its settings and its code."""
+    sources = build_objective(objective).sources()
+    return {f"{key}.{name}": source for name, source in sources.items()}
 
 
 @cache

@@ -68,6 +68,16 @@ WITHOUT_TERM = (
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
+REMAX = {**RFT, "rft": {**ROLLOUTS, "algorithm": "remax", "kl_in": "reward", "loss_type": "grpo"}}
+# a teacher that moves with the weights, whose rows ride in the batch; one that is asked through the engine
+OWN = {"teacher": "live", "context": "feedback", "num_generations": 2, "divergence": "reverse"}
+SDFT = {
+    "strategy": ["replay", {}],
+    "objective": ["on_policy", {"max_completion_length": 4, "divergence": "jsd"}],
+    "micro": 2,
+}
+SDPO = {**SDFT, "objective": ["on_policy", OWN]}
+DPO = {"strategy": ["replay", {}], "objective": ["dpo", {"beta": 2.0}], "micro": 2}  # two forwards to one backward
 LWF = ["lwf", STRATEGY_SETTINGS["lwf"]]
 SMALL = {"layers": 1, "steps": 4}  # an epoch has three steps
 LOSSES = {
@@ -76,7 +86,8 @@ LOSSES = {
 }
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
 EACH["agem"]["steps"] = EACH["gem"]["steps"] = 8  # before that no gradient of the memory is against the step's
-EACH |= {"rft": RFT, **LOSSES, **{name: {"life_cycle": name} for name in ("continue", "merge", "stack")}}
+EACH |= {"rft": RFT, "rft-remax": REMAX, "on_policy": SDFT, "on_policy-live": SDPO, "dpo": DPO, **LOSSES}
+EACH |= {name: {"life_cycle": name} for name in ("continue", "merge", "stack")}
 EACH |= {  # ways to have a teacher: some weights exchanged; the adapter off
     "lwf-continue": {"strategy": LWF, "life_cycle": "continue"},
     "lwf-merge": {"strategy": LWF, "life_cycle": "merge"},
@@ -254,7 +265,7 @@ def test_prototype_distill_follows_the_torch_engine(results, stage):
     assert max(s["losses"].get("prototype_distill", 0) for s in reference["steps"]) > 1e-4
 
 
-@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft", *LOSSES])
+@pytest.mark.parametrize("name", [*STRATEGY_SETTINGS, "rft", "on_policy", "dpo", *LOSSES])
 def test_there_is_something_to_follow(results, name):
     result = results[1][f"torch-{name}"]
     if name in WITHOUT_TERM:
@@ -285,7 +296,8 @@ def test_every_strategy_is_there():
     from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 
     cut = {name for name in OBJECTIVES if OBJECTIVES.get(name, "test").divisible}
-    assert cut <= {"sft", "rft", "lm", *LOSSES}  # lm is a sum over counts as sft is; it is not on the grid yet
+    # lm is a sum over counts as sft is; it is not on the grid yet
+    assert cut <= {"sft", "rft", "on_policy", "dpo", "lm", *LOSSES}
     tags = {name: STRATEGIES.get(name, "test").tags for name in STRATEGIES}
     gives = [OBJECTIVES.get(name, "test").gives for name in cut]
     assert set(STRATEGY_SETTINGS) == {n for n, t in tags.items() if any(t.needs <= given for given in gives)}

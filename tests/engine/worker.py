@@ -51,6 +51,9 @@ class Codec:
     def ids(self, example):
         return [ord(c) for c in example.question], [ord(c) for c in example.target]
 
+    def answers(self, examples, texts):
+        return [[ord(c) for c in text] for text in texts]
+
     def said(self, ids):
         return "".join(chr(i) for i in ids if i != self.eos)
 
@@ -161,6 +164,7 @@ def make_tasks(objective, steps=-1, processes=None):
                     id=f"{index}-{i}",
                     messages=(Message(role="user", content=f"{index}:{i}?"),),
                     target="abcdefghijklmnopqrstuvw"[i : i + 1 + (5 * i + index) % 12],
+                    extra={"rejected": "wvutsrqponmlkjihgfedcba"[i : i + 1 + (7 * i + index) % 9]},
                 )
                 for i in range(11)
             ],
@@ -259,7 +263,9 @@ def make_objective(setting):
     if "objective" in setting:
         name, settings = setting["objective"]
         cls = OBJECTIVES.get(name, "worker")
-        return cls(cls.Config(**settings))
+        objective = cls(cls.Config(**settings))
+        objective.name = name
+        return objective
     return RFT(RFT.Config(**setting["rft"])) if "rft" in setting else Watched()
 
 

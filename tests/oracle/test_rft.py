@@ -329,3 +329,98 @@ def test_the_reference_is_asked_in_the_parts_of_the_training_forward():
         assert max(rows) == (size or 16)
         final.append(weights_of(model))
     assert all(torch.allclose(final[0][name], final[1][name], atol=1e-5) for name in final[0])
+
+
+# ReMax, normalisations, where the KL goes, further rewards ----------------------------------------------------------
+
+
+def test_remax_takes_the_greedy_answers_reward_as_baseline():
+    found = advantages(torch.tensor([[1.0, 0.0], [0.9, 0.1]]), "remax", torch.tensor([1.0, 0.1]))
+    assert torch.allclose(found, torch.tensor([[0.0, -1.0], [0.8, 0.0]]))
+    objective, model = rft(algorithm="remax", num_generations=1, beta=0.0, reward_weights=(1.0, 0.0)), tiny_model()
+    task = view(objective)
+    batch = task.encode(task.examples, model)
+    answers = [batch.labels[i][batch.labels[i] != IGNORE].tolist() for i in range(len(QUESTIONS))]
+    own = [task.codec.writer(model, task.codec, [task.codec.ids(e)[0]], 5)[0] for e in QUESTIONS]
+    worth = [
+        even(e, task.codec.said(a)) - even(e, task.codec.said(g))
+        for e, a, g in zip(QUESTIONS, answers, own, strict=True)
+    ]
+    assert batch.extra["advantages"].tolist() == worth
+    assert len(set(worth)) > 1
+
+
+def test_without_scale_rewards_are_only_centred():
+    found = advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "grpo", scale=False)
+    assert found[0].tolist() == pytest.approx([0.75, -0.25, -0.25, -0.25])
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "wanted"),
+    [
+        ("bnpo", -(1 * 1.0 + 4 * -0.5) / 5),  # TRL: (per_token_loss * mask).sum() / mask.sum()
+        ("grpo", -(1.0 - 0.5) / 2),  # ((per_token_loss * mask).sum(-1) / mask.sum(-1)).mean()
+        ("dr_grpo", -(1 * 1.0 + 4 * -0.5) / (2 * 5)),  # (per_token_loss * mask).sum() / (B * max_completion_length)
+    ],
+)
+def test_the_normalisations_of_an_answer_of_one_token_and_one_of_four(loss_type, wanted):
+    objective, model, codec = rft(loss_type=loss_type, beta=0.0), tiny_model(), byte_codec()
+    batch = codec.batch(QUESTIONS[:2], [[65], [66, 67, 68, 69]])
+    batch.extra["advantages"], total = torch.tensor([1.0, -0.5]), batch.counts()
+    batch.total = total
+    assert objective.forward(model, batch).loss.item() == pytest.approx(wanted)
+    parts = [batch.rows([row]) for row in (1, 0)]  # cut into parts it is the same
+    for part in parts:
+        part.total = total
+    assert sum(objective.forward(model, part).loss.item() for part in parts) == pytest.approx(wanted)
+
+
+def test_the_kl_is_clamped_as_in_easyr1():
+    d = torch.tensor([2.0, 15.0, 25.0, -25.0], requires_grad=True)
+    clamped = low_variance_kl(d, torch.zeros(4), 10.0)
+    assert clamped.tolist() == pytest.approx([math.exp(2) - 3, 10.0, 10.0, 10.0])
+    assert torch.autograd.grad(clamped.sum(), d)[0].tolist() == pytest.approx([math.exp(2) - 1, 0.0, 0.0, 0.0])
+    assert low_variance_kl(d, torch.zeros(4))[1].item() == pytest.approx(3.269e6, rel=1e-3)
+
+
+def test_rloo_with_the_kl_in_the_reward_by_hand():
+    """Ahmadian et al.: r - beta (log pi - log pi_ref) of the whole answer, and nothing in the loss."""
+    objective, plain, model = (
+        rft(algorithm="rloo", beta=0.5, kl_in="reward", reward_weights=(1.0, 0.0)),
+        rft(algorithm="rloo", beta=0.0, reward_weights=(1.0, 0.0)),
+        tiny_model(),
+    )
+    start = tiny_model()
+    task = view(objective)
+    objective.before_task(model, task)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02)
+    batch, other = task.encode(task.examples, model), view(plain).encode(task.examples, model)
+    assert torch.equal(batch.labels, other.labels)
+    said = [token_logprobs(m(**batch.inputs).logits, batch.labels).sum(1) for m in (model, start)]
+    answers = [batch.labels[i][batch.labels[i] != IGNORE].tolist() for i in range(len(batch.labels))]
+    right = torch.tensor([even(None, task.codec.said(answer)) for answer in answers])
+    wanted = advantages((right - 0.5 * (said[0] - said[1])).view(-1, 4), "rloo").flatten()
+    assert torch.allclose(batch.extra["advantages"], wanted, atol=1e-4)
+    assert not torch.allclose(batch.extra["advantages"], other.extra["advantages"], atol=1e-2)
+    other.extra["advantages"] = batch.extra["advantages"]
+    assert objective.forward(model, batch).loss.item() == pytest.approx(plain.forward(model, other).loss.item())
+
+
+def test_further_rewards_by_name_and_from_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def short(example, answer):\n    return 1 / (1 + len(answer))\n")
+    further = {"exact_match": 0.5, f"{file}:short": 2.0}
+    objective, codec = rft(rewards=further, reward_weights=(0.0, 0.1)), byte_codec()
+    task = task_view([ask("q", "ab")], objective, codec=codec, score=lambda e, a: 0.0)
+    right, cut = [*b"ab", codec.eos], [*b"x"]
+    found = objective.reward(task, task.examples, [[right, cut]])[0].tolist()
+    assert found == pytest.approx([0.1 + 0.5 + 2 / 3, 1.0])
+    before = objective.sources()
+    assert list(before) == [f"rewards.{file}:short"]  # what is built in is known by the toolkit
+    file.write_text("def short(example, answer):\n    return 0.0\n")
+    assert rft(rewards=further).sources() != before
+    for name, message in (("exact", "objective.rewards: unknown scorer 'exact'"), ("perplexity", "reads likelihood")):
+        with pytest.raises(UserError, match=message):
+            rft(rewards={name: 1.0})

@@ -16,6 +16,7 @@ from cl_toolkit.study.cells import load_run, load_study
 
 NEEDED = {
     "chat-lora": ["stream.name=skills", "model.name=some/model"],
+    "own-answers": ["stream.name=skills", "model.name=some/model"],
     "text": ["stream.name=cl_toolkit.check.runs:EasyDocuments"],
     "citb-dialog": ["stream.root=."],
     "clinc150": ["stream.root=.", "model.name=some/encoder"],

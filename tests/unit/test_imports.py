@@ -132,7 +132,7 @@ def test_the_page_knows_no_method():
     assert of("cl_toolkit.learn") == {"strategy"}
 
 
-HELPERS = {"data.store", "engine.access"}
+HELPERS = {"data.store", "engine.access", "measure.rewards"}
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if n.startswith("cl_toolkit.strategies")])
@@ -167,7 +167,7 @@ DOORS = {
         "models.tokens",
         "models.fixed",
         "engine.torch_engine",
-        "engine.blocks",
+        "engine.access",
         "engine.deepspeed_engine",
     },
     "peft": {"models.adapters", "models.peft_types", "models.merging"},

@@ -61,8 +61,31 @@ def test_calls_and_tools_of_sharegpt(tmp_path):
     assert example.messages[1].extra == {"tool_calls": [{"type": "function", "function": CALL}]}
 
 
+OTHER = {"role": "assistant", "content": "b"}
+PAIRS = {
+    "texts": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "turns": {"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]},
+    "conversations": {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+    "beside an input": {"input": "q", "chosen": "a", "rejected": "b"},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_preference_is_its_chosen_answer_and_the_rejected_one_beside_it(tmp_path, name):
+    (example,) = shaped(tmp_path, PAIRS[name])
+    assert said(example) == ([("user", "q")], "a")
+    assert example.extra == {"rejected": "b"}
+
+
 REFUSED = {
-    "preferences": ({"prompt": "q", "chosen": "a", "rejected": "b"}, "chosen: holds a pair of answers, one preferred"),
+    "one of a pair": ({"prompt": "q", "chosen": "a"}, "chosen: holds an answer that is preferred to another one"),
+    "the other of a pair": ({"prompt": "q", "rejected": "a"}, "rejected: stands alone; expected a field chosen beside it"),
+    "a pair of one answer": ({"prompt": "q", "chosen": "a", "rejected": "a"}, "rejected: is the chosen answer, 'a'"),
+    "a pair with an empty one": ({"prompt": "q", "chosen": "a", "rejected": " "}, "rejected: expected text that is not empty"),
+    "a pair of a text and turns": ({"prompt": "q", "chosen": "a", "rejected": [ANSWER]},
+                                   "chosen, rejected: expected two texts, or two lists of turns that differ in the last one"),
+    "a pair about two questions": ({"chosen": [USER, ANSWER], "rejected": [ANSWER, ANSWER]},
+                                   "chosen, rejected: expected two texts, or two lists of turns that differ in the last one"),
     "tokens": ({"input_ids": [1], "labels": [1]}, "labels: holds tokens and labels"),
     "a completion alone": ({"completion": "a"}, "completion: stands alone; expected a field prompt beside it"),
     "a mixed pair": ({"prompt": "q", "completion": []}, "prompt, completion: expected two texts or two lists of turns"),
