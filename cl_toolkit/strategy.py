@@ -73,7 +73,8 @@ class Tags:
         checked with.
     needs: what the objective must give for it, of `Objective.gives`.
     of_adapter: what the adapter must give for it: `pairs`, the two matrices of LoRA whose product is all that it adds.
-    owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`.
+    owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`, `weights`
+        (those between tasks), `lora_A` (where a new adapter's rows point).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.

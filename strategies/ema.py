@@ -78,8 +78,13 @@ class EMA(Strategy):
         return model
 
     def before_step(self, model: nn.Module, step: Step) -> None:
-        if self.slow and step.number:  # what the update before this one has made
+        if not self.slow:
+            return
+        if step.number:  # what the update before this one has made
             self._follow(step.weights)
+        else:  # an objective may have weights that come with the task's classes
+            for name, weight in step.weights.items():
+                self.slow.setdefault(name, weight.detach().float().clone())
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.slow:  # switched off, or an anchor, which is never trained

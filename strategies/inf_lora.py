@@ -76,6 +76,7 @@ class InfLoRA(Strategy):
         extra_memory="a basis of past inputs per adapted layer",
         life_cycles=("stack", "merge"),
         of_adapter=frozenset({"pairs"}),
+        owns=frozenset({"lora_A"}),
         exceptions={1: "the first task's A is made from its inputs too"},
     )
     kept = ("past",)

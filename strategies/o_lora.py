@@ -54,6 +54,7 @@ class OLoRA(Strategy):
         extra_memory="an adapter per past task",
         life_cycles=("stack",),
         of_adapter=frozenset({"pairs"}),
+        owns=frozenset({"lora_A"}),
         exceptions={3: "a fresh A is random, so it overlaps with past ones from the first step on"},
     )
 

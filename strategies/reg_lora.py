@@ -64,6 +64,7 @@ class RegLoRA(Strategy):
         extra_memory="4 bytes per protected position",
         life_cycles=("merge",),
         of_adapter=frozenset({"pairs"}),
+        owns=frozenset({"lora_A"}),
     )
     kept = ("positions",)
 
