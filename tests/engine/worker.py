@@ -209,8 +209,7 @@ def state_of(model):
     """What a plain module must have as before: attributes, hooks, shapes."""
     return {
         "weights": {
-            n: [list(p.shape), str(p.dtype), sorted(vars(p)), p.grad is None, p.requires_grad]
-            for n, p in model.named_parameters()
+            n: [list(p.shape), str(p.dtype), sorted(vars(p)), p.grad is None] for n, p in model.named_parameters()
         },
         "modules": {
             n: [
@@ -280,7 +279,7 @@ def run(engine, setting):
     model = objective.equip(model, 0)
     for name, weight in model.named_parameters():
         weight.requires_grad = not setting.get("frozen") or "norm" in name or "self_attn" in name
-    steps, plain, aside = [], [], []
+    steps, plain, trained, aside = [], [], [], []
 
     def watch(session):
         steps.append(
@@ -303,12 +302,14 @@ def run(engine, setting):
         before = state_of(model)
         model = learn(model, task, objective, strategy, engine, watch)
         plain.append(state_of(model) == before)
+        trained.append([n for n, p in model.named_parameters() if p.requires_grad])
         model = adapters.end_task(model, adapter)
     weights = {n: float(p.detach().double().abs().sum()) for n, p in model.named_parameters()}
     rounded = [n for n, p in model.named_parameters() if p.dim() == 2 and torch.equal(p.bfloat16().float(), p)]
     return {
         "steps": steps,
         "plain": plain,
+        "trained": trained,
         "read": read,
         "weights": weights,
         "shares": getattr(objective, "shares", None),
