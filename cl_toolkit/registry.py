@@ -166,6 +166,7 @@ STRATEGIES = Registry(
     "cl_toolkit.strategies",
     {
         "replay": "cl_toolkit.strategies.replay:Replay",
+        "surprise_replay": "cl_toolkit.strategies.replay:SurpriseReplay",
         "power_law": "cl_toolkit.strategies.replay:PowerLaw",
         "ewc": "cl_toolkit.strategies.ewc:EWC",
         "reg_lora": "cl_toolkit.strategies.reg_lora:RegLoRA",

@@ -1,9 +1,12 @@
-"""Experience replay, and power-law rehearsal, which is replay with another schedule.
+"""Experience replay; power-law rehearsal, which has another schedule; surprise replay, which has another choice of what stays.
 
 Replay: Chaudhry et al. 2019, "On Tiny Episodic Memories" (a batch of new data plus a batch of memory, losses averaged over
 the union). Power law: Gandhi et al. 2024, arXiv 2401.10393; the schedule is the one of the code archana53/power-law-for-CI,
     weight(d) = ((c + d) / c)^(-a),   a = 5.6, c = 10,
 for a task learned d tasks ago. That this is the schedule printed in the paper could not be confirmed.
+Surprise: Hazard et al. 2025 (SuRe), arXiv 2511.22367: of each task the examples stay that have the largest
+    s(x) = -1/T sum_t log p(y_t | x, y_<t),   over the T answer tokens.
+That the authors take p of the model after the task, as here, and not before it could not be confirmed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.data.store import ExampleStore, allocate
+from cl_toolkit.engine.access import evaluating
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.logits import predicted
 from cl_toolkit.ranges import above, at_least
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost, Strategy, Tags
@@ -46,10 +51,12 @@ class Replay(Strategy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """replay_fraction: share of each batch that is rehearsed, in [0, 1). buffer_size: stored examples in total;
-        None: no limit. policy: which examples stay when the buffer is full."""
+        """replay_fraction: share of each batch that is rehearsed, in [0, 1). source: what is rehearsed, the tasks that were
+        trained (past), the stream's anchors (general: general text, say, beside every task), or both (all). buffer_size:
+        stored examples in total; None: no limit. policy: which examples stay when the buffer is full."""
 
         replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
+        source: Literal["all", "past", "general"] = "all"
         buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "reservoir"
 
@@ -119,12 +126,53 @@ class Replay(Strategy):
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # a rehearsal that is off stores nothing and draws nothing
-        if self.stores():
-            self.store.add(task.index, task.examples, task.generator(self.name))
+        if self.stores() and self.config.source in ("all", "general" if task.index < 0 else "past"):
+            self.store.add(task.index, task.examples, task.generator(self.name), self.worth(model, task))
         return model
 
     def stores(self) -> bool:
         return self.config.replay_fraction > 0 and self.config.buffer_size != 0
+
+    def worth(self, model: nn.Module, task: TaskView) -> Sequence[float]:
+        """What each of a task's examples is worth, where that decides which of them stay."""
+        return ()
+
+
+class SurpriseReplay(Replay):
+    """Rehearse of each past task what the model is least sure of. Every task has an equal share of the buffer, and its most
+    surprising examples stay."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """As for replay. Without a buffer_size everything stays and nothing is chosen."""
+
+        replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
+        source: Literal["all", "past", "general"] = "all"
+        buffer_size: Annotated[int, at_least(0)] | None = 1000
+
+    tags = replace(
+        Replay.tags, paper="Hazard et al. 2025 (SuRe), arXiv 2511.22367", needs=frozenset({"logits", "true_targets"})
+    )
+
+    def __init__(self, config: Config | None = None):
+        Strategy.__init__(self, config)
+        self.store = ExampleStore(self.config.buffer_size, "worth")
+
+    def worth(self, model: nn.Module, task: TaskView) -> Sequence[float]:
+        return surprise(model, task)
+
+
+def surprise(model: nn.Module, task: TaskView) -> list[float]:
+    """The mean -log p of each training example's targets, in eval mode. Each process takes its share of the examples."""
+    device, found = next(model.parameters()).device, list[float]()
+    mine = task.share(range(len(task.examples)))
+    with evaluating(model), torch.no_grad():
+        for start in range(0, len(mine), task.batch_size):
+            part = task.encode([task.examples[i] for i in mine[start : start + task.batch_size]], model).to(device)
+            logp, owners = predicted(model, part, logits=False).logp, part.asked.examples
+            sums = torch.zeros(len(part.examples), device=device).index_add(0, owners, -logp)
+            found += (sums / torch.bincount(owners, minlength=len(sums)).clamp(min=1)).tolist()
+    return task.gather(found)
 
 
 class PowerLaw(Replay):

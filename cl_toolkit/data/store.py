@@ -18,14 +18,15 @@ class ExampleStore:
     """Examples of past tasks, at most `size` in all (None: all are kept).
 
     policy: `reservoir` (each example seen so far is kept with equal chance, Vitter 1985), `ring` (the newest ones), or
-    `quota` (each past task has an equal share, drawn at random; what a small task
-    does not need goes to the others). Random numbers come from the generator that is passed
-    in; none are drawn while everything fits.
+    `quota` (each past task has an equal share, drawn at random; what a small task does not need goes to the others), or
+    `worth` (the same, but of each task the examples stay that are worth most). Random numbers come from the generator that is
+    passed in; none are drawn while everything fits.
     """
 
     def __init__(self, size: int | None, policy: str):
         self.size, self.policy = size, policy
         self.items: list[tuple[int, Example]] = []
+        self.worth: list[float] = []  # of each item, where it decides who stays
         self.seen = 0
 
     def __len__(self) -> int:
@@ -38,12 +39,15 @@ class ExampleStore:
             groups.setdefault(task, []).append(example)
         return dict(sorted(groups.items()))
 
-    def add(self, task: int, examples: Sequence[Example], generator: torch.Generator) -> None:
-        """Offer a task's examples."""
+    def add(
+        self, task: int, examples: Sequence[Example], generator: torch.Generator, worth: Sequence[float] = ()
+    ) -> None:
+        """Offer a task's examples. worth: of each, for the policy of that name."""
+        self.worth += worth
         if self.size is None:
             self.items.extend((task, example) for example in examples)
             self.seen += len(examples)
-        elif self.policy == "quota":
+        elif self.policy in ("quota", "worth"):
             self._add_quota(task, examples, generator)
         elif self.policy == "ring":
             newest = examples[-self.size :] if self.size else ()
@@ -78,12 +82,16 @@ class ExampleStore:
         groups[task] = Joined([groups.get(task, ()), examples])
         sizes = [len(group) for group in groups.values()]
         quotas = allocate(self.size, [1.0] * len(sizes), sizes) if sum(sizes) > self.size else sizes
-        self.items = []
+        worth, self.items, self.worth, start = self.worth, [], [], 0
         for quota, (index, group) in zip(quotas, groups.items(), strict=True):
-            if len(group) > quota:
-                kept = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
-                group = taken(group, kept)
-            self.items.extend((index, example) for example in group)
+            stay = list(range(len(group)))
+            mine, start = worth[start : start + len(group)], start + len(group)  # tasks come one after the other
+            if len(group) > quota and mine:
+                stay = sorted(sorted(stay, key=lambda i: -mine[i])[:quota])
+            elif len(group) > quota:
+                stay = sorted(torch.randperm(len(group), generator=generator)[:quota].tolist())
+            self.items.extend((index, example) for example in (taken(group, stay) if len(stay) < len(group) else group))
+            self.worth += [mine[i] for i in stay] if mine else []
 
     def nbytes(self) -> int:
         """Bytes of stored text, UTF-8, and of stored tensors, without overhead."""
@@ -96,10 +104,10 @@ class ExampleStore:
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on. A checkpoint has an example of the run's stream by its id, any other whole."""
-        return {"seen": self.seen, "items": [[task, example] for task, example in self.items]}
+        return {"seen": self.seen, "items": [[task, example] for task, example in self.items], "worth": self.worth}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.seen = state["seen"]
+        self.seen, self.worth = state["seen"], list(state["worth"])
         self.items = [(task, example) for task, example in state["items"]]
 
 

@@ -42,6 +42,7 @@ ANSWERED = {"answered": {"engine": "answered"}}
 
 STRATEGY_SETTINGS = {  # that make a strategy felt
     "replay": {},
+    "surprise_replay": {"buffer_size": 4},
     "power_law": {},
     "ewc": {"weight": 100.0, "fisher": "empirical"},
     "si": {"weight": 10.0},
@@ -62,7 +63,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "instruction_residual": {},
 }
 WITHOUT_TERM = (
-    *("replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles"),
+    *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles"),
     *("merge", "ema", "instruction_residual"),
 )
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
@@ -110,7 +111,7 @@ def at_stage(stage, setting):
     return {"engine": "deepspeed", "stage": stage, "micro": 2, **SMALL, **setting}
 
 
-GRID_ALONE = ("merge", "ema", "instruction_residual", "freeze", "rft-remax", "on_policy-live", "dft", "eaft")
+GRID_ALONE = ("surprise_replay", "merge", "ema", "instruction_residual", "freeze", "rft-remax", "on_policy-live", "dft", "eaft")
 """What uses no more of an engine than others do: it is followed in `make grid` alone."""
 USUAL = {name: setting for name, setting in EACH.items() if name not in GRID_ALONE}
 EACH_TORCH = {f"torch-{name}": {"engine": "torch", **SMALL, **setting} for name, setting in EACH.items()}

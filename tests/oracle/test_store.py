@@ -71,6 +71,19 @@ def test_quota_shares_equally_and_the_oldest_get_the_rest():
         assert {int(e.id) // 20 for e in group} == {task}
 
 
+def test_of_each_task_what_is_worth_most_stays_in_its_order():
+    store = ExampleStore(4, "worth")
+    store.add(0, ITEMS[:4], None, [0.1, 3.0, 2.0, 2.5])
+    assert ids(store) == [0, 1, 2, 3]
+    store.add(1, ITEMS[4:7], None, [5.0, 9.0, 7.0])
+    assert (ids(store), store.worth) == ([1, 3, 5, 6], [3.0, 2.5, 9.0, 7.0])
+    resumed = ExampleStore(4, "worth")
+    resumed.load_state(from_plain(json.loads(json.dumps(to_plain(store.state(), {}))), {}))
+    for each in (store, resumed):
+        each.add(2, ITEMS[7:9], None, [1.0, 1.0])
+    assert ids(store) == ids(resumed) == [1, 3, 5, 7]  # of two that are worth the same the first
+
+
 def test_quota_keeps_each_of_a_tasks_examples_with_equal_chance():
     counts = Counter(i for seed in range(2000) for i in ids(filled(4, "quota", [4, 4], seed)))
     for i in range(8):
