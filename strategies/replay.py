@@ -144,31 +144,44 @@ class SurpriseReplay(Replay):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """As for replay. Without a buffer_size everything stays and nothing is chosen."""
+        """As for replay; without a buffer_size everything stays and nothing is chosen. candidates: of a larger task so many
+        examples are looked at, drawn at random; the others come after them."""
 
         replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
         source: Literal["all", "past", "general"] = "all"
         buffer_size: Annotated[int, at_least(0)] | None = 1000
+        candidates: Annotated[int, at_least(1)] = 1000
 
     tags = replace(
-        Replay.tags, paper="Hazard et al. 2025 (SuRe), arXiv 2511.22367", needs=frozenset({"logits", "true_targets"})
+        Replay.tags,
+        paper="Hazard et al. 2025 (SuRe), arXiv 2511.22367",
+        cost=Cost(rows=1.0, after_task=1000),
+        needs=frozenset({"logits", "true_targets"}),
     )
 
     def __init__(self, config: Config | None = None):
         Strategy.__init__(self, config)
         self.store = ExampleStore(self.config.buffer_size, "worth")
 
+    def cost(self, batch_size: int) -> Cost:
+        return replace(super().cost(batch_size), after_task=self.config.candidates if self.stores() else 0)
+
     def worth(self, model: nn.Module, task: TaskView) -> Sequence[float]:
-        return surprise(model, task)
+        order = torch.randperm(len(task.examples), generator=task.generator(self.name))
+        chosen = sorted(order[: self.config.candidates].tolist())
+        worth = [-1.0] * len(task.examples)  # below any -log p
+        for i, value in zip(chosen, surprise(model, task, [task.examples[i] for i in chosen]), strict=True):
+            worth[i] = value
+        return worth
 
 
-def surprise(model: nn.Module, task: TaskView) -> list[float]:
-    """The mean -log p of each training example's targets, in eval mode. Each process takes its share of the examples."""
+def surprise(model: nn.Module, task: TaskView, examples: Sequence[Example]) -> list[float]:
+    """The mean -log p of each example's targets, in eval mode. Each process takes its share of the examples."""
     device, found = next(model.parameters()).device, list[float]()
-    mine = task.share(range(len(task.examples)))
+    mine = task.share(examples)
     with evaluating(model), torch.no_grad():
         for start in range(0, len(mine), task.batch_size):
-            part = task.encode([task.examples[i] for i in mine[start : start + task.batch_size]], model).to(device)
+            part = task.encode(mine[start : start + task.batch_size], model).to(device)
             logp, owners = predicted(model, part, logits=False).logp, part.asked.examples
             sums = torch.zeros(len(part.examples), device=device).index_add(0, owners, -logp)
             found += (sums / torch.bincount(owners, minlength=len(sums)).clamp(min=1)).tolist()

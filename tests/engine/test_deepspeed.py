@@ -111,7 +111,17 @@ def at_stage(stage, setting):
     return {"engine": "deepspeed", "stage": stage, "micro": 2, **SMALL, **setting}
 
 
-GRID_ALONE = ("surprise_replay", "merge", "ema", "instruction_residual", "freeze", "rft-remax", "on_policy-live", "dft", "eaft")
+GRID_ALONE = (
+    "surprise_replay",
+    "merge",
+    "ema",
+    "instruction_residual",
+    "freeze",
+    "rft-remax",
+    "on_policy-live",
+    "dft",
+    "eaft",
+)
 """What uses no more of an engine than others do: it is followed in `make grid` alone."""
 USUAL = {name: setting for name, setting in EACH.items() if name not in GRID_ALONE}
 EACH_TORCH = {f"torch-{name}": {"engine": "torch", **SMALL, **setting} for name, setting in EACH.items()}

@@ -23,7 +23,7 @@ def by_hand(model, example):
 def test_the_store_holds_the_most_surprising_examples():
     model, replay = tiny_model(), SurpriseReplay(configured(SurpriseReplay, buffer_size=3))
     train(model, task_view(EXAMPLES, max_steps=10), learning_rate=1e-2)
-    found = surprise(model, task_view(EXAMPLES, batch_size=4))
+    found = surprise(model, task_view(EXAMPLES, batch_size=4), EXAMPLES)
     wanted = [by_hand(model, e) for e in EXAMPLES]
     assert found == pytest.approx(wanted, rel=1e-4)
     replay.after_task(model, task_view(EXAMPLES))
@@ -39,10 +39,23 @@ def test_the_store_holds_the_most_surprising_examples():
     ]  # the most surprising of them
 
 
+def test_of_a_large_task_so_many_are_looked_at():
+    model, replay = tiny_model(), SurpriseReplay(configured(SurpriseReplay, buffer_size=3, candidates=4))
+    worth = replay.worth(model, task_view(EXAMPLES))
+    assert sorted(w == -1 for w in worth) == [False] * 4 + [True] * 2
+    assert [w for w in worth if w != -1] == pytest.approx(
+        [by_hand(model, e) for e, w in zip(EXAMPLES, worth, strict=True) if w != -1], rel=1e-4
+    )
+    assert (
+        replay.cost(32).after_task,
+        SurpriseReplay(configured(SurpriseReplay, buffer_size=0)).cost(32).after_task,
+    ) == (4, 0)
+
+
 def test_the_model_is_as_it_was_when_it_has_been_asked():
     model, view = tiny_model().train(), task_view(EXAMPLES)
     state = torch.get_rng_state()
-    surprise(model, view)
+    surprise(model, view, EXAMPLES)
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in model.parameters())
