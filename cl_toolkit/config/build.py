@@ -18,7 +18,7 @@ from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models import peft_types
 from cl_toolkit.models.kind import Kind, built_in, kind_class
-from cl_toolkit.models.sections import Adapter, Generation, ModelSection, Prompt
+from cl_toolkit.models.sections import Adapter, AnyAdapter, Generation, ModelSection, Prompt
 from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, TRACKERS, Registry
 from cl_toolkit.strategy import Strategy
 
@@ -39,7 +39,30 @@ def kind_of(section: Mapping[str, Any], where: str) -> Kind:
 
 
 def adapter_of(section: Any, where: str) -> Any:
-    """The settings of the adapter that `model.adapter` asks for; what is no mapping is left to the type check."""
+    """The settings of the adapter that `model.adapter` asks for, task by task where it has `per_task`; what is no mapping is
+    left to the type check."""
+    if not isinstance(section, Mapping) or "per_task" not in section:
+        return one_adapter(section, where)
+    key, given = "model.adapter.per_task", section["per_task"]
+    common = {name: value for name, value in section.items() if name != "per_task"}
+    if (
+        not isinstance(given, Mapping)
+        or not all(isinstance(v, list | tuple) and v for v in given.values())
+        or not given
+    ):
+        raise UserError(f"{where}: {key}: expected settings with a list for each, {{r: [16, 8]}}, got {quoted(given)}")
+    if common.get("between_tasks", "continue") == "continue" or set(given) & {"type", "between_tasks"}:
+        raise UserError(
+            f"{where}: {key}: is for adapters of one type that begin anew with each task; set between_tasks: merge or stack "
+            "beside it"
+        )
+    tasks = range(max(map(len, given.values())))
+    settings = [{name: values[min(i, len(values) - 1)] for name, values in given.items()} for i in tasks]
+    return AnyAdapter.by_task([one_adapter({**common, **its}, where) for its in settings])
+
+
+def one_adapter(section: Any, where: str) -> Any:
+    """An adapter's settings."""
     if not isinstance(section, Mapping):
         return section
     if peft_types.is_plain(section):

@@ -20,6 +20,7 @@ from cl_toolkit.strategy import LIFE_CYCLES, Strategy, Tags
 
 if TYPE_CHECKING:
     from cl_toolkit.config.schema import Component, RunConfig
+    from cl_toolkit.models.sections import AnyAdapter
     from cl_toolkit.objective import Objective
     from cl_toolkit.strategy import Strategy
 
@@ -196,8 +197,12 @@ def check_inputs(config: RunConfig, where: str) -> None:
 def check_adapter(config: RunConfig, where: str) -> None:
     """The adapter's life cycle, and what strategies want of an adapter."""
     adapter = config.model.adapter
-    if adapter is None:
-        return
+    for one in () if adapter is None else adapter.tasks or (adapter,):
+        check_one_adapter(one, config, where)
+
+
+def check_one_adapter(adapter: AnyAdapter, config: RunConfig, where: str) -> None:
+    """An adapter as a task begins it."""
     if (able := adapter.known) is None:
         from cl_toolkit.models.trials import abilities
 

@@ -59,7 +59,12 @@ def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) ->
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "adapter", index))
-        return begun(model, _config(model, adapter), index if adapter.between_tasks == "stack" else 0, f"task{index}")
+        return begun(
+            model,
+            _config(model, adapter.of_task(index)),
+            index if adapter.between_tasks == "stack" else 0,
+            f"task{index}",
+        )
 
 
 def begun(model: Any, config: PeftConfig, under: int, name: str = "") -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -57,13 +57,26 @@ class AnyAdapter:
     """An adapter of any type, by PEFT's name of it, and what happens to it between tasks: one adapter trained on and on
     (`continue`), merged into the weights and started afresh (`merge`), or frozen with a new one added (`stack`).
 
-    known: what can be done with it; None where only a trial says that.
+    known: what can be done with it; None where only a trial says that. tasks: its settings task by task, where they differ
+    (`per_task` in a config); the last ones go on.
     """
 
     known: ClassVar[Abilities | None] = None
     type: str = "lora"
     between_tasks: Literal["continue", "merge", "stack"] = "continue"
     target_modules: tuple[str, ...] | str | None = None
+    tasks: tuple[AnyAdapter, ...] = dataclasses.field(default=(), init=False)
+
+    @staticmethod
+    def by_task(adapters: Sequence[AnyAdapter]) -> AnyAdapter:
+        """The first one, which knows the settings of all tasks."""
+        first = dataclasses.replace(adapters[0])
+        object.__setattr__(first, "tasks", tuple(adapters))  # no user's key, so no argument
+        return first
+
+    def of_task(self, index: int) -> AnyAdapter:
+        """The settings with which task `index` (from 0) begins its adapter."""
+        return self.tasks[min(index, len(self.tasks) - 1)] if self.tasks else self
 
     def settings(self) -> dict[str, Any]:
         """PEFT's own keys, as far as they are set."""
@@ -82,7 +95,7 @@ class Adapter(AnyAdapter):
     use_rslora: bool = False
 
     def settings(self) -> dict[str, Any]:
-        rest = ("type", "between_tasks")
+        rest = ("type", "between_tasks", "tasks")
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in rest}
 
 

@@ -41,6 +41,8 @@ def fields(cls: type, before: str) -> Iterator[str]:
     """The dotted keys of a dataclass, and of those within it."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        if not field.init:
+            continue
         path = f"{before}.{field.name}"
         yield path
         for part in (hints[field.name], *typing.get_args(hints[field.name])):
@@ -62,6 +64,7 @@ def surface() -> list[str]:
     found = [f"import {name}" for name in cl_toolkit.__all__]
     found += [f"command {line}" for line in commands()]
     found += [f"config {key}" for key in keys(yaml.safe_load((config_dir() / "base.yaml").read_text(encoding="utf-8")))]
+    found += ["config model.adapter.per_task"]  # lists of the others, taken apart before they are typed
     found += [f"config {key}" for key in (*fields(Adapter, "model.adapter"), *fields(Seeds, "seed"))]
     kinds = built_in() | {f"({head})": kind_class({"name": "a folder", "head": head}, "test") for head in HEADS}
     for name, kind in kinds.items():
