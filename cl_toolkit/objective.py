@@ -28,6 +28,7 @@ class Objective:
     `gives`: what its forward offers to strategies: `logits` (the distribution of each target: `Outputs.logits` at
     `part.labels`), `true_targets` (the targets are the data's, not the model's own), `features`, `prototypes`; and `classes`
     where `equip` brings the outputs, which are classes then, whatever the kind of the model.
+    `reads`: what of a row it learns from beside the target, such as `rejected`.
     `copies`: rows that one example makes in a batch (rollouts, views).
     `rollouts`: answers that this process has sampled so far.
     """
@@ -43,6 +44,7 @@ class Objective:
     inputs: ClassVar[tuple[str, ...]] = ("conversations",)
     needs: ClassVar[frozenset[str]] = frozenset({"outputs"})
     gives: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
     name: str = ""
     updates: int = 1
     copies: int = 1

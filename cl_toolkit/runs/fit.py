@@ -38,7 +38,16 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         return found
 
     shared = [f"task {line}" for line in overlap_lines(stream.all_tasks, config.evaluate.split)]
-    return [*codec.check(stream.all_tasks, config.evaluate.split, limits), *shared]
+    unread = [line for task in stream.tasks if (line := passed_over(task, config))]
+    return [*codec.check(stream.all_tasks, config.evaluate.split, limits), *shared, *unread]
+
+
+def passed_over(task: Task, config: RunConfig) -> str:
+    """What a task's rows have and its objective does not learn from, in a sentence; the first row speaks for all."""
+    name = (task.objective or config.objective).name
+    reads = OBJECTIVES.get(name, "objective.name").reads
+    unread = set(task.train[0].extra if task.train else ()) & {"rejected"} - reads
+    return f"task {task.name}: rows have a rejected answer, which objective {name} passes over" if unread else ""
 
 
 def check_choices(stream: Stream, config: RunConfig) -> None:

@@ -43,6 +43,7 @@ class DPO(Objective):
     paper = "Rafailov et al. 2023, arXiv 2305.18290"
     gives = frozenset({"logits"})
     needs = frozenset({"logits"})
+    reads = frozenset({"rejected"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -96,6 +96,8 @@ def test_instruction_preference_and_reinforcement_are_one_stream(tmp_path):
     record = cl.run(config, out=tmp_path)
     terms = {row["task"]: set(row["terms"]) for row in record["losses"]}
     assert [stage["objective"] for stage in record["stages"]] == [None, "dpo", "rft"]
+    assert "task last: rows have a rejected answer, which objective rft passes over" in record["notes"]
+    assert not any("sort" in note for note in record["notes"])
     assert terms == {"max": {"sft"}, "sort": {"dpo", "ewc"}, "last": {"rft", "ewc"}}
 
 
