@@ -237,9 +237,10 @@ finally:
     ids=" ".join,
 )
 def test_the_answer_comes_at_once_without_heavy_libraries(arguments):
-    # a busy machine makes CPU time longer too: the best of three
-    seconds = min(process(*arguments)[3] for _ in range(3))
-    assert seconds < 1.0
+    # against what the command line stands on, since processors differ; a busy one makes CPU time longer too: the best of three
+    both = [(process(*arguments)[3], process(code="import typer, omegaconf, pydantic")[3]) for _ in range(3)]
+    seconds, bare = map(min, zip(*both, strict=True))
+    assert seconds < 5 * bare
     assert process(*arguments, code=HEAVY)[2].endswith("heavy: []\n")
 
 
