@@ -32,16 +32,20 @@ TINY = {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidd
 
 
 class EasySkills(Skills):
-    """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ, and with an answer
-    beside each target that it is preferred to."""
+    """Skills with a scorer that an untrained model satisfies about half of the time, so that rewards differ."""
 
     inputs = "conversations"
 
     def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
-        return [
-            replace(t, scorer=f"{__name__}:even", train=tuple(map(preferred, t.train)))
-            for t in super().tasks(names, prompt, repeat)
-        ]
+        return [replace(t, scorer=f"{__name__}:even") for t in super().tasks(names, prompt, repeat)]
+
+
+class EasyPairs(EasySkills):
+    """The same with an answer beside each target that it is preferred to."""
+
+    def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
+        found = super().tasks(names, prompt, repeat)
+        return [replace(t, train=tuple(map(preferred, t.train))) for t in found]
 
 
 def preferred(example: Example) -> Example:
@@ -66,6 +70,8 @@ class EasyDocuments(EasySkills):
 
 def stream_for(objective: Any) -> str:
     """The stream of ours that gives what an objective learns from."""
+    if "rejected" in objective.reads:
+        return f"{__name__}:{EasyPairs.__name__}"
     fitting = [cls for cls in (EasySkills, EasyDocuments) if cls.inputs in objective.inputs]
     return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
 

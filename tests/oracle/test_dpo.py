@@ -14,7 +14,7 @@ from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.objectives.dpo import DPO
 
 PAIRS = [ask(q, q[:1], extra={"rejected": q[::-1]}) for q in ("ab", "abcdef", "cd", "défg", "hij klm", "no")]
-EASY = "cl_toolkit.check.runs:EasySkills"
+EASY = "cl_toolkit.check.runs:EasyPairs"
 SIZES = {"length": 3, "train_size": 12, "valid_size": 4, "test_size": 6}
 
 
@@ -92,7 +92,7 @@ def test_instruction_preference_and_reinforcement_are_one_stream(tmp_path):
         {"name": EASY, "tasks": ["sort"], "objective": {"name": "dpo"}, **SIZES},
         {"name": EASY, "tasks": ["last"], "objective": RFT, **SIZES},
     ]
-    config = tiny_config(stream={"tasks": ["max"], "then": stages}, strategies={"replay": {}, "ewc": {}})
+    config = tiny_config(stream={"name": EASY, "tasks": ["max"], "then": stages}, strategies={"replay": {}, "ewc": {}})
     record = cl.run(config, out=tmp_path)
     terms = {row["task"]: set(row["terms"]) for row in record["losses"]}
     assert [stage["objective"] for stage in record["stages"]] == [None, "dpo", "rft"]

@@ -78,7 +78,7 @@ def number_keys():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "-inf", 10**400])
 def test_nan_and_infinity_are_refused_everywhere(name, key, value):
     cls = SECTIONS[name]
-    given = {f.name: getattr(cls, f.name, None) for f in dataclasses.fields(cls)} | {key: value}
+    given = {f.name: getattr(cls, f.name, None) for f in dataclasses.fields(cls) if f.init} | {key: value}
     filled = {k: v for k, v in given.items() if k == key or v is not None}
     if section := {"Train": "train", "Generation": "generation", "EngineSection": "engine"}.get(name):
         filled = {**base_layer()[section], key: value}
