@@ -64,6 +64,11 @@ class TaskView:
             self._generators[name] = generator_from(self.seeds["memory"], name, self.index)
         return self._generators[name]
 
+    def drawn(self, name: str, number: int) -> list[int]:
+        """The places of so many of the task's examples, or of all, drawn at random for one strategy. They come in the task's
+        own order, which decides which examples share a batch."""
+        return sorted(torch.randperm(len(self.examples), generator=self.generator(name))[:number].tolist())
+
     def encode(self, examples: Sequence[Example], model: nn.Module | None = None) -> Batch:
         """Examples as the objective encodes them, with `total` counted over just these. What is sampled for them does not
         change what is sampled for training."""

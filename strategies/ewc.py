@@ -137,8 +137,7 @@ class EWC(Strategy):
         """F by weight name, over at most `fisher_examples` examples, in eval mode. Each process takes its share of them; what
         is drawn for one depends on it alone."""
         config, generator = self.config, task.generator(self.name)
-        # in the task's order, which decides which examples share a batch
-        chosen = sorted(torch.randperm(len(task.examples), generator=generator)[: config.fisher_examples].tolist())
+        chosen = task.drawn(self.name, config.fisher_examples)
         seeds = torch.randint(2**62, (len(chosen),), generator=generator).tolist()
         size = task.batch_size if config.fisher == "batched" else 1
         starts = task.share(range(0, len(chosen), size))

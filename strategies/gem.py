@@ -84,9 +84,7 @@ class AGEM(Strategy):
         memory = [example for _, example in self.store.items]
         if not memory or not self.config.memory_batch_size:
             return
-        order = torch.randperm(len(memory), generator=self.task.generator(self.name))
-        chosen = [replace(memory[i], source="memory") for i in order[: self.config.memory_batch_size].tolist()]
-        r = step.gradient_of(chosen)
+        r = step.gradient_of(self._drawn(memory))
         grads = step.grads
         g_dot_r = sum(torch.dot(grads[name].flatten(), value.flatten()) for name, value in r.items())
         r_dot_r = sum(torch.dot(value.flatten(), value.flatten()) for value in r.values())
@@ -94,6 +92,11 @@ class AGEM(Strategy):
         if factor:
             for name, value in r.items():
                 grads[name] = grads[name] - factor * value
+
+    def _drawn(self, group: Sequence[Example]) -> list[Example]:
+        """A memory batch out of stored examples."""
+        order = torch.randperm(len(group), generator=self.task.generator(self.name))
+        return [replace(group[i], source="memory") for i in order[: self.config.memory_batch_size].tolist()]
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if self.config.memory_batch_size and self.config.buffer_size != 0:
@@ -159,8 +162,3 @@ class GEM(AGEM):
         factors = multiples(np.array(gram), np.array(along), self.config.margin)
         for name, value in whole.items():
             grads[name] = value + sum(float(v) * row[name] for v, row in zip(factors, past, strict=True))
-
-    def _drawn(self, group: Sequence[Example]) -> list[Example]:
-        """A memory batch of one past task."""
-        order = torch.randperm(len(group), generator=self.task.generator(self.name))
-        return [replace(group[i], source="memory") for i in order[: self.config.memory_batch_size].tolist()]

@@ -113,8 +113,7 @@ class InfLoRA(Strategy):
 
     def _covariances(self, model: nn.Module, task: TaskView) -> dict[str, Tensor]:
         """Layer -> C (d_in, d_in), fp32, in eval mode. Each process takes its share of the examples."""
-        order = torch.randperm(len(task.examples), generator=task.generator(self.name))
-        chosen = [task.examples[i] for i in task.share(sorted(order[: self.config.examples].tolist()))]
+        chosen = [task.examples[i] for i in task.share(task.drawn(self.name, self.config.examples))]
         device = next(model.parameters()).device
         sums = {name: torch.zeros(layer.in_features, layer.in_features, device=device) for name, layer in layers(model)}
         count = {name: torch.zeros((), device=device) for name in sums}

@@ -83,9 +83,7 @@ class OGD(Strategy):
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
-        self.sizes: dict[
-            str, int
-        ] = {}  # of the first task's trained weights, in the order in which a direction holds them
+        self.sizes: dict[str, int] = {}  # of the first task's trained weights, in a direction's order
         self.basis: list[Tensor] = []  # orthonormal, (P,) each
 
     @property
@@ -133,8 +131,7 @@ class OGD(Strategy):
         if missing := next((name for name in trained if self.sizes and name not in self.sizes), None):
             raise UserError(f"strategies.{self.name}: {missing} was not trained in the first task but is trained now")
         self.sizes = self.sizes or {name: weight.numel() for name, weight in trained.items()}
-        order = torch.randperm(len(task.examples), generator=task.generator(self.name))
-        chosen = [task.examples[i] for i in sorted(order[: self.config.examples].tolist())]
+        chosen = [task.examples[i] for i in task.drawn(self.name, self.config.examples)]
         self.basis = orthonormal(self.basis, self._directions(model, task, chosen))
         return model
 

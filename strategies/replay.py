@@ -167,8 +167,7 @@ class SurpriseReplay(Replay):
         return replace(super().cost(batch_size), after_task=self.config.candidates if self.stores() else 0)
 
     def worth(self, model: nn.Module, task: TaskView) -> Sequence[float]:
-        order = torch.randperm(len(task.examples), generator=task.generator(self.name))
-        chosen = sorted(order[: self.config.candidates].tolist())
+        chosen = task.drawn(self.name, self.config.candidates)
         worth = [-1.0] * len(task.examples)  # below any -log p
         for i, value in zip(chosen, surprise(model, task, [task.examples[i] for i in chosen]), strict=True):
             worth[i] = value
