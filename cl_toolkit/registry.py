@@ -176,6 +176,7 @@ STRATEGIES = Registry(
         "ogd": "cl_toolkit.strategies.ogd:OGD",
         "si": "cl_toolkit.strategies.si:SI",
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
+        "guard": "cl_toolkit.strategies.guard:Guard",
         "inf_lora": "cl_toolkit.strategies.inf_lora:InfLoRA",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",

@@ -30,7 +30,7 @@ class Cost:
 
     forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
     calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
-    one, when a task is over.
+    one, when a task is over. looks: at most so many passes over the anchors' validation examples then.
     copies: of the trained weights, whole and in fp32 on every process, that are kept beside the model. copies_per_task: further
     ones for each past task.
     """
@@ -40,6 +40,7 @@ class Cost:
     rows: float = 0.0
     calls: int = 0
     after_task: int = 0
+    looks: int = 0
     copies: float = 0.0
     copies_per_task: float = 0.0
 
@@ -55,6 +56,7 @@ class Cost:
         told += [f"{self.rows:g} rehearsed row{'s' * (self.rows != 1)} per new row"] if self.rows else []
         told += [f"{self.calls} sampled tokens per step"] if self.calls else []
         told += [f"{self.after_task} examples forward and backward per task"] if self.after_task else []
+        told += [f"up to {self.looks} passes over the anchors' validation examples per task"] if self.looks else []
         return ", ".join(told)
 
 
@@ -76,6 +78,7 @@ class Tags:
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`, `weights`
         (those between tasks), `lora_A` (where a new adapter's rows point).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
+    validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -92,6 +95,7 @@ class Tags:
     of_adapter: frozenset[str] = frozenset()
     owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] | None = None
+    validates: bool = False
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)

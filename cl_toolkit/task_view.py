@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.seeds import generator_from, seed_from
 from cl_toolkit.types import Batch, Batches, Example, Outputs
@@ -22,7 +23,8 @@ else:
 
 
 class TaskView:
-    """One task as it is trained: no validation or test split, no neighbours, no stream (law 4).
+    """One task as it is trained: no validation or test split, no neighbours, no stream (law 4). `validate` gives scores of
+    anchors, no examples, and only to who says that it looks at them.
 
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
     examples: the training examples, or what the objective makes of them (`Objective.units`). codec: examples as tensors.
@@ -45,13 +47,14 @@ class TaskView:
         seeds: dict[str, int] | None = None,
         wants_logits: bool = True,
         processes: Processes | None = None,
+        validation: Callable[[nn.Module], dict[str, float]] | None = None,
     ):
         self.name, self.index, self.examples = name, index, objective.units(codec, examples)
         self.objective, self.score = objective, score
         self.codec: Any = codec  # which one it is, an objective knows by its `inputs`
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
         self.wants_logits = wants_logits
-        self._processes = processes
+        self._processes, self._validation = processes, validation
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}
@@ -83,6 +86,13 @@ class TaskView:
     def forward(self, model: nn.Module, batch: Batch) -> Outputs:
         """The objective's forward."""
         return self.objective.forward(model, batch)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Anchor -> its score on validation examples, more being better; the model is plain and whole, and every process asks.
+        Only for a strategy whose tags say that it `validates`: raises UserError for others."""
+        if self._validation is None:
+            raise UserError(f"task {self.name}: validate: is only for a strategy with `validates=True` among its tags")
+        return self._validation(model)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This process's part of what is done before or after a task, such as a pass over examples: neighbours, perhaps none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cl_toolkit.check.runs import NEIGHBOUR, Subject, stream_for, tiny_config
+from cl_toolkit.check.runs import ANCHOR, NEIGHBOUR, Subject, stream_for, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.strategy import Strategy
@@ -54,7 +54,8 @@ class Method(Subject):
             plain.setdefault("objective", {"name": "sft"} if absent else {"name": self.reference, **mine})
             plain["strategies"] = {NEIGHBOUR: {}} if beside else {}
         stream = stream_for(OBJECTIVES.get(plain["objective"]["name"], "check"))
-        plain["stream"] = {"name": stream, **plain.get("stream", {})}
+        anchors = {"anchors": [ANCHOR]} if self.is_strategy and self.thing.tags.validates else {}
+        plain["stream"] = {"name": stream, **anchors, **plain.get("stream", {})}
         if isinstance(plain["model"], dict) and plain["model"].get("adapter") is None:
             plain["model"] = {k: v for k, v in plain["model"].items() if k != "adapter"}
         return load_run(tiny_config(**plain))

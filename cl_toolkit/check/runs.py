@@ -27,6 +27,7 @@ from cl_toolkit.types import Batches, Example, Task
 
 OVER_AND_OVER = 20
 TASKS = ["max", "last", "sort"]
+ANCHOR = "vowels"
 RFT = {"name": "rft", "num_generations": 3, "max_completion_length": 4}
 TINY = {"name": "tiny-lm", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -37,7 +38,10 @@ class EasySkills(Skills):
     inputs = "conversations"
 
     def tasks(self, names: Sequence[str], prompt: object = None, repeat: bool = False) -> list[Task]:
-        return [replace(t, scorer=f"{__name__}:even") for t in super().tasks(names, prompt, repeat)]
+        scorers = {ANCHOR: "perplexity"}  # what it loses shows at once
+        return [
+            replace(t, scorer=scorers.get(t.name, f"{__name__}:even")) for t in super().tasks(names, prompt, repeat)
+        ]
 
 
 class EasyPairs(EasySkills):

@@ -260,6 +260,8 @@ def check_strategies(config: RunConfig, where: str) -> None:
         if life_cycle not in its.life_cycles:
             got = life_cycle or "no adapter"
             raise UserError(f"{where}: strategies.{name}: needs {adapters_said(its.life_cycles)}; got {got}")
+        if its.validates and not config.stream.anchors:
+            raise UserError(f"{where}: stream.anchors: strategies.{name} checks them; expected one at least, got none")
         if its.needs_trained and adapter is not None and config.stream.anchors:
             raise UserError(
                 f"{where}: stream.anchors: strategies.{name} looks at trained weights, and an anchor comes before the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cl_toolkit.config.schema import Component, RunConfig
 from cl_toolkit.data.store import ExampleStore
@@ -59,7 +59,12 @@ def build_trackers(config: RunConfig) -> list[Tracker]:
     return [made(TRACKERS.get(c.name, f"trackers.{c.name}"), c.settings, f"trackers.{c.name}") for c in config.trackers]
 
 
+def parts_of(strategy: Strategy) -> Sequence[Strategy]:
+    """The strategies that one is composed of, or itself alone."""
+    return strategy.parts if isinstance(strategy, Composed) else (strategy,)
+
+
 def find_stores(strategy: Strategy) -> Iterator[ExampleStore]:
     """The example stores that strategies hold: what they keep is measured, not declared."""
-    for part in strategy.parts if isinstance(strategy, Composed) else (strategy,):
+    for part in parts_of(strategy):
         yield from (value for value in vars(part).values() if isinstance(value, ExampleStore))

@@ -25,6 +25,7 @@ from cl_toolkit.measure.matrix import Matrix
 from cl_toolkit.measure.metrics import explain
 from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.scorers import score
+from cl_toolkit.measure.validation import Validation
 from cl_toolkit.models import adapters
 from cl_toolkit.models.documents import check_apart
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
@@ -32,7 +33,7 @@ from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
+from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores, parts_of
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
@@ -136,6 +137,9 @@ class Run:
             check_apart(self.model, f"train.packing: {config.train.packing}")
         self.answers = Answers(self.codec, config.evaluate.batch_size, self.engine.processes)
         self.exams = {task.name: Exam.of(task, config.evaluate) for task in self.stream.all_tasks}
+        who = [part.name for part in parts_of(self.strategy) if part.tags.validates]
+        self.validation = Validation(self.answers, self.stream.anchors, config.evaluate) if who else None
+        self.notes += self.validation.notes(who) if self.validation else []
         self.matrix, self.probes = Matrix(), build_probes(config)
         self.start_parameters = sum(p.numel() for p in self.model.parameters())
         self.start_names = frozenset(self.model.state_dict())
@@ -280,6 +284,7 @@ class Run:
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
             wants_logits="logits" in self.strategy.needs,
             processes=self.engine.processes,
+            validation=self.validation,
         )
 
     @cached_property

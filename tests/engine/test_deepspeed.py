@@ -54,6 +54,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "derpp": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "o_lora": {},
     "inf_lora": {"energy": 0.6},
+    "guard": {"margin": 8.0, "steps": 3},
     "answer_styles": {"share": 0.5},
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
@@ -63,7 +64,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "instruction_residual": {},
 }
 WITHOUT_TERM = (
-    *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles"),
+    *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "guard", "inf_lora", "answer_styles"),
     *("merge", "ema", "instruction_residual"),
 )
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
@@ -117,6 +118,7 @@ GRID_ALONE = (
     "ema",
     "instruction_residual",
     "freeze",
+    "guard",
     "rft-remax",
     "on_policy-live",
     "dft",

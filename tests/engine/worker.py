@@ -175,6 +175,7 @@ def make_tasks(objective, steps=-1, processes=None):
             epochs=2,
             max_steps=steps,
             processes=processes,
+            validation=lambda model: {"size": -sum(float(p.detach().double().abs().sum()) for p in model.parameters())},
         )
 
 

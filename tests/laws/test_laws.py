@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from tiny import RFT, Trajectory, tiny_config, tiny_run_config, trajectory
+from tiny import RFT, Trajectory, anchors_for, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Strategy, UserError, compose
 from cl_toolkit.check.law import Broken, judge
@@ -85,7 +85,7 @@ def test_law_when_the_task_is_learned_from_rewards(rewarded, number):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_switched_on_it_does_something(name, tmp_path):
-    common = {"model": model_of(needed_adapter(name)), "objective": objective_of(name)}
+    common = {"model": model_of(needed_adapter(name)), "objective": objective_of(name), "stream": anchors_for(name)}
     plain = trajectory(tmp_path / "a", **common)
     assert trajectory(tmp_path / "b", strategies={name: {}}, **common) != plain
 
@@ -95,18 +95,15 @@ def test_the_tags_say_what_it_costs(name, tmp_path, monkeypatch):
     tags, adapter = tags_of(name), needed_adapter(name)
     # an adapter that goes on is nobody's: what a stack keeps beside it is for the strategy that needs a stack
     bare = model_of({**adapter, "between_tasks": "continue"} if adapter else None)
-    plain = trajectory(tmp_path / "a", model=bare, objective=objective_of(name)).record["cost"]
-    run = Run(
-        tiny_run_config(model=model_of(adapter), objective=objective_of(name), strategies={name: {}}),
-        tmp_path / "b",
-        None,
-    )
+    common = {"objective": objective_of(name), "stream": anchors_for(name)}
+    plain = trajectory(tmp_path / "a", model=bare, **common).record["cost"]
+    run = Run(tiny_run_config(model=model_of(adapter), strategies={name: {}}, **common), tmp_path / "b", None)
     rows, after = passing(run, monkeypatch)
     cost = run.execute()["cost"]
     assert (cost["extra_forwards"] > plain["extra_forwards"]) == (tags.cost.forwards > 0)
     assert (cost["extra_backwards"] > plain["extra_backwards"]) == (tags.cost.backwards > 0)
     assert (max(rows) > run.config.train.global_batch_size) == (tags.cost.rows > 0)
-    assert bool(after) == (tags.cost.after_task > 0)
+    assert bool(after) == (tags.cost.after_task + tags.cost.looks > 0)
     assert (cost["stored_examples"] > 0) == tags.needs_examples
     assert (cost["extra_parameters"] > plain["extra_parameters"]) == (
         bool(tags.extra_memory) and not tags.needs_examples
@@ -154,6 +151,7 @@ def test_an_objective_that_cannot_work_is_refused(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_life_cycle_that_cannot_work_is_refused(name, adapter):
     config = {"strategies": {name: {}}, "model": model_of(adapter), "objective": objective_of(name)}
+    config["stream"] = anchors_for(name)
     cycle = adapter and adapter["between_tasks"]
     if cycle in tags_of(name).life_cycles:
         assert tiny_run_config(**config)
@@ -269,6 +267,8 @@ def refusal(a, b):
         return f"cannot be used together: only one of them can own {next(iter(both))}"
     if not set(tags_of(a).life_cycles) & set(tags_of(b).life_cycles):
         return "cannot be used together: one needs model.adapter.between_tasks: "
+    if anchors_for(a, b) and needed_adapter(a, b) and any(tags_of(name).needs_trained for name in (a, b)):
+        return "looks at trained weights, and an anchor comes before the adapter"
     return None if any(works_with(o, a, b) for o in OBJECTIVES) else "no objective gives all that "
 
 
@@ -276,6 +276,7 @@ def refusal(a, b):
 def test_law_8_a_pair_may_run_or_is_refused_by_name(a, b):
     """That it works is shown in test_order.py, where it runs both ways."""
     config = {"strategies": {a: {}, b: {}}, "model": model_of(needed_adapter(a, b)), "objective": objective_of(a, b)}
+    config["stream"] = anchors_for(a, b)
     if why := refusal(a, b):
         with pytest.raises(UserError, match=f"{a}.*{b}|{b}.*{a}") as refused:
             tiny_run_config(**config)

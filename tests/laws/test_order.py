@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from tiny import tiny_config, trajectory
+from tiny import anchors_for, tiny_config, trajectory
 
 from cl_toolkit import Strategy, UserError, compose
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
@@ -27,7 +27,14 @@ def settings_of(names):
     model = {**tiny_config()["model"], **({"adapter": {"r": 2, "between_tasks": adapter}} if adapter else {})}
     fitting = (o for o in OBJECTIVES if all(t.needs <= OBJECTIVES.get(o, "test").gives for t in tags))
     objective = {"name": next(fitting, "sft")}
-    return {**SMALL, "model": model, "objective": objective, "strategies": {n: FELT.get(n, {}) for n in names}}
+    stream = {**SMALL["stream"], **anchors_for(*names)}
+    return {
+        **SMALL,
+        "stream": stream,
+        "model": model,
+        "objective": objective,
+        "strategies": {n: FELT.get(n, {}) for n in names},
+    }
 
 
 def may_be_combined(a, b):

@@ -5,18 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.check.runs import RFT, TINY, Trajectory, tiny_config
+from cl_toolkit.check.runs import ANCHOR, RFT, TINY, Trajectory, tiny_config
 from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
-__all__ = ["RFT", "TINY", "Trajectory", "stop_after_a_task", "tiny_config", "tiny_run_config", "trajectory"]
+__all__ = [
+    "RFT",
+    "TINY",
+    "Trajectory",
+    "anchors_for",
+    "stop_after_a_task",
+    "tiny_config",
+    "tiny_run_config",
+    "trajectory",
+]
 
 
 def tiny_run_config(**changes: Any) -> RunConfig:
     """One run of the tiny config."""
     return load_run(tiny_config(**changes))
+
+
+def anchors_for(*names: str) -> dict[str, Any]:
+    """The part of a stream that strategies need which check anchors."""
+    return {"anchors": [ANCHOR]} if any(STRATEGIES.get(name, "test").tags.validates for name in names) else {}
 
 
 def trajectory(folder: Path, **changes: Any) -> Trajectory:
