@@ -67,8 +67,8 @@ reference: $(BIN)/pytest  ## the API reference as pages, in docs/reference
 mutants: $(BIN)/pytest  ## how many small faults the tests notice, a sample; N=all for all of them
 	$(BIN)/python tests/mutants.py --number $(N) --jobs $(JOBS)
 
-grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two processes; many minutes
-	$(BIN)/python -m pytest -s -m grid tests/engine
+grid: $(BIN)/pytest  ## every strategy at every ZeRO stage in one and two processes, every pair both ways; many minutes
+	$(BIN)/python -m pytest -s -m grid tests/engine tests/laws tests/unit/test_fixed.py
 
 null: $(BIN)/pytest  ## how often the report claims what is not there, and finds what is; minutes
 	$(BIN)/python -m pytest -s -m null tests/unit/test_null.py
