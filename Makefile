@@ -31,6 +31,7 @@ endef
 
 $(PEERS)/installed: $(BIN)/pytest
 	$(call apart,avalanche$(COMMA)eval)
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --constraint constraints.txt --no-deps llamafactory trl
 
 $(SPEED)/installed: $(BIN)/pytest
 	$(call apart,speed-peers)
@@ -46,7 +47,7 @@ test: $(BIN)/pytest  ## the whole suite, without timing, the grid and the long s
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null"
 
-peers: $(PEERS)/installed  ## the tests against Avalanche and lm-evaluation-harness; the first time installs them
+peers: $(PEERS)/installed  ## the tests against Avalanche, lm-evaluation-harness, TRL and LLaMA-Factory; the first time installs them
 	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
 
 test-cpus: $(BIN)/pytest  ## the suite as three kinds of processor would run it: without vectors, with AVX2, and this one's own
