@@ -67,7 +67,7 @@ def test_most_pairs_may_be_combined():
     assert ("agem", "si") in PAIRS or ("si", "agem") in PAIRS
 
 
-@pytest.mark.parametrize(("a", "b"), map(marked, PAIRS))
+@pytest.mark.parametrize(("a", "b"), [marked(pair) for pair in PAIRS])
 def test_the_order_of_a_pair_does_not_matter(a, b, tmp_path):
     one, other = final((a, b), tmp_path / "ab"), final((b, a), tmp_path / "ba")
     assert one.keys() == other.keys()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cl_toolkit.check.runs import ANCHOR, RFT, TINY, Trajectory, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.registry import STRATEGIES
@@ -18,6 +20,7 @@ __all__ = [
     "Trajectory",
     "anchors_for",
     "stop_after_a_task",
+    "stopped_and_resumed",
     "tiny_config",
     "tiny_run_config",
     "trajectory",
@@ -29,9 +32,9 @@ def tiny_run_config(**changes: Any) -> RunConfig:
     return load_run(tiny_config(**changes))
 
 
-def anchors_for(*names: str) -> dict[str, Any]:
+def anchors_for(*names: str, anchor: str = ANCHOR) -> dict[str, Any]:
     """The part of a stream that strategies need which check anchors."""
-    return {"anchors": [ANCHOR]} if any(STRATEGIES.get(name, "test").tags.validates for name in names) else {}
+    return {"anchors": [anchor]} if any(STRATEGIES.get(name, "test").tags.validates for name in names) else {}
 
 
 def trajectory(folder: Path, **changes: Any) -> Trajectory:
@@ -56,3 +59,19 @@ def stop_after_a_task(run: Run) -> None:
     except Stop:
         return
     raise AssertionError("the run was over before it could be stopped")
+
+
+def stopped_and_resumed(config, folder, last):
+    """A run that died after task `last` was saved, and was begun again."""
+    stopped = Run(config, folder, None)
+    save = stopped.save
+
+    def save_then_stop(k):
+        save(k)
+        if k == last:
+            raise InterruptedError
+
+    stopped.save = save_then_stop
+    with pytest.raises(InterruptedError):
+        stopped.execute()
+    return Trajectory(Run(config, folder, None))
