@@ -177,6 +177,8 @@ STRATEGIES = Registry(
         "si": "cl_toolkit.strategies.si:SI",
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
         "inf_lora": "cl_toolkit.strategies.inf_lora:InfLoRA",
+        "sd_lora": "cl_toolkit.strategies.sd_lora:SDLoRA",
+        "slao": "cl_toolkit.strategies.slao:SLAO",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",

@@ -54,6 +54,8 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "derpp": {"memory_batch_size": 3, "buffer_size": 9, "top_k": 4},
     "o_lora": {},
     "inf_lora": {"energy": 0.6},
+    "sd_lora": {},
+    "slao": {},
     "answer_styles": {"share": 0.5},
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
@@ -64,7 +66,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
 }
 WITHOUT_TERM = (
     *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "inf_lora", "answer_styles"),
-    *("merge", "ema", "instruction_residual"),
+    *("merge", "ema", "instruction_residual", "sd_lora", "slao"),
 )
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
