@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stores_transposed
+from cl_toolkit.models.targets import adapted, adapted_part, by_weights, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
@@ -93,11 +93,13 @@ def _config(model: Any, adapter: AnyAdapter) -> PeftConfig:
 
     first = getattr(model, "peft_config", {}).get("task0")
     if first is None:
-        transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
+        targets = check_targets(model, adapter)
+        transposed = any(map(stores_transposed, targets.values()))
         task = ("SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM") if model.can_generate() else None
     else:
-        transposed, task = getattr(first, "fan_in_fan_out", False), first.task_type
-    config = peft_config(adapter, task_type=task)
+        transposed, task, targets = getattr(first, "fan_in_fan_out", False), first.task_type, first.target_modules
+    chosen = {"target_modules": tuple(sorted(targets))} if by_weights(adapter.target_modules) else {}
+    config = peft_config(adapter, task_type=task, **chosen)
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = transposed
     return config
