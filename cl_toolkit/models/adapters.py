@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +49,16 @@ FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 """Life cycle -> what becomes of a task's adapter when the task is over."""
 
 
-def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) -> nn.Module:
+def begin_task(
+    model: Any, adapter: AnyAdapter | None, index: int, seed: int, run: Callable[[], None] | None = None
+) -> nn.Module:
     """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
-    from the global generator."""
+    from the global generator. run: sends the task's examples through the model, for an adapter that begins with what they make
+    of it; None: its weights will be put in their place."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
     if part := adapted_part(model):
-        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed))
+        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed, run))
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "adapter", index))
@@ -64,15 +67,21 @@ def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) ->
             _config(model, adapter.of_task(index)),
             index if adapter.between_tasks == "stack" else 0,
             f"task{index}",
+            run,
         )
 
 
-def begun(model: Any, config: PeftConfig, under: int, name: str = "") -> nn.Module:
+def begun(
+    model: Any, config: PeftConfig, under: int, name: str = "", run: Callable[[], None] | None = None
+) -> nn.Module:
     """The model with a fresh adapter from the global generator, the one that is trained; `under` earlier ones go on working."""
     from peft import get_peft_model
 
+    from cl_toolkit.models.beginnings import prepare
+
     name = name or f"task{under}"
     with _told():
+        prepare(model, config, run)
         if not under:
             return get_peft_model(model, config, adapter_name=name)
         model.add_adapter(name, config)

@@ -74,7 +74,7 @@ def _well_conditioned(model: nn.Module, wanted: str, key: str) -> dict[str, nn.M
     """The share of the linear layers whose condition numbers, largest singular value by smallest, are the lowest: `kappa`,
     with PEFT's share of a fifth, or `kappa(0.5)`. KappaTune, arXiv 2506.16289, by PEFT's own function, but without the head.
     Where a model has no weights, as many layers as it will be."""
-    from peft.helpers import KappaTuneSelector
+    from cl_toolkit.models.peft_types import by_condition
 
     told = re.fullmatch(r"kappa(?:\((0?\.\d+|1(?:\.0*)?)\))?", wanted)
     share = float(told[1] or 0.2) if told else 0.0
@@ -87,7 +87,7 @@ def _well_conditioned(model: nn.Module, wanted: str, key: str) -> dict[str, nn.M
         raise UserError(f"{key}: {wanted}: the model has no linear layers of torch")
     names = list(found)
     if not any(weight.is_meta for weight in model.parameters()):
-        names = [n for n in KappaTuneSelector(model, show_progress=False).get_best_targets() if n in found]
+        names = [name for name in by_condition(model) if name in found]
     return {name: found[name] for name in names[: max(1, int(len(names) * share))]}
 
 

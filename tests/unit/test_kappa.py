@@ -47,7 +47,7 @@ def test_it_picks_what_peft_picks_without_a_head():
         assert with_head.get_output_embeddings() not in mine.values()
 
 
-def test_the_numbers_are_those_of_numpy():
+def test_the_order_is_that_of_fp64():
     model = tiny_model(seed=1)
     kappa = {n: torch.linalg.cond(m.weight.detach().double()).item() for n, m in linear(model).items()}
     assert list(check_targets(model, Adapter(target_modules="kappa(.5)"))) == sorted(kappa, key=kappa.__getitem__)[:3]
