@@ -178,6 +178,8 @@ STRATEGIES = Registry(
         "o_lora": "cl_toolkit.strategies.o_lora:OLoRA",
         "guard": "cl_toolkit.strategies.guard:Guard",
         "inf_lora": "cl_toolkit.strategies.inf_lora:InfLoRA",
+        "sd_lora": "cl_toolkit.strategies.sd_lora:SDLoRA",
+        "slao": "cl_toolkit.strategies.slao:SLAO",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",

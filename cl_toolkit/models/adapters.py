@@ -9,14 +9,14 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.targets import adapted, adapted_part, check_targets, stores_transposed
+from cl_toolkit.models.targets import adapted, adapted_part, by_weights, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
 if TYPE_CHECKING:
@@ -49,13 +49,16 @@ FATES = {"continue": "kept", "merge": "merged", "stack": "frozen"}
 """Life cycle -> what becomes of a task's adapter when the task is over."""
 
 
-def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) -> nn.Module:
+def begin_task(
+    model: Any, adapter: AnyAdapter | None, index: int, seed: int, run: Callable[[], None] | None = None
+) -> nn.Module:
     """Give the model the adapter that task `index` (from 0) trains. Fresh weights come from `seed` and the index, not
-    from the global generator."""
+    from the global generator. run: sends the task's examples through the model, for an adapter that begins with what they make
+    of it; None: its weights will be put in their place."""
     if adapter is None or (adapter.between_tasks == "continue" and index > 0):
         return model
     if part := adapted_part(model):
-        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed))
+        setattr(model, part, begin_task(getattr(model, part), adapter, index, seed, run))
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "adapter", index))
@@ -64,15 +67,21 @@ def begin_task(model: Any, adapter: AnyAdapter | None, index: int, seed: int) ->
             _config(model, adapter.of_task(index)),
             index if adapter.between_tasks == "stack" else 0,
             f"task{index}",
+            run,
         )
 
 
-def begun(model: Any, config: PeftConfig, under: int, name: str = "") -> nn.Module:
+def begun(
+    model: Any, config: PeftConfig, under: int, name: str = "", run: Callable[[], None] | None = None
+) -> nn.Module:
     """The model with a fresh adapter from the global generator, the one that is trained; `under` earlier ones go on working."""
     from peft import get_peft_model
 
+    from cl_toolkit.models.beginnings import prepare
+
     name = name or f"task{under}"
     with _told():
+        prepare(model, config, run)
         if not under:
             return get_peft_model(model, config, adapter_name=name)
         model.add_adapter(name, config)
@@ -93,11 +102,13 @@ def _config(model: Any, adapter: AnyAdapter) -> PeftConfig:
 
     first = getattr(model, "peft_config", {}).get("task0")
     if first is None:
-        transposed = any(map(stores_transposed, check_targets(model, adapter).values()))
+        targets = check_targets(model, adapter)
+        transposed = any(map(stores_transposed, targets.values()))
         task = ("SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM") if model.can_generate() else None
     else:
-        transposed, task = getattr(first, "fan_in_fan_out", False), first.task_type
-    config = peft_config(adapter, task_type=task)
+        transposed, task, targets = getattr(first, "fan_in_fan_out", False), first.task_type, first.target_modules
+    chosen = {"target_modules": tuple(sorted(targets))} if by_weights(adapter.target_modules) else {}
+    config = peft_config(adapter, task_type=task, **chosen)
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = transposed
     return config

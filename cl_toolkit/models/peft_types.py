@@ -6,21 +6,24 @@ import dataclasses
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted, short
 from cl_toolkit.models.sections import Adapter, AnyAdapter, PeftAdapter
 from cl_toolkit.registry import canonical
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 KEY = "model.adapter.type"
 OWN = ("type", "between_tasks")
-NEED_DATA = ("corda", "eva", "lora_ga")
-"""Beginnings of LoRA for which PEFT wants the training examples to go through the model first."""
+BY_INPUTS = ("corda",)
+"""Beginnings of LoRA that go by what training examples give a layer as input."""
+NEED_DATA = ("eva", "lora_ga")
+"""Those for which PEFT wants more of the training examples than to go through the model once."""
 
 
 @cache
@@ -33,7 +36,11 @@ def known() -> dict[str, tuple[type, dict[str, Any]]]:
     begun = _words(typing.get_type_hints(LoraConfig)["init_lora_weights"])
     switches = [f.name for f in dataclasses.fields(LoraConfig) if f.name.startswith("use_") and f.default is False]
     found: dict[str, tuple[type, dict[str, Any]]] = {
-        **{word: (LoraConfig, {"init_lora_weights": word}) for word in (*begun, *NEED_DATA) if word.isidentifier()},
+        **{
+            word: (LoraConfig, {"init_lora_weights": word})
+            for word in (*begun, *BY_INPUTS, *NEED_DATA)
+            if word.isidentifier()
+        },
         **{switch.removeprefix("use_"): (LoraConfig, {switch: True}) for switch in switches},
     }
     return found | {canonical(kind.value.lower()): (cls, {}) for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -129,13 +136,21 @@ def refused(error: Exception) -> UserError:
     return UserError(f"model.adapter: PEFT refuses it: {type(error).__name__}: {short(what, 200)}")
 
 
+def begins_by(adapter: AnyAdapter | None) -> Any:
+    """How an adapter's weights begin, of PEFT's words; None where it does not say."""
+    return {**known()[adapter.type][1], **adapter.settings()}.get("init_lora_weights") if adapter else None
+
+
 def check_type(adapter: AnyAdapter) -> None:
     """Raise UserError for a type that cannot work here, whatever is done with it."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    if {**known()[adapter.type][1], **adapter.settings()}.get("init_lora_weights") in NEED_DATA:
+    if begins_by(adapter) in NEED_DATA:
         raise UserError(f"{KEY}: {adapter.type}: {NO_DATA}; {LEFT}")
     config = peft_config(adapter)
+    files = {"cache_file", "covariance_file"} & set(adapter.settings().get("corda_config") or {})
+    if files:
+        raise UserError(f"model.adapter.corda_config: {listed(sorted(files))}: {NO_FILES}; leave it out")
     if config.is_prompt_learning:
         raise UserError(f"{KEY}: {adapter.type}: {NO_TOKENS}; {LEFT}")
     if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "update_and_allocate"):
@@ -157,7 +172,26 @@ def default_targets(adapter: AnyAdapter, architecture: str) -> tuple[str, ...]:
     return tuple(mapping[architecture])
 
 
-NO_DATA = "begins with what training examples make of the model, and an adapter is there before its task's examples"
+def by_condition(model: nn.Module) -> list[str]:
+    """The names of torch's linear layers, that of the lowest condition number first."""
+    try:
+        from peft.helpers import KappaTuneSelector
+    except ImportError:
+        raise UserError(
+            "model.adapter.target_modules: kappa: needs a PEFT with KappaTuneSelector; upgrade peft"
+        ) from None
+    return KappaTuneSelector(model, show_progress=False).get_best_targets()
+
+
+def weigh_inputs(model: nn.Module, config: PeftConfig, run: Callable[[], None]) -> None:
+    """Leave with each layer what CorDA begins with, by the inputs that it gets in `run`."""
+    from peft.tuners.lora.corda import preprocess_corda
+
+    preprocess_corda(model, config, run)
+
+
+NO_DATA = "begins with more of training examples than the inputs that they give a layer, which is not seen to here"
+NO_FILES = "a file of what other examples gave would stand for the task's own"
 NO_TOKENS = "puts virtual tokens before each row, of which neither packed rows nor a prompt that is read once know"
 NO_STEPS = "must be told of each optimizer step (update_and_allocate), which is not done here"
 LEFT = "take lora, dora or pissa"

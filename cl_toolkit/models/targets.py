@@ -43,9 +43,9 @@ def stores_transposed(module: nn.Module) -> bool:
 def named(model: nn.Module, wanted: tuple[str, ...] | str, key: str = KEY) -> dict[str, nn.Module]:
     """The layers that a setting names, as PEFT reads it: whole names or their ends; a text is a pattern of whole names."""
     if wanted == "all-linear":
-        told: Any = model  # transformers' models say which layer is their head
-        head = told.get_output_embeddings()
-        return {name: m for name, m in model.named_modules() if is_linear(m) and m is not head}
+        return _all_linear(model)
+    if by_weights(wanted):
+        return _well_conditioned(model, str(wanted), key)
     found: dict[str, nn.Module] = {}
     for entry in [wanted] if isinstance(wanted, str) else wanted:
         here = {
@@ -58,6 +58,37 @@ def named(model: nn.Module, wanted: tuple[str, ...] | str, key: str = KEY) -> di
     if not found:
         raise UserError(f"{key}: is empty; expected names of layers, or all-linear")
     return found
+
+
+def _all_linear(model: Any) -> dict[str, nn.Module]:
+    head = model.get_output_embeddings()  # transformers' models say which layer is their head
+    return {name: m for name, m in model.named_modules() if is_linear(m) and m is not head}
+
+
+def by_weights(wanted: tuple[str, ...] | str | None) -> bool:
+    """Whether a setting chooses the layers by their weights, so that PEFT must be told their names."""
+    return isinstance(wanted, str) and wanted.split("(")[0] == "kappa"
+
+
+def _well_conditioned(model: nn.Module, wanted: str, key: str) -> dict[str, nn.Module]:
+    """The share of the linear layers whose condition numbers, largest singular value by smallest, are the lowest: `kappa`,
+    with PEFT's share of a fifth, or `kappa(0.5)`. KappaTune, arXiv 2506.16289, by PEFT's own function, but without the head.
+    Where a model has no weights, as many layers as it will be."""
+    from cl_toolkit.models.peft_types import by_condition
+
+    told = re.fullmatch(r"kappa(?:\((0?\.\d+|1(?:\.0*)?)\))?", wanted)
+    share = float(told[1] or 0.2) if told else 0.0
+    if not share:
+        raise UserError(
+            f"{key}: expected kappa, or with the share of the layers, above 0 and up to 1, kappa(0.5); got {wanted!r}"
+        )
+    found = {name: m for name, m in _all_linear(model).items() if not stores_transposed(m)}
+    if not found:
+        raise UserError(f"{key}: {wanted}: the model has no linear layers of torch")
+    names = list(found)
+    if not any(weight.is_meta for weight in model.parameters()):
+        names = [name for name in by_condition(model) if name in found]
+    return {name: found[name] for name in names[: max(1, int(len(names) * share))]}
 
 
 def _check_linear(model: nn.Module, found: dict[str, nn.Module]) -> None:

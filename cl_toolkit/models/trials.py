@@ -103,7 +103,8 @@ def _shaken(model: Any) -> Any:
 
 def _trained(adapter: PeftAdapter) -> Any:
     """The small model under the adapter, moved. Raises CannotBe for one whose outputs do not go with its tokens."""
-    model = adapters.begun(_start(), peft_config(adapter), 0)
+    start = _start()
+    model = adapters.begun(start, peft_config(adapter), 0, run=lambda: start(input_ids=IDS))
     if _logits(model).shape != (*IDS.shape, VOCABULARY):
         raise CannotBe("its outputs do not go with the tokens of a row")
     if not adapters.loaded(model).get("task0"):

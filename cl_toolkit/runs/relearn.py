@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
 from cl_toolkit.models import adapters
+from cl_toolkit.models.beginnings import passed
 from cl_toolkit.runs.fit import ready
 from cl_toolkit.runs.parts import build_objective
 from cl_toolkit.runs.reload import Reloaded, reload
@@ -98,7 +100,6 @@ class Bench:
     def trained(self, task: Task, size: int) -> nn.Module:
         """A copy of the run's last model after some steps on that many of a task's examples, spread over it."""
         config, seed = self.found.config, self.found.config.seed
-        model = adapters.begin_task(copy.deepcopy(self.found.model), config.model.adapter, self.found.done, seed.init)
         view = TaskView(
             name=task.name,
             index=self.found.done,
@@ -109,6 +110,9 @@ class Bench:
             max_steps=self.train.max_steps,
             seeds={"data": seed.data, "memory": seed.memory, "rollout": seed.rollout},
         )
+        start = copy.deepcopy(self.found.model)
+        examples = partial(passed, start, view)
+        model = adapters.begin_task(start, config.model.adapter, self.found.done, seed.init, examples)
         with torch.random.fork_rng():
             torch.manual_seed(seed_from(seed.data, "relearn", task.name, size))
             return learn(ready(model, self.engine), view, self.objective, compose(), self.engine, lambda session: None)

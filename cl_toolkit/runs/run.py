@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from cl_toolkit.measure.probe import Moment, Probe, due, look
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.measure.validation import Validation
 from cl_toolkit.models import adapters
+from cl_toolkit.models.beginnings import passed
 from cl_toolkit.models.documents import check_apart
 from cl_toolkit.runs import checkpoint, events, growth, resume, state
 from cl_toolkit.runs.cost import Meter, peak_memory
@@ -210,14 +211,16 @@ class Run:
     def train(self, stage: Stage, k: int) -> None:
         """Learn what a stage trains; its adapter and its costs go into the record."""
         task, adapter, cost = stage.task, self.config.model.adapter, self.record["cost"]
-        self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init)
+        objective = self.objective_of(task)
+        view = self.view(task, k, objective, stage.tasks_at_once)
+        examples = partial(passed, self.model, view)
+        self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init, examples)
         self.model.to(self.engine.device)
         if self.config.frozen_base and adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
             adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
         moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
-        objective = self.objective_of(task)
         rollouts = objective.rollouts
 
         def watch(session: Session) -> None:
@@ -238,7 +241,6 @@ class Run:
         with self.meter.clock("train"), torch.random.fork_rng(), self.profile() as profile_step:
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
-            view = self.view(task, k, objective, stage.tasks_at_once)
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
+from cl_toolkit.models.peft_types import BY_INPUTS, begins_by
 from cl_toolkit.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 def saved_weights(run: Run | Reloaded, model: nn.Module) -> dict[str, Tensor]:
     """What a checkpoint must hold: every weight that was ever trained or that the start model does not have; the rest never
-    changes. After merging the whole model is another one."""
+    changes. After merging the whole model is another one, and where an adapter has begun with what examples gave."""
     state, adapter = model.state_dict(), run.config.model.adapter
-    if adapter is None or adapter.between_tasks == "merge":
+    if adapter is None or adapter.between_tasks == "merge" or begins_by(adapter) in BY_INPUTS:
         return state
     return {n: t for n, t in state.items() if n in run.ever_trained or adapters.plain_name(n) not in run.start_names}
 

@@ -300,6 +300,7 @@ def run(engine, setting):
         encode = task.encode
         task.encode = lambda examples, model=None, encode=encode: (aside.extend(examples), encode(examples, model))[1]
         model = adapters.begin_task(model, adapter, task.index, 0)
+        model = strategy.build(model, task.index)  # `learn` builds nothing more then, so that the rest is the engine's
         before = state_of(model)
         model = learn(model, task, objective, strategy, engine, watch)
         plain.append(state_of(model) == before)

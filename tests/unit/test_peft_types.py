@@ -73,8 +73,8 @@ def test_a_wrong_key_is_refused_with_the_nearest_right_one(section, message):
 
 @pytest.mark.parametrize(("section", "message"), [
     ({"type": "prompt_tuning", "num_virtual_tokens": 2}, r"model.adapter.type: prompt_tuning: puts virtual tokens before"),
-    ({"type": "eva"}, r"model.adapter.type: eva: begins with what training examples make of the model"),
-    ({"init_lora_weights": "corda"}, r"model.adapter.type: lora: begins with what training examples"),
+    ({"type": "eva"}, r"model.adapter.type: eva: begins with more of training examples than the inputs"),
+    ({"init_lora_weights": "lora_ga"}, r"model.adapter.type: lora: begins with more of training examples"),
     ({"type": "adalora", "total_step": 9}, r"model.adapter.type: adalora: must be told of each optimizer step"),
     ({"type": "poly"}, r"model.adapter: PEFT refuses it: ValueError: task_ids"),
     ({"type": "lily", "between_tasks": "merge"}, r"between_tasks: merge: an adapter of type lily cannot: .* continue or stack"),
