@@ -12,6 +12,7 @@ from cl_toolkit.config.layers import base_layer
 from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose, launch
 from cl_toolkit.engine.deepspeed_config import final_config, offloaded
+from cl_toolkit.engine.schedules import SCHEDULES, settings
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import AnyAdapter
     from cl_toolkit.objective import Objective
     from cl_toolkit.strategy import Strategy
-
-SCHEDULES = (
-    "constant",
-    "constant_with_warmup",
-    "cosine",
-    "cosine_with_restarts",
-    "inverse_sqrt",
-    "linear",
-    "polynomial",
-)
 
 
 def check(config: RunConfig, where: str) -> None:
@@ -77,6 +68,17 @@ def check_train(config: RunConfig, where: str) -> None:
             f"{where}: train.warmup_ratio: {train.warmup_ratio} does nothing: the schedule constant has no warm-up; use "
             "constant_with_warmup"
         )
+    own = settings(train)
+    if train.lr_scheduler_kwargs and own is None:
+        raise UserError(
+            f"{where}: train.lr_scheduler_kwargs: the schedule {train.lr_scheduler_type} takes none; use infinite"
+        )
+    if train.lr_over == "stream" and train.lr_scheduler_type == "constant":
+        raise UserError(f"{where}: train.lr_over: stream does nothing: the schedule constant is the same at every step")
+    if own is not None and own.anneal_stages and train.lr_over == "stage":
+        raise UserError(f"{where}: train.lr_scheduler_kwargs.anneal_stages: true does nothing: train.lr_over is stage")
+    if train.lr_per_stage == ():
+        raise UserError(f"{where}: train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []")
 
 
 def check_stream(config: RunConfig, where: str) -> None:

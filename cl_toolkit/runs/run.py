@@ -33,6 +33,7 @@ from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
+from cl_toolkit.runs.plan import place_of_stage
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
@@ -236,6 +237,7 @@ class Run:
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             view = self.view(task, k, objective, stage.tasks_at_once)
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
+            self.engine.place = place_of_stage(self, k)
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))
             for note in found_to_fit(self.engine, self.record["notes"]):
