@@ -158,7 +158,7 @@ def check_inputs(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: model.adapter: is for language models and text encoders; {model.name} has none")
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     users = [(f"objective {config.objective.name}", objective.inputs)]
-    users += [(f"strategies.{c.name}", strategy_class(c).tags.inputs) for c in config.strategies]
+    users += [(f"strategies.{c.name}", tags_of(c).inputs) for c in config.strategies]
     for name, inputs in users:
         if inputs is not None and kind not in inputs:
             raise UserError(
@@ -170,6 +170,12 @@ def check_inputs(config: RunConfig, where: str) -> None:
             f"{where}: objective.name: {config.objective.name} needs a model that gives {lacking}, model {model.name} gives "
             f"{' and '.join(sorted(model.gives))}; with it use objective {' or '.join(givers)}"
         )
+    for component in config.strategies:
+        for lacking in sorted(tags_of(component).of_model - model.gives):
+            raise UserError(
+                f"{where}: strategies.{component.name}: needs a model that gives {lacking}, as it is set; model {model.name} "
+                f"gives {' and '.join(sorted(model.gives))}"
+            )
     if not objective.divisible and config.train.per_device_train_batch_size is not None:
         raise UserError(
             f"{where}: train.per_device_train_batch_size: objective {config.objective.name} looks at a whole step at once "
@@ -222,7 +228,7 @@ def check_one_adapter(adapter: AnyAdapter, config: RunConfig, where: str) -> Non
             "the whole job; use one process"
         )
     for component in config.strategies:
-        if lacking := strategy_class(component).tags.of_adapter - able.gives:
+        if lacking := tags_of(component).of_adapter - able.gives:
             raise UserError(
                 f"{where}: strategies.{component.name}: needs {' and '.join(sorted(lacking))} of the adapter, which type "
                 f"{adapter.type} does not give as it is set; use plain lora"
@@ -252,7 +258,7 @@ def check_probes(config: RunConfig, where: str) -> None:
 
 def check_strategies(config: RunConfig, where: str) -> None:
     """Each must work with the adapter and the objective, and any two of them together."""
-    tags = {c.name: strategy_class(c).tags for c in config.strategies}
+    tags = {c.name: tags_of(c) for c in config.strategies}
     for (a, its), (b, others) in combinations(tags.items(), 2):
         if why := conflict(its, others):
             raise UserError(f"{where}: strategies: {a} and {b} cannot be used together: {why}")
@@ -316,6 +322,12 @@ def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str)
         )
 
 
+def tags_of(component: Component) -> Tags:
+    """What a strategy with these settings asks for."""
+    cls, settings = strategy_class(component), component.settings
+    return (settings if isinstance(settings, cls) else made(cls, settings, f"strategies.{component.name}")).as_set
+
+
 def strategy_class(component: Component) -> type[Strategy]:
     """The class behind a strategy component; its settings may be a ready instance (notebooks)."""
     from cl_toolkit.strategy import Strategy
@@ -347,7 +359,7 @@ def check_engine(config: RunConfig, where: str) -> int | None:
         return None
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     parts = [(f"objective {config.objective.name}", objective.zero_stages)]
-    parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]
+    parts += [(f"strategy {c.name}", tags_of(c).zero_stages) for c in config.strategies]
     for name, stages in parts:
         if stage not in stages:
             raise UserError(

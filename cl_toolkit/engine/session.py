@@ -13,7 +13,7 @@ import torch
 
 from cl_toolkit.engine.access import counted
 from cl_toolkit.engine.blocks import begin_part, checkpointed, compiled
-from cl_toolkit.engine.cut import cut, widened
+from cl_toolkit.engine.cut import cut, shared_out, widened
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.engine.schedules import ALONE, Place
 from cl_toolkit.errors import UserError
@@ -181,6 +181,7 @@ class Session:
             for i, piece in enumerate(self._cut):
                 self.last_part = i == len(self._cut) - 1
                 piece.total, piece.wants_logits = total, self.task.wants_logits
+                piece.weights = shared_out(total, self.task.memory_share)
                 begin_part(self.engine.train.compile)
                 yield piece.to(self.engine.device)
                 if self._full:

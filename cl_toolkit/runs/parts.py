@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from cl_toolkit.config.schema import Component, RunConfig
 from cl_toolkit.data.store import ExampleStore
@@ -59,7 +60,17 @@ def build_trackers(config: RunConfig) -> list[Tracker]:
     return [made(TRACKERS.get(c.name, f"trackers.{c.name}"), c.settings, f"trackers.{c.name}") for c in config.trackers]
 
 
+def parts_of(strategy: Strategy) -> Sequence[Strategy]:
+    """The strategies that stand behind one."""
+    return strategy.parts if isinstance(strategy, Composed) else (strategy,)
+
+
+def told(strategy: Strategy) -> dict[str, Any]:
+    """What strategies have noted about the task that was just learned, by their names."""
+    return {part.name: noted for part in parts_of(strategy) if (noted := part.told())}
+
+
 def find_stores(strategy: Strategy) -> Iterator[ExampleStore]:
     """The example stores that strategies hold: what they keep is measured, not declared."""
-    for part in strategy.parts if isinstance(strategy, Composed) else (strategy,):
+    for part in parts_of(strategy):
         yield from (value for value in vars(part).values() if isinstance(value, ExampleStore))

@@ -32,7 +32,7 @@ from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores
+from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores, told
 from cl_toolkit.runs.plan import place_of_stage
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
@@ -249,7 +249,7 @@ class Run:
         extra = counted["all_parameters"] - self.start_parameters
         extra += objective.extra_parameters + self.strategy.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
-        add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error)
+        add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error, told(self.strategy))
 
     def profile(self) -> AbstractContextManager[Callable[[], None]]:
         """What is called after each step of a stage: of the first one the profiler, where it is asked for."""
