@@ -348,8 +348,9 @@ class Batch:
         def moved(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if apart else tensor).to(device, non_blocking=apart)
 
-        found = self.map(lambda name, tensor: moved(tensor))
-        found.asked = Targets(**{name: None if t is None else moved(t) for name, t in vars(self.asked).items()})
+        found, asked = self.map(lambda name, tensor: moved(tensor)), self.asked
+        learned, weights = (None if tensor is None else moved(tensor) for tensor in (asked.learned, asked.weights))
+        found.asked = Targets(moved(asked.places), moved(asked.labels), moved(asked.examples), learned, weights)
         return found
 
 
