@@ -26,8 +26,9 @@ class Objective:
     `inputs`: what its examples may be, in the words of `Kind.inputs`.
     `needs`: what a model must give for it, of `Kind.gives`.
     `gives`: what its forward offers to strategies: `logits` (the distribution of each target: `Outputs.logits` at
-    `part.labels`), `true_targets` (the targets are the data's, not the model's own), `features`, `prototypes`; and `classes`
-    where `equip` brings the outputs, which are classes then, whatever the kind of the model.
+    `part.labels`), `true_targets` (the targets are the data's, not the model's own), `token_mean` (its loss is
+    `part.asked.total` over the step's number of targets, so that these may be weighted), `features`, `prototypes`; and
+    `classes` where `equip` brings the outputs, which are classes then, whatever the kind of the model.
     `reads`: what of a row it learns from beside the target, such as `rejected`.
     `copies`: rows that one example makes in a batch (rollouts, views).
     `rollouts`: answers that this process has sampled so far.

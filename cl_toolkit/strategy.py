@@ -74,6 +74,7 @@ class Tags:
     life_cycles: the adapter life cycles at which it works, None standing for no adapter; the first is the one it is
         checked with.
     needs: what the objective must give for it, of `Objective.gives`.
+    of_model: what the model must give for it, of `Kind.gives`.
     of_adapter: what the adapter must give for it: `pairs`, the two matrices of LoRA whose product is all that it adds.
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`, `weights`
         (those between tasks), `lora_A` (where a new adapter's rows point).
@@ -92,6 +93,7 @@ class Tags:
     extra_memory: str = ""
     life_cycles: tuple[str | None, ...] = LIFE_CYCLES
     needs: frozenset[str] = frozenset()
+    of_model: frozenset[str] = frozenset()
     of_adapter: frozenset[str] = frozenset()
     owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] | None = None
@@ -164,13 +166,28 @@ class Strategy:
         return model
 
     @property
+    def as_set(self) -> Tags:
+        """Its tags as its settings make them, where they ask for more than others: what cannot work is refused by these."""
+        return self.tags
+
+    @property
     def needs(self) -> frozenset[str]:
         """What the objective must give for it."""
-        return self.tags.needs
+        return self.as_set.needs
+
+    @property
+    def answer_limit(self) -> tuple[str, int] | None:
+        """(name of the setting, tokens) of the longest answer that it lets the model write; None: it lets it write none."""
+        return None
 
     def uses(self, hook: str) -> bool:
         """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
+
+    def told(self) -> dict[str, Any]:
+        """What it has noted about the task that was just learned, as JSON data for the record, which has it under the
+        strategy's name. The same on every process."""
+        return {}
 
     def cost(self, batch_size: int) -> Cost:
         """What a step of `batch_size` new examples costs with these settings; nothing where they switch the strategy off."""

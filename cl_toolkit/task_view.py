@@ -29,7 +29,8 @@ class TaskView:
     name, index: which task; index counts from 0 in trained order (anchors have negative ones).
     examples: the training examples, or what the objective makes of them (`Objective.units`). codec: examples as tensors.
     score: how good an answer is, `(example, answer) -> float`, for objectives that learn from rewards.
-    wants_logits: whether somebody needs the logits of training forwards. processes: those of the job; None: there is one.
+    wants_logits: whether somebody needs the logits of training forwards. memory_share: the share of each step's loss that
+    rehearsed rows shall carry, for a strategy to say; None: by their targets. processes: those of the job; None: there is one.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TaskView:
         self.wants_logits = wants_logits
         self._processes, self._validation = processes, validation
         self.seeds = seeds or {"data": 0, "memory": 0, "rollout": 0}
+        self.memory_share: float | None = None
         self.rollouts = 0  # batches sampled so far; part of what the next one is seeded with
         self._generators: dict[str, torch.Generator] = {}
         self._off_training: TaskView | None = None

@@ -209,16 +209,18 @@ class Targets:
     """The N targets of a batch, row after row: what is to be predicted, where, and of which example.
 
     places: (N,) of the outputs that predict them: r T + t for `labels[r, t + 1]`, or the row of a class. labels: (N,).
-    examples: (N,) index into `Batch.examples`. learned: (N,) bool, whether the objective learns it; None where all are.
+    examples: (N,) index into `Batch.examples`. learned: (N,) bool; None: all are. weights: (N,) what each counts; None: 1.
     """
 
     places: Tensor
     labels: Tensor
     examples: Tensor
     learned: Tensor | None
+    weights: Tensor | None = None
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of values (N,) over the targets that are learned."""
+        """The sum of values (N,) over the targets that are learned, each by its weight."""
+        values = values if self.weights is None else values * self.weights
         return values.sum() if self.learned is None else values.where(self.learned, 0).sum()
 
 
@@ -236,6 +238,7 @@ class Batch:
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
         `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
     wants_logits: whether the objective's forward shall give `Outputs.logits`, for those who say that they need them.
+    weights: what a target of a rehearsed example counts, and one of a new one; None: 1. Set by `TaskView.memory_share`.
     memo: what an objective keeps of this part from one update to the next (`Objective.updates`).
     """
 
@@ -248,6 +251,7 @@ class Batch:
     along_tokens: frozenset[str] = frozenset()
     total: Mapping[str, float] = field(default_factory=dict)
     wants_logits: bool = True
+    weights: tuple[float, float] | None = None
     memo: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -263,7 +267,7 @@ class Batch:
         all_of_them = labels if self.targets is None else labels.where(labels != IGNORE, self.targets)
         if labels.dim() == 1:
             rows = torch.arange(len(labels), device=labels.device)
-            if self.targets is None and IGNORE not in labels.tolist():
+            if self.targets is None and self.weights is None and IGNORE not in labels.tolist():
                 return Targets(rows, labels, rows, None)
             places = rows = rows[all_of_them != IGNORE]
         else:
@@ -275,7 +279,8 @@ class Batch:
         learned = None if self.targets is None else labels[after] != IGNORE
         if learned is not None and self.labels.device.type == "cpu" and bool(torch.all(learned)):
             learned = None
-        return Targets(places, all_of_them[after], owners, learned)
+        weights = None if self.weights is None else torch.where(self.source("memory")[owners], *self.weights)
+        return Targets(places, all_of_them[after], owners, learned, weights)
 
     @cached_property
     def sources(self) -> frozenset[str]:
@@ -343,10 +348,9 @@ class Batch:
         def moved(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if apart else tensor).to(device, non_blocking=apart)
 
-        asked = self.asked
-        found = self.map(lambda name, tensor: moved(tensor))
-        learned = None if asked.learned is None else moved(asked.learned)
-        found.asked = Targets(moved(asked.places), moved(asked.labels), moved(asked.examples), learned)
+        found, asked = self.map(lambda name, tensor: moved(tensor)), self.asked
+        learned, weights = (None if tensor is None else moved(tensor) for tensor in (asked.learned, asked.weights))
+        found.asked = Targets(moved(asked.places), moved(asked.labels), moved(asked.examples), learned, weights)
         return found
 
 

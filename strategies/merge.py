@@ -84,10 +84,17 @@ class Merge(Strategy):
         self.trained: dict[str, Tensor] = {}  # theta_k of the last task
         self.vectors: list[dict[str, Tensor]] = []  # of `ties` all; of the others what they have come to
         self.tasks = self.extra = 0
+        self.apart: dict[str, float] = {}
 
     @property
     def extra_parameters(self) -> int:
         return self.extra
+
+    def told(self) -> dict[str, float]:
+        """Of the last task, in L2 over all trained weights: `moved`, how far training ended from the start, as a share of the
+        start's length; `to_start` and `to_trained`, how far the mixture is from these two, as shares of their lengths. The
+        start is where the task began (`linear`), or the start model."""
+        return self.apart
 
     @property
     def off(self) -> bool:
@@ -112,6 +119,7 @@ class Merge(Strategy):
         return model
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
+        self.apart = {}
         if not self.base:  # switched off, or an anchor, which is never trained
             return model
         weights = {name: p for name, p in model.named_parameters() if name in self.base}
@@ -120,6 +128,7 @@ class Merge(Strategy):
             self._add({name: p.float() - self.base[name].to(p.device).float() for name, p in now.items()}, task)
             self.trained = {} if self.config.parallel else now
         write(weights, ((name, self._mixture(name, p)) for name, p in now.items()))
+        self.apart = distances(self.base, now, weights)
         self.extra = sum(p.numel() for part in (self.base, self.trained, *self.vectors) for p in part.values())
         if self.config.method == "linear":
             self.base = {}  # the next task begins with the mixture
@@ -146,6 +155,19 @@ class Merge(Strategy):
         vectors = [vector[name].to(trained.device) for vector in self.vectors]
         mixed = elected(vectors, self.config.density) if self.config.method == "ties" else vectors[0]
         return base + self.config.weight / (self.tasks if self.config.method == "average" else 1) * mixed
+
+
+def distances(
+    start: Mapping[str, Tensor], trained: Mapping[str, Tensor], mixed: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """What `Merge.told` says of three models, their weights by name; one weight after the other, in fp32."""
+    squares = dict.fromkeys(("start", "trained", "moved", "to_start", "to_trained"), 0.0)
+    for name, after in trained.items():
+        a, b, m = (weight.detach().to(after.device).float() for weight in (start[name], after, mixed[name]))
+        for key, vector in {"start": a, "trained": b, "moved": b - a, "to_start": m - a, "to_trained": m - b}.items():
+            squares[key] += float(vector.square().sum())
+    by = {"moved": "start", "to_start": "start", "to_trained": "trained"}
+    return {key: (squares[key] / squares[of]) ** 0.5 if squares[of] else 0.0 for key, of in by.items()}
 
 
 def write(weights: Mapping[str, Tensor], values: Iterable[tuple[str, Tensor]]) -> None:

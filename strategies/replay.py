@@ -1,4 +1,5 @@
-"""Experience replay; power-law rehearsal, which has another schedule; surprise replay, which has another choice of what stays.
+"""Experience replay, also of answers that the model writes itself; power-law rehearsal, which has another schedule; surprise
+replay, which has another choice of what stays.
 
 Replay: Chaudhry et al. 2019, "On Tiny Episodic Memories" (a batch of new data plus a batch of memory, losses averaged over
 the union). Power law: Gandhi et al. 2024, arXiv 2401.10393; the schedule is the one of the code archana53/power-law-for-CI,
@@ -7,6 +8,8 @@ for a task learned d tasks ago. That this is the schedule printed in the paper c
 Surprise: Hazard et al. 2025 (SuRe), arXiv 2511.22367: of each task the examples stay that have the largest
     s(x) = -1/T sum_t log p(y_t | x, y_<t),   over the T answer tokens.
 That the authors take p of the model after the task, as here, and not before it could not be confirmed.
+Self: as in LAMOL (Sun et al. 2020, arXiv 1909.03329) and SSR (Huang et al. 2024, arXiv 2403.01244) the model writes what is
+rehearsed, before the new task begins; they let it write the questions too, we keep those and have the answers written.
 """
 
 from __future__ import annotations
@@ -14,13 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cl_toolkit.data.store import ExampleStore, allocate
 from cl_toolkit.engine.access import evaluating
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.copies import copied
 from cl_toolkit.models.logits import predicted
-from cl_toolkit.ranges import above, at_least
+from cl_toolkit.models.rollouts import sampled
+from cl_toolkit.ranges import SHARE, above, at_least
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
@@ -51,14 +56,28 @@ class Replay(Strategy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """replay_fraction: share of each batch that is rehearsed, in [0, 1). source: what is rehearsed, the tasks that were
-        trained (past), the stream's anchors (general: general text, say, beside every task), or both (all). buffer_size:
-        stored examples in total; None: no limit. policy: which examples stay when the buffer is full."""
+        """replay_fraction: share of each batch that is rehearsed, in [0, 1). replay_loss_share: how much of a step's loss the
+        mean over rehearsed targets is, and the mean over new ones the rest; None: every target counts the same, so that
+        longer answers carry more. source: what is rehearsed, the tasks that were trained (past), the stream's anchors
+        (general: general text, say, beside every task), or both (all); or questions of the tasks that were trained, with
+        answers that the model itself writes before the new task (self), the same in all of its epochs. buffer_size: stored
+        examples in total; None: no limit. policy: which examples stay when the buffer is full. max_completion_length,
+        temperature: of what it writes."""
 
         replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
-        source: Literal["all", "past", "general"] = "all"
+        replay_loss_share: Annotated[float, SHARE] | None = None
+        source: Literal["all", "past", "general", "self"] = "all"
         buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "reservoir"
+        max_completion_length: Annotated[int, at_least(1)] = 32
+        temperature: Annotated[float, above(0)] = 1.0
+
+        def __post_init__(self) -> None:
+            for name, default in (("max_completion_length", 32), ("temperature", 1.0)):
+                if self.source != "self" and getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}: does nothing with source {self.source}: nothing is written; use source self"
+                    )
 
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
@@ -73,17 +92,36 @@ class Replay(Strategy):
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.store = ExampleStore(self.config.buffer_size, self.config.policy)
+        self.written: dict[str, Any] = {}
+
+    @property
+    def as_set(self) -> Tags:
+        shared = {"token_mean"} if self.config.replay_loss_share is not None else set()
+        if self.config.source != "self":
+            return replace(self.tags, needs=self.tags.needs | shared)
+        needs = self.tags.needs | shared | {"true_targets"}  # others would not learn from what was written
+        return replace(self.tags, needs=needs, of_model=frozenset({"generates"}), inputs=("conversations",))
+
+    @property
+    def answer_limit(self) -> tuple[str, int] | None:
+        return ("max_completion_length", self.config.max_completion_length) if self.config.source == "self" else None
+
+    def told(self) -> dict[str, Any]:
+        return self.written
 
     def cost(self, batch_size: int) -> Cost:
         return Cost(rows=self.config.replay_fraction / (1 - self.config.replay_fraction))
 
     def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
-        groups = self.store.by_task()
+        groups, self.written = self.store.by_task(), {}
         if not groups or not len(self.store):
             return batches
         plan = self.plan({task.index - i: len(g) for i, g in groups.items()}, len(task.examples))
-        if not sum(plan.values()):
+        if self.config.source == "self":
+            groups = self.rewritten(model, task, groups, plan)
+        if not groups or not sum(plan.values()):
             return batches
+        task.memory_share = self.config.replay_loss_share
         per_epoch = -(-len(task.examples) // task.batch_size)
         drawn: dict[int, list[Example]] = {}
 
@@ -104,6 +142,32 @@ class Replay(Strategy):
         budget = round(new * fraction / (1 - fraction))
         weights = self.weights(list(sizes))
         return dict(zip(sizes, allocate(budget, weights, list(sizes.values())), strict=True))
+
+    def rewritten(
+        self, model: nn.Module, task: TaskView, groups: Mapping[int, list[Example]], plan: Mapping[int, int]
+    ) -> dict[int, list[Example]]:
+        """As many stored examples of each past task as an epoch rehearses, with the answers that the model gives now. Answers
+        that came to no end are left out, and others come more than once for them. How near they are to the stored ones is
+        noted; nothing else looks at those."""
+        generator = generator_from(task.seeds["memory"], self.name, "written", task.index)
+        chosen = [
+            (index, group[i])
+            for index, group in groups.items()
+            for i in torch.randperm(len(group), generator=generator)[: plan[task.index - index]].tolist()
+        ]
+        mine, settings = task.share([example for _, example in chosen]), self.config
+        aside = task.keep(task.examples)  # it counts its rollouts for itself
+        found = sampled(model, aside, mine, 1, settings.max_completion_length, settings.temperature, self.name)
+        ended = [task.codec.said(ids) if task.codec.ended(ids) else None for (ids,) in found]
+        answers = list(zip(chosen, task.gather(ended), strict=True))
+        texts = [text for _, text in answers if text is not None]
+        known = [example.target for group in groups.values() for example in group]
+        self.written = {"cut": len(answers) - len(texts), **copied(texts, known)}
+        pools: dict[int, list[Example]] = {}
+        for (index, example), text in answers:
+            if text is not None:
+                pools.setdefault(index, []).append(replace(example, target=text))
+        return pools
 
     def weights(self, ages: Sequence[int]) -> list[float]:
         """By default every past task gets the same share."""
@@ -126,7 +190,8 @@ class Replay(Strategy):
 
     def after_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # a rehearsal that is off stores nothing and draws nothing
-        if self.stores() and self.config.source in ("all", "general" if task.index < 0 else "past"):
+        wanted = ("all", "general") if task.index < 0 else ("all", "past", "self")
+        if self.stores() and self.config.source in wanted:
             self.store.add(task.index, task.examples, task.generator(self.name), self.worth(model, task))
         return model
 
@@ -148,6 +213,7 @@ class SurpriseReplay(Replay):
         examples are looked at, drawn at random; the others come after them."""
 
         replay_fraction: Annotated[float, at_least(0).below(1)] = 0.5
+        replay_loss_share: Annotated[float, SHARE] | None = None
         source: Literal["all", "past", "general"] = "all"
         buffer_size: Annotated[int, at_least(0)] | None = 1000
         candidates: Annotated[int, at_least(1)] = 1000
@@ -161,7 +227,7 @@ class SurpriseReplay(Replay):
 
     def __init__(self, config: Config | None = None):
         Strategy.__init__(self, config)
-        self.store = ExampleStore(self.config.buffer_size, "worth")
+        self.store, self.written = ExampleStore(self.config.buffer_size, "worth"), {}
 
     def cost(self, batch_size: int) -> Cost:
         return replace(super().cost(batch_size), after_task=self.config.candidates if self.stores() else 0)
@@ -206,6 +272,7 @@ class PowerLaw(Replay):
         unrestricted: bool = False
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.schedule == "exponential" and self.exponent <= 0:
                 raise ValueError(
                     f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"

@@ -12,6 +12,7 @@ from cl_toolkit.config.layers import base_layer
 from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import choose, launch
 from cl_toolkit.engine.deepspeed_config import final_config, offloaded
+from cl_toolkit.engine.schedules import SCHEDULES, settings
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import AnyAdapter
     from cl_toolkit.objective import Objective
     from cl_toolkit.strategy import Strategy
-
-SCHEDULES = (
-    "constant",
-    "constant_with_warmup",
-    "cosine",
-    "cosine_with_restarts",
-    "inverse_sqrt",
-    "linear",
-    "polynomial",
-)
 
 
 def check(config: RunConfig, where: str) -> None:
@@ -77,6 +68,17 @@ def check_train(config: RunConfig, where: str) -> None:
             f"{where}: train.warmup_ratio: {train.warmup_ratio} does nothing: the schedule constant has no warm-up; use "
             "constant_with_warmup"
         )
+    own = settings(train)
+    if train.lr_scheduler_kwargs and own is None:
+        raise UserError(
+            f"{where}: train.lr_scheduler_kwargs: the schedule {train.lr_scheduler_type} takes none; use infinite"
+        )
+    if train.lr_over == "stream" and train.lr_scheduler_type == "constant":
+        raise UserError(f"{where}: train.lr_over: stream does nothing: the schedule constant is the same at every step")
+    if own is not None and own.anneal_stages and train.lr_over == "stage":
+        raise UserError(f"{where}: train.lr_scheduler_kwargs.anneal_stages: true does nothing: train.lr_over is stage")
+    if train.lr_per_stage == ():
+        raise UserError(f"{where}: train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []")
 
 
 def check_stream(config: RunConfig, where: str) -> None:
@@ -156,7 +158,7 @@ def check_inputs(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: model.adapter: is for language models and text encoders; {model.name} has none")
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     users = [(f"objective {config.objective.name}", objective.inputs)]
-    users += [(f"strategies.{c.name}", strategy_class(c).tags.inputs) for c in config.strategies]
+    users += [(f"strategies.{c.name}", tags_of(c).inputs) for c in config.strategies]
     for name, inputs in users:
         if inputs is not None and kind not in inputs:
             raise UserError(
@@ -168,6 +170,12 @@ def check_inputs(config: RunConfig, where: str) -> None:
             f"{where}: objective.name: {config.objective.name} needs a model that gives {lacking}, model {model.name} gives "
             f"{' and '.join(sorted(model.gives))}; with it use objective {' or '.join(givers)}"
         )
+    for component in config.strategies:
+        for lacking in sorted(tags_of(component).of_model - model.gives):
+            raise UserError(
+                f"{where}: strategies.{component.name}: needs a model that gives {lacking}, as it is set; model {model.name} "
+                f"gives {' and '.join(sorted(model.gives))}"
+            )
     if not objective.divisible and config.train.per_device_train_batch_size is not None:
         raise UserError(
             f"{where}: train.per_device_train_batch_size: objective {config.objective.name} looks at a whole step at once "
@@ -220,7 +228,7 @@ def check_one_adapter(adapter: AnyAdapter, config: RunConfig, where: str) -> Non
             "the whole job; use one process"
         )
     for component in config.strategies:
-        if lacking := strategy_class(component).tags.of_adapter - able.gives:
+        if lacking := tags_of(component).of_adapter - able.gives:
             raise UserError(
                 f"{where}: strategies.{component.name}: needs {' and '.join(sorted(lacking))} of the adapter, which type "
                 f"{adapter.type} does not give as it is set; use plain lora"
@@ -250,7 +258,7 @@ def check_probes(config: RunConfig, where: str) -> None:
 
 def check_strategies(config: RunConfig, where: str) -> None:
     """Each must work with the adapter and the objective, and any two of them together."""
-    tags = {c.name: strategy_class(c).tags for c in config.strategies}
+    tags = {c.name: tags_of(c) for c in config.strategies}
     for (a, its), (b, others) in combinations(tags.items(), 2):
         if why := conflict(its, others):
             raise UserError(f"{where}: strategies: {a} and {b} cannot be used together: {why}")
@@ -316,6 +324,12 @@ def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str)
         )
 
 
+def tags_of(component: Component) -> Tags:
+    """What a strategy with these settings asks for."""
+    cls, settings = strategy_class(component), component.settings
+    return (settings if isinstance(settings, cls) else made(cls, settings, f"strategies.{component.name}")).as_set
+
+
 def strategy_class(component: Component) -> type[Strategy]:
     """The class behind a strategy component; its settings may be a ready instance (notebooks)."""
     from cl_toolkit.strategy import Strategy
@@ -347,7 +361,7 @@ def check_engine(config: RunConfig, where: str) -> int | None:
         return None
     objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
     parts = [(f"objective {config.objective.name}", objective.zero_stages)]
-    parts += [(f"strategy {c.name}", strategy_class(c).tags.zero_stages) for c in config.strategies]
+    parts += [(f"strategy {c.name}", tags_of(c).zero_stages) for c in config.strategies]
     for name, stages in parts:
         if stage not in stages:
             raise UserError(

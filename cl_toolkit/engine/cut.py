@@ -6,7 +6,7 @@ goes through the model, and how many shapes a device has to prepare for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -98,3 +98,12 @@ def widened(batch: Batch, multiple: int) -> Batch:
         return torch.cat([tensor, rest], 1)
 
     return batch.map(wider)
+
+
+def shared_out(total: Mapping[str, float], share: float | None) -> tuple[float, float] | None:
+    """What a target counts, of a rehearsed example and of a new one, so that the rehearsed ones carry that share of the step's
+    loss: spread over M of T targets, a share s makes each count s T / M. None: all the same, or one of them has none."""
+    tokens, memory = total["tokens"], total["memory_tokens"]
+    if share is None or not 0 < memory < tokens:
+        return None
+    return share * tokens / memory, (1 - share) * tokens / (tokens - memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from cl_toolkit.engine.schedules import Infinite
 from cl_toolkit.ranges import SHARE, above, at_least
 
 
@@ -23,7 +24,10 @@ class Train:
     adam_epsilon: Annotated[float, above(0)]
     max_grad_norm: Annotated[float, at_least(0)]
     lr_scheduler_type: str
+    lr_scheduler_kwargs: Infinite | None
     warmup_ratio: Annotated[float, SHARE]
+    lr_over: Literal["stage", "stream"]
+    lr_per_stage: tuple[Annotated[float, at_least(0)], ...] | Annotated[float, above(0)] | None
     bf16: bool | Literal["auto"]
     compile: Literal["none", "layers", "graphs"]
     gradient_checkpointing: bool

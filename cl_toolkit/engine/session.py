@@ -13,8 +13,9 @@ import torch
 
 from cl_toolkit.engine.access import counted
 from cl_toolkit.engine.blocks import begin_part, checkpointed, compiled
-from cl_toolkit.engine.cut import cut, widened
+from cl_toolkit.engine.cut import cut, shared_out, widened
 from cl_toolkit.engine.processes import Processes
+from cl_toolkit.engine.schedules import ALONE, Place
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategy import merge_terms
 
@@ -48,7 +49,7 @@ class Engine:
 
     mixes_dtypes: whether frozen weights may be of another precision than the trained ones.
     halves: whether parts are halved until they fit (`per_device_train_batch_size: auto`). fitting: rows of a micro-batch that
-    were found to do so; None: all so far.
+    were found to do so; None: all so far. place: where the stage to come stands in its stream.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class Engine:
         self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
         self.fitting: int | None = None
+        self.place: Place = ALONE
         self.halves = self.train.per_device_train_batch_size == "auto"
         self.width_multiple = WIDTHS.get(device.type, 1)
 
@@ -179,6 +181,7 @@ class Session:
             for i, piece in enumerate(self._cut):
                 self.last_part = i == len(self._cut) - 1
                 piece.total, piece.wants_logits = total, self.task.wants_logits
+                piece.weights = shared_out(total, self.task.memory_share)
                 begin_part(self.engine.train.compile)
                 yield piece.to(self.engine.device)
                 if self._full:

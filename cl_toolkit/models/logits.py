@@ -88,7 +88,8 @@ def predicted(model: nn.Module, part: Batch, temperature: float = 1.0, logits: b
 
 def negative_logp(model: nn.Module, part: Batch) -> tuple[Tensor, Tensor | None]:
     """The sum of -log p over the targets that are learned, and the logits of all, (N, V), where they are wanted."""
-    if part.labels.dim() == 1 and not part.wants_logits:  # one class to each row: nothing has to be looked for
+    # one class to each row, which all count the same: nothing has to be looked for
+    if part.labels.dim() == 1 and not part.wants_logits and part.weights is None:
         logits = model(**part.inputs).logits.float()
         return torch.nn.functional.cross_entropy(logits, part.labels, ignore_index=IGNORE, reduction="sum"), None
     said = predicted(model, part)

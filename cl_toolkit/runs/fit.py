@@ -9,6 +9,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.models.writers import make_writer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
+from cl_toolkit.runs.parts import build_strategy, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +28,14 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
     check_choices(stream, config)
+    written = [(part.name, part.answer_limit) for part in parts_of(build_strategy(config))]
 
     def limits(task: Task) -> dict[str, int]:
         component, found = task.objective or config.objective, {}
         objective = OBJECTIVES.get(component.name, "objective.name")(component.settings)
         if objective.answer_limit is not None and task.train:
             found[f"objective.{objective.answer_limit[0]}"] = objective.answer_limit[1]
+        found |= {f"strategies.{name}.{limit[0]}": limit[1] for name, limit in written if limit and task.train}
         if as_scorer(SCORERS.get(task.scorer, "scorer")).reads == "answer":
             found["evaluate.max_new_tokens"] = config.evaluate.max_new_tokens
         return found

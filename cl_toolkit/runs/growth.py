@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cl_toolkit.engine.schedules import needs_end
 from cl_toolkit.errors import UserError
 from cl_toolkit.measure.matrix import Matrix
 from cl_toolkit.measure.probe import look
@@ -50,6 +51,10 @@ def obstacle(
             return f"another stage {old_stage['row']}: {found}"
     if config.probes:
         return "more tasks, and evaluate.probes look at all tasks from the start"
+    if needs_end(config.train):
+        return (
+            f"more tasks, and the schedule {config.train.lr_scheduler_type} over the stream ends with the last of them"
+        )
     if record["stages"] and checkpoint.newest(folder / "checkpoints") is None:
         return f"of its first {len(before)} tasks, and its checkpoints are gone"
     return None

@@ -39,6 +39,7 @@ STRATEGY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "penalty": (is_terms, "a dict: name -> scalar tensor"),
     "before_step": (lambda value: value is None, "nothing"),
     "after_task": (is_model, "the model"),
+    "told": (lambda value: isinstance(value, dict), "a dict of JSON data"),
     "state": (lambda value: isinstance(value, dict), "a dict of plain data"),
     "load_state": (lambda value: value is None, "nothing"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from cl_toolkit.config.schema import Component, RunConfig
 from cl_toolkit.data.store import ExampleStore
@@ -60,8 +61,13 @@ def build_trackers(config: RunConfig) -> list[Tracker]:
 
 
 def parts_of(strategy: Strategy) -> Sequence[Strategy]:
-    """The strategies that one is composed of, or itself alone."""
+    """The strategies that stand behind one."""
     return strategy.parts if isinstance(strategy, Composed) else (strategy,)
+
+
+def told(strategy: Strategy) -> dict[str, Any]:
+    """What strategies have noted about the task that was just learned, by their names."""
+    return {part.name: noted for part in parts_of(strategy) if (noted := part.told())}
 
 
 def find_stores(strategy: Strategy) -> Iterator[ExampleStore]:

@@ -300,9 +300,10 @@ def add_stage(
     counted: Mapping[str, int],
     started: int,
     merge_error: float | None,
+    told: Mapping[str, Any],
 ) -> None:
     """What was trained in a stage. loaded: the adapters at its beginning, with their weights. counted: parameters, trained and
-    in all. started: steps of the run before it."""
+    in all. started: steps of the run before it. told: what strategies have noted about it, by their names."""
     cost = record["cost"]
     cost["trainable_parameters"] = max(cost["trainable_parameters"], counted["trained_parameters"])
     record["adapters"].append(
@@ -313,6 +314,7 @@ def add_stage(
             "frozen": list(loaded)[:-1],
             "afterwards": FATES[adapter.between_tasks] if adapter else "kept",
             "merge_error": merge_error,
+            "told": dict(told),
             **counted,
             "steps": cost["steps"] - started,
         }

@@ -52,7 +52,7 @@ def relearn(
     run: Path, sizes: Sequence[int] = (1, 4, 16, 64), steps: int = 20, names: Sequence[str] = ()
 ) -> Iterator[Relearned]:
     """Each earlier task of a run, from its last model each time anew: trained for so many steps on a few of its own examples,
-    with the run's objective and rate and without a strategy, then scored as in the run.
+    with the run's objective and the rates of its first task and without a strategy, then scored as in the run.
 
     names: of the tasks; none: all but the last. Raises UserError where the weights are gone.
     """

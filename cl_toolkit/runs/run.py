@@ -34,7 +34,16 @@ from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores, parts_of
+from cl_toolkit.runs.parts import (
+    build_objective,
+    build_probes,
+    build_strategy,
+    build_trackers,
+    find_stores,
+    parts_of,
+    told,
+)
+from cl_toolkit.runs.plan import place_of_stage
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
@@ -242,6 +251,7 @@ class Run:
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
+            self.engine.place = place_of_stage(self, k)
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))
             for note in found_to_fit(self.engine, self.record["notes"]):
@@ -253,7 +263,7 @@ class Run:
         extra = counted["all_parameters"] - self.start_parameters
         extra += objective.extra_parameters + self.strategy.extra_parameters
         cost["extra_parameters"] = max(cost["extra_parameters"], extra)
-        add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error)
+        add_stage(self.record, task.name, adapter, loaded, counted, started, merge_error, told(self.strategy))
 
     def profile(self) -> AbstractContextManager[Callable[[], None]]:
         """What is called after each step of a stage: of the first one the profiler, where it is asked for."""

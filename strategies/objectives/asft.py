@@ -50,7 +50,7 @@ class ASFT(Objective):
 
     paper = "Zhu et al. 2025, arXiv 2509.23753"
     inputs = ("conversations", "arrays", "image+text")
-    gives = frozenset({"logits", "true_targets"})
+    gives = frozenset({"logits", "true_targets", "token_mean"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

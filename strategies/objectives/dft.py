@@ -33,7 +33,7 @@ class DFT(Objective):
 
     paper = "Wu et al. 2025, arXiv 2508.05629"
     inputs = ("conversations", "arrays", "image+text")
-    gives = frozenset({"logits", "true_targets"})
+    gives = frozenset({"logits", "true_targets", "token_mean"})
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         return task.codec.batch(examples)

@@ -50,7 +50,7 @@ class EAFT(Objective):
 
     paper = "Diao et al. 2026, arXiv 2601.02151"
     inputs = ("conversations", "arrays", "image+text")
-    gives = frozenset({"logits", "true_targets"})
+    gives = frozenset({"logits", "true_targets", "token_mean"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -34,7 +34,7 @@ class LM(Objective):
     paper = "standard"
     inputs = ("documents",)
     needs = frozenset({"logits"})
-    gives = frozenset({"logits", "true_targets"})
+    gives = frozenset({"logits", "true_targets", "token_mean"})
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

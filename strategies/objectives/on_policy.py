@@ -69,7 +69,7 @@ class OnPolicy(Objective):
     """
 
     paper = "Shenfeld et al. 2026, arXiv 2601.19897"
-    gives = frozenset({"logits"})
+    gives = frozenset({"logits", "token_mean"})
     needs = frozenset({"logits", "generates"})
 
     @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ class SFT(Objective):
     paper = "standard"
     is_baseline = True
     inputs = ("conversations", "arrays", "image+text")
-    gives = frozenset({"logits", "true_targets"})
+    gives = frozenset({"logits", "true_targets", "token_mean"})
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         return task.codec.batch(examples)

@@ -92,6 +92,10 @@ EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETT
 EACH["agem"]["steps"], EACH["gem"]["steps"] = 8, 16  # before that no gradient of the memory is against the step's
 EACH |= {"rft": RFT, "rft-remax": REMAX, "on_policy": SDFT, "on_policy-live": SDPO, "dpo": DPO, **LOSSES}
 EACH |= {name: {"life_cycle": name} for name in ("continue", "merge", "stack")}
+EACH |= {  # rows that are weighted by counts of the whole step; answers that are written before a task (some of 11 end)
+    "replay-share": {"strategy": ["replay", {"replay_loss_share": 0.2}]},
+    "replay-self": {"strategy": ["replay", {"source": "self", "max_completion_length": 90, "temperature": 100.0}]},
+}
 EACH |= {  # ways to have a teacher: some weights exchanged; the adapter off
     "lwf-continue": {"strategy": LWF, "life_cycle": "continue"},
     "lwf-merge": {"strategy": LWF, "life_cycle": "merge"},
@@ -116,6 +120,7 @@ def at_stage(stage, setting):
 
 GRID_ALONE = (
     "surprise_replay",
+    "replay-self",
     "merge",
     "ema",
     "instruction_residual",

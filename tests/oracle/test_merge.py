@@ -202,3 +202,34 @@ def test_what_it_costs():
 def test_bad_settings(settings):
     with pytest.raises(UserError, match=f"{next(iter(settings))}: expected"):
         configured(Merge, **settings)
+
+
+def test_how_far_the_mixture_is_from_both_ends_by_hand():
+    """From (10, 10, 10, 10), 20 long, to (13, 14, 10, 10), which is 5 away and (169 + 196 + 200)^0.5 long. A fifth of the way
+    is 1 from the start and 4 from there."""
+    strategy = merge(weight=0.2)
+    learned(strategy, [[13.0, 14.0, 10.0, 10.0]])
+    assert strategy.told() == pytest.approx({"moved": 5 / 20, "to_start": 1 / 20, "to_trained": 4 / 565**0.5}, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", MIXED)
+def test_of_task_vectors_the_ends_are_the_start_model_and_the_last_one(method):
+    strategy = merge(method=method, weight=1.0, density=0.5)
+    learned(strategy, [moved(v) for v in VECTORS])
+    start, last, mixed = (torch.tensor(moved(v)) for v in ([0.0] * 4, VECTORS[1], MIXED[method]))
+    wanted = {
+        "moved": (last - start).norm() / start.norm(),
+        "to_start": (mixed - start).norm() / start.norm(),
+        "to_trained": (mixed - last).norm() / last.norm(),
+    }
+    assert strategy.told() == pytest.approx({key: float(value) for key, value in wanted.items()}, rel=1e-5)
+
+
+def test_the_record_has_it_task_by_task_and_nothing_where_nothing_is_merged(tmp_path):
+    on, off = (
+        trajectory(tmp_path / str(w), strategies={"merge": {"weight": w}}).record["adapters"] for w in (0.25, 1.0)
+    )
+    for stage in on:
+        told = stage["told"]["merge"]
+        assert told["to_start"] == pytest.approx(0.25 * told["moved"], rel=1e-3)
+    assert [stage["told"] for stage in off] == [{}, {}]

@@ -251,6 +251,30 @@ REFUSALS = [
     ("train: 3", "train: expected a mapping, got 3"),
     ("train:", "train: expected a mapping, got None"),
     ("train: {warmup_ratio: 0.1}", "train.warmup_ratio: 0.1 does nothing: the schedule constant has no warm-up"),
+    ("train: {lr_over: strem}", "train.lr_over: expected stage | stream, got 'strem'"),
+    ("train: {lr_over: stream}", "train.lr_over: stream does nothing: the schedule constant is the same at every step"),
+    ("train: {lr_per_stage: []}", "train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []"),
+    ("train: {lr_per_stage: 0}", "train.lr_per_stage: expected a list of a number or a number or null, got 0"),
+    (
+        "train: {lr_scheduler_kwargs: {constant: 0.5}}",
+        "train.lr_scheduler_kwargs: the schedule constant takes none; use infinite",
+    ),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {constant: 2}}",
+        "constant: expected a number in (0, 1], got 2",
+    ),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {constnt: 1}}",
+        "constnt: unknown key; did you mean 'constant'?",
+    ),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {minimum: 0.6}}",
+        "train.lr_scheduler_kwargs.minimum: expected constant (0.5) or less, got 0.6",
+    ),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {anneal_stages: true}}",
+        "train.lr_scheduler_kwargs.anneal_stages: true does nothing: train.lr_over is stage",
+    ),
     ("model: {name: tinylm, num_attention_heads: 2}", "model.name: 'tinylm' is a Hugging Face id or a folder"),
     ("stream: {name: skils}", "stream.name: unknown stream 'skils'; did you mean 'skills'?"),
     ("stream: {tasks: [max, srot]}", "stream.tasks: unknown task 'srot'; did you mean 'sort'?"),

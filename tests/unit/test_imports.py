@@ -166,7 +166,7 @@ DOORS = {
         "models.product",
         "models.tokens",
         "models.fixed",
-        "engine.torch_engine",
+        "engine.schedules",
         "engine.access",
         "engine.deepspeed_engine",
     },
