@@ -180,6 +180,11 @@ class Strategy:
         """(name of the setting, tokens) of the longest answer that it lets the model write; None: it lets it write none."""
         return None
 
+    @property
+    def validating(self) -> tuple[str, ...]:
+        """Who asks for scores on validation examples."""
+        return (self.name,) if self.tags.validates else ()
+
     def uses(self, hook: str) -> bool:
         """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
@@ -259,6 +264,10 @@ class Composed(Strategy):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def validating(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.validating)
 
     def uses(self, hook: str) -> bool:
         return any(part.uses(hook) for part in self.parts)

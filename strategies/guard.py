@@ -54,12 +54,12 @@ class Guard(Strategy):
         validates=True,
         exceptions={1: "the first task too is taken back where it harms an anchor"},
     )
-    kept = ("start", "shares")
+    kept = ("start",)
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
         self.start: dict[str, float] = {}  # s_i(theta_0)
-        self.shares: list[float] = []  # a of each task
+        self.share = 1.0  # a of the last task
         self.before: dict[str, Tensor] = {}  # theta_before, while a task is trained
         self.extra = 0
 
@@ -69,6 +69,10 @@ class Guard(Strategy):
 
     def cost(self, batch_size: int) -> Cost:
         return Cost() if self.config.margin is None else replace(self.tags.cost, looks=self.config.steps)
+
+    def told(self) -> dict[str, float]:
+        """share: a, how much of the task was kept; 1: nothing was touched, 0: all was taken back."""
+        return {} if self.config.margin is None else {"share": self.share}
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if self.config.margin is not None:
@@ -86,7 +90,7 @@ class Guard(Strategy):
             taken -= 1
             for name, value in trained.items():
                 weights[name].data.copy_(self._mixed(name, value, taken / self.config.steps))
-        self.shares = [*self.shares, taken / self.config.steps]
+        self.share = taken / self.config.steps
         self.extra = sum(value.numel() for value in self.before.values())
         self.before = {}
         return model

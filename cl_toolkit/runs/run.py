@@ -34,15 +34,7 @@ from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.parts import (
-    build_objective,
-    build_probes,
-    build_strategy,
-    build_trackers,
-    find_stores,
-    parts_of,
-    told,
-)
+from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores, told
 from cl_toolkit.runs.plan import place_of_stage
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
@@ -147,7 +139,7 @@ class Run:
             check_apart(self.model, f"train.packing: {config.train.packing}")
         self.answers = Answers(self.codec, config.evaluate.batch_size, self.engine.processes)
         self.exams = {task.name: Exam.of(task, config.evaluate) for task in self.stream.all_tasks}
-        who = [part.name for part in parts_of(self.strategy) if part.tags.validates]
+        who = self.strategy.validating
         self.validation = Validation(self.answers, self.stream.anchors, config.evaluate) if who else None
         self.notes += self.validation.notes(who) if self.validation else []
         self.matrix, self.probes = Matrix(), build_probes(config)

@@ -47,7 +47,10 @@ ON_TEXT = [name for name in STRATEGIES if STRATEGIES.get(name, "test").tags.need
 @pytest.mark.parametrize("off", [True, False])
 def test_a_task_gives_the_model_back(name, off):
     cls, model = STRATEGIES.get(name, "test"), tiny_model()
-    strategy, view = cls(cls.Config(**cls.tags.off) if off else None), task_view([ask("a", "b"), ask("c", "d")])
+    strategy, view = (
+        cls(cls.Config(**cls.tags.off) if off else None),
+        task_view([ask("a", "b"), ask("c", "d")], validation=lambda model: {}),
+    )
     assert strategy.build(model, 0) is model
     assert strategy.before_task(model, view) is model
     assert strategy.after_task(model, view) is model

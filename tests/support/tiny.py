@@ -32,9 +32,9 @@ def tiny_run_config(**changes: Any) -> RunConfig:
     return load_run(tiny_config(**changes))
 
 
-def anchors_for(*names: str, anchor: str = ANCHOR) -> dict[str, Any]:
+def anchors_for(*names: str) -> dict[str, Any]:
     """The part of a stream that strategies need which check anchors."""
-    return {"anchors": [anchor]} if any(STRATEGIES.get(name, "test").tags.validates for name in names) else {}
+    return {"anchors": [ANCHOR]} if any(STRATEGIES.get(name, "test").tags.validates for name in names) else {}
 
 
 def trajectory(folder: Path, **changes: Any) -> Trajectory:

@@ -41,7 +41,7 @@ GUEST = {"name": f"{__name__}:LM"}
 ABLE = [
     name
     for name in STRATEGIES
-    if STRATEGIES.get(name, "test").tags.needs <= LM.gives and None in STRATEGIES.get(name, "test").tags.life_cycles
+    if (tags := STRATEGIES.get(name, "test").tags).needs <= LM.gives and None in tags.life_cycles and not tags.validates
 ]
 
 
