@@ -99,7 +99,7 @@ class DeepSpeedSession(Session):
         self._linear = nn.functional.linear  # ZeRO-3 puts another one in its place, for the whole program
         parameters = list(self._weights.values())
         self.optimizer = make_optimizer(self.engine.train, parameters)
-        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps, self.engine.place)
+        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps, self.engine.standing)
         config = with_buckets(self.engine.config, sum(weight.numel() for weight in parameters))
         self.model, *_ = deepspeed.initialize(
             model=self.module, model_parameters=parameters, optimizer=self.optimizer, config=config

@@ -31,7 +31,7 @@ TO_AN_END = ("cosine", "cosine_with_restarts", "linear", "polynomial")
 
 
 @dataclass(frozen=True)
-class Place:
+class Standing:
     """Where a stage stands among those that go on from one model. done: the optimizer steps of each stage before it. later: of
     all after it, as planned; 0 for the last one, and where the schedule does not ask."""
 
@@ -39,7 +39,7 @@ class Place:
     later: int = 0
 
 
-ALONE = Place()
+ALONE = Standing()
 """A stage with none before it and none after it."""
 
 
@@ -65,12 +65,12 @@ class Infinite:
         if self.anneal_stages and not self.anneal_ratio:
             raise ValueError("anneal_stages: true does nothing: anneal_ratio is 0")
 
-    def rates(self, warmup_ratio: float, steps: int, place: Place) -> Callable[[int], float]:
+    def rates(self, warmup_ratio: float, steps: int, standing: Standing) -> Callable[[int], float]:
         """The share of the peak at each step, counted from the first stage's first."""
-        first = place.done[0] if place.done else steps
+        first = standing.done[0] if standing.done else steps
         warmup, cooldown = (round(ratio * first) for ratio in (warmup_ratio, self.cooldown_ratio))
-        end = sum(place.done) + steps
-        annealed = 0 if place.later and not self.anneal_stages else round(self.anneal_ratio * steps)
+        end = sum(standing.done) + steps
+        annealed = 0 if standing.later and not self.anneal_stages else round(self.anneal_ratio * steps)
 
         def on(step: int) -> float:
             if step < warmup:
@@ -117,10 +117,10 @@ def peak(train: Train, index: int) -> float:
     return given**index if isinstance(given, int | float) else given[min(index, len(given) - 1)]
 
 
-def rates(train: Train, steps: int, place: Place = ALONE) -> Callable[[int], float]:
+def rates(train: Train, steps: int, standing: Standing = ALONE) -> Callable[[int], float]:
     """The multiple of `train.learning_rate` at each step of a stage of so many, counted from 0."""
-    over = place if train.lr_over == "stream" else ALONE
-    before, top = sum(over.done), peak(train, len(place.done))
+    over = standing if train.lr_over == "stream" else ALONE
+    before, top = sum(over.done), peak(train, len(standing.done))
     if own := settings(train):
         rate = own.rates(train.warmup_ratio, steps, over)
     else:

@@ -15,7 +15,7 @@ from cl_toolkit.engine.access import counted
 from cl_toolkit.engine.blocks import begin_part, checkpointed, compiled
 from cl_toolkit.engine.cut import cut, shared_out, widened
 from cl_toolkit.engine.processes import Processes
-from cl_toolkit.engine.schedules import ALONE, Place
+from cl_toolkit.engine.schedules import ALONE, Standing
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategy import merge_terms
 
@@ -49,7 +49,7 @@ class Engine:
 
     mixes_dtypes: whether frozen weights may be of another precision than the trained ones.
     halves: whether parts are halved until they fit (`per_device_train_batch_size: auto`). fitting: rows of a micro-batch that
-    were found to do so; None: all so far. place: where the stage to come stands in its stream.
+    were found to do so; None: all so far. standing: where the stage to come stands in its stream.
     """
 
     name: str = ""
@@ -61,7 +61,7 @@ class Engine:
         self.train, self.device = replace(train, bf16=in_bf16(train, device)), device
         self.processes = processes or Processes()
         self.fitting: int | None = None
-        self.place: Place = ALONE
+        self.standing: Standing = ALONE
         self.halves = self.train.per_device_train_batch_size == "auto"
         self.width_multiple = WIDTHS.get(device.type, 1)
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.engine.schedules import ALONE, Place, peak, rates
+from cl_toolkit.engine.schedules import ALONE, Standing, peak, rates
 from cl_toolkit.engine.sections import Train
 from cl_toolkit.engine.session import Engine, GradientsView, Session
 from cl_toolkit.errors import UserError
@@ -38,12 +38,12 @@ class Constant:
 
 
 def make_schedule(
-    train: Train, optimizer: torch.optim.Optimizer, steps: int, place: Place = ALONE
+    train: Train, optimizer: torch.optim.Optimizer, steps: int, standing: Standing = ALONE
 ) -> torch.optim.lr_scheduler.LRScheduler | Constant:
     """The rates of a stage of so many steps, which stands there in its stream."""
-    if train.lr_scheduler_type == "constant" and peak(train, len(place.done)) == 1:
+    if train.lr_scheduler_type == "constant" and peak(train, len(standing.done)) == 1:
         return Constant()
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, rates(train, steps, place))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rates(train, steps, standing))
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -79,7 +79,7 @@ class TorchSession(Session):
     def start(self):
         self._weights = trainable(self.module)
         self.optimizer = make_optimizer(self.engine.train, list(self._weights.values()))
-        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps, self.engine.place)
+        self.schedule = make_schedule(self.engine.train, self.optimizer, self.steps, self.engine.standing)
         if self.engine.train.bf16:
             self._wrap_forward()
 

@@ -51,7 +51,7 @@ def obstacle(
             return f"another stage {old_stage['row']}: {found}"
     if config.probes:
         return "more tasks, and evaluate.probes look at all tasks from the start"
-    if needs_end(config.train):
+    if needs_end(config.train) and not config.regime.restarts:
         return (
             f"more tasks, and the schedule {config.train.lr_scheduler_type} over the stream ends with the last of them"
         )

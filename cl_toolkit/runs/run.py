@@ -35,7 +35,6 @@ from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs
 from cl_toolkit.runs.identity import changed, changed_parts, identity
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy, build_trackers, find_stores, told
-from cl_toolkit.runs.plan import place_of_stage
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
@@ -48,6 +47,7 @@ from cl_toolkit.runs.record import (
     stored_record,
     write_answers,
 )
+from cl_toolkit.runs.standing import standing_of
 from cl_toolkit.runs.tracker import Place
 from cl_toolkit.runs.warmup import start_model
 from cl_toolkit.seeds import seed_from
@@ -243,7 +243,7 @@ class Run:
             # dropout draws from the global generator: it starts each task from a seed, so that a stopped run goes on alike
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
-            self.engine.place = place_of_stage(self, k)
+            self.engine.standing = standing_of(self, k)
             self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
             self.events(events.Learned(task=task.name, index=k))
             for note in found_to_fit(self.engine, self.record["notes"]):

@@ -9,7 +9,7 @@ from tiny import stop_after_a_task, tiny_config, tiny_run_config
 
 import cl_toolkit as cl
 from cl_toolkit import UserError
-from cl_toolkit.engine.schedules import SCHEDULES, Infinite, Place, needs_end
+from cl_toolkit.engine.schedules import SCHEDULES, Infinite, Standing, needs_end
 from cl_toolkit.engine.torch_engine import make_optimizer, make_schedule
 from cl_toolkit.runs.run import Run
 
@@ -33,7 +33,7 @@ def over(stages=STEPS, **settings):
     """The same of each stage of a stream; what is to come is told only where the schedule asks."""
     asked = needs_end(train_settings(**{"lr_over": "stream", **settings}))
     return [
-        of_stage(Place(stages[:k], sum(stages[k + 1 :]) if asked else 0), steps, **settings)
+        of_stage(Standing(stages[:k], sum(stages[k + 1 :]) if asked else 0), steps, **settings)
         for k, steps in enumerate(stages)
     ]
 
@@ -170,7 +170,11 @@ def test_a_run_that_was_stopped_goes_on_at_its_rate(tmp_path):
 
 
 def test_a_model_that_begins_anew_begins_its_schedule_anew(tmp_path):
-    first, second = rates_of(cl.run(config(train=LINEAR, stream={"view": "independent"}), out=tmp_path))
+    """So that a stream of such models grows, too."""
+    alone = {"train": LINEAR, "evaluate": {"tasks": "seen"}}
+    for tasks in (["max"], ["max", "last"]):
+        record = cl.run(config(stream={"view": "independent", "tasks": tasks}, **alone), out=tmp_path)
+    first, second = rates_of(record)
     assert first == second == pytest.approx([1 - i / len(first) for i in range(1, len(first) + 1)], abs=1e-12)
 
 

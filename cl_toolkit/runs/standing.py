@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cl_toolkit.engine.schedules import Place, needs_end
+from cl_toolkit.engine.schedules import Standing, needs_end
 
 if TYPE_CHECKING:
     from cl_toolkit.runs.run import Run
 
 
-def place_of_stage(run: Run, k: int) -> Place:
+def standing_of(run: Run, k: int) -> Standing:
     """Stage k among those that go on from one model. A stage that begins with the start model begins all anew."""
     first, stages = k - run.stream.position(k), run.stream.stages
     done = tuple(row["steps"] for row in run.record["adapters"][first:k])
@@ -18,7 +18,7 @@ def place_of_stage(run: Run, k: int) -> Place:
     if needs_end(run.config.train):
         ends = next((j for j in range(k + 1, len(stages)) if stages[j].fresh), len(stages))
         later = sum(planned(run, j) for j in range(k + 1, ends))
-    return Place(done, later)
+    return Standing(done, later)
 
 
 def planned(run: Run, k: int) -> int:
