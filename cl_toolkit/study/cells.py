@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +14,12 @@ from cl_toolkit.config.build import build_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
 from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, StudyConfig
+from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError, did_you_mean, quoted, short
 from cl_toolkit.ranges import SEED
 from cl_toolkit.registry import canonical
 from cl_toolkit.strategy import Strategy
+from cl_toolkit.study.orders import find_order, order_name, orders_of
 
 Layer = tuple[str, dict[str, Any]]
 HERE = "@"  # stands for the file to blame, until it is known
@@ -65,12 +65,12 @@ def load_study(
         raise UserError("command line: seed: is of one run; a comparison takes seeds=[0,1] or --seeds 0,1")
     chosen = chosen_methods(plain["methods"], methods, add)
     seeds = check_seeds(plain["seeds"] if seeds is None else seeds, holder(layers, "seeds"))
-    orders = check_orders(plain["orders"], holder(layers, "orders"))
     check_folder_name(plain["name"], f"{where}: name")
     check_folders(chosen, f"{where}: methods")
     for label, difference in chosen.items():
         check_difference(difference, f"{where}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen, where)
+    orders = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
     runs, resolved = [], {}
     for label, difference in chosen.items():
         difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
@@ -130,16 +130,6 @@ def check_seeds(seeds: Any, where: str) -> list[int]:
     return list(seeds)
 
 
-def check_orders(orders: Any, where: str) -> list[list[str] | None]:
-    """The orders of a comparison; [None] for the stream's own alone."""
-    if orders is None or orders == []:
-        return [None]
-    if not isinstance(orders, list) or not all(o is None or isinstance(o, list) for o in orders):
-        raise UserError(f"{where}: orders: expected lists of task names, got {quoted(orders)}")
-    refuse_doubles(["the stream's own" if o is None else ", ".join(map(str, o)) for o in orders], f"{where}: orders")
-    return orders
-
-
 def load_run(
     source: str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
@@ -163,29 +153,18 @@ def load_run(
         check_difference(plain["methods"][method], f"{layers[-2][0]}: methods.{method}")
         difference = normalise(plain["methods"][method] or {}, f"{layers[-2][0]}: methods.{method}")
     difference, instances = take_instances(difference)
-    tasks = None if order is None else find_order(order, check_orders(plain["orders"], holder(layers, "orders")))
+    tasks = None
+    if order is not None:
+        orders = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
+        tasks = find_order(order, orders)
     config = method_config(plain, difference, layers, tasks, plain["seed"], add_strategies=method is None)
     return checked(config, layers, method or "run", order_name(tasks), instances)
 
 
-def order_name(order: Sequence[str] | None) -> str:
-    """An order's name, by its content: the tasks with + between, or a hash where that would be long or no folder's name."""
-    if order is None:
-        return "given"
-    name = "+".join(map(str, order))
-    if len(name) <= 40 and re.fullmatch(r"[\w.+-]*[\w+-]", name):
-        return name
-    return f"order-{hashlib.sha256(json.dumps(list(order)).encode()).hexdigest()[:8]}"
-
-
-def find_order(wanted: str, orders: Sequence[Sequence[str] | None]) -> Sequence[str] | None:
-    """One of the orders of a comparison."""
-    names = {order_name(order): order for order in orders}
-    if wanted.isdigit() and 1 <= int(wanted) <= len(orders):
-        return orders[int(wanted) - 1]
-    if wanted not in names:
-        raise UserError(f"--order {short(wanted)}: no such order{did_you_mean(wanted, names)}")
-    return names[wanted]
+def own_tasks(plain: Mapping[str, Any], layers: Sequence[Layer]) -> list[str]:
+    """The tasks of a comparison's stream, in its own order."""
+    config = checked(method_config(plain, {}, layers, None, 0), layers, "run", "given", {})
+    return chosen_tasks(config, layers[-2][0])
 
 
 def check_difference(difference: Any, where: str) -> None:

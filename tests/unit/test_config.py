@@ -315,7 +315,7 @@ REFUSALS = [
     ("seeds: []", "seeds: expected a list of whole numbers, got []"),
     ("seeds: [1, x]", "seeds: expected a list of whole numbers, got [1, 'x']"),
     ("orders: [[max, sort]]\nstream: {tasks: [max, last]}", "unknown task 'sort'"),
-    ("orders: 3", "orders: expected lists of task names, got 3"),
+    ("orders: 3", "orders: expected a list of task lists, given, reversed"),
     ("methods: [a]", "methods: expected name: differences, got ['a']"),
     ("methods: {m: 3}", "methods.m: expected what differs from the rest, got 3"),
     ("methods: {m: {train: {max_stps: 1}}}", "methods.m.train.max_stps: unknown key; did you mean 'max_steps'?"),
