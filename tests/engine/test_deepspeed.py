@@ -88,7 +88,7 @@ def run_all(settings, folder, limit):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return run_all(SETTINGS, tmp_path_factory.mktemp("engine"), 400)
+    return run_all(SETTINGS, tmp_path_factory.mktemp("engine"), 1200)
 
 
 @pytest.fixture(scope="module")
