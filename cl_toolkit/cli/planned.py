@@ -23,9 +23,10 @@ ORDER = (
 
 
 def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[str, Any]:
-    """The plan as plain data: `config`, `runs` (steps, tokens, seconds, memory of a process in bytes), `notes`, `processes` and
-    `room` of a device. gib: of a GPU that is not here."""
+    """The plan as plain data: `config`, `design` in sentences, `runs` (steps, tokens, seconds, memory of a process in bytes),
+    `notes`, `processes` and `room` of a device. gib: of a GPU that is not here."""
     from cl_toolkit.engine.session import in_bf16
+    from cl_toolkit.report import design
     from cl_toolkit.study.measured import measured
 
     first = study.runs[0]
@@ -38,9 +39,10 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
     shapes: dict[str, Any] = {}
     steps: dict[str, float] = {}
     notes: dict[str, None] = {}
-    runs = []
+    runs, streams = [], []
     for config in study.runs:
         stream = build_stream(config)
+        streams.append(stream)
         notes |= dict.fromkeys(plans.fitting(config, stream))
         key = json.dumps([config.plain[k] for k in ("model", "objective", "engine")] + [stream.classes], default=str)
         if key not in shapes:
@@ -65,6 +67,7 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
             ] = None
     return {
         "config": study.plain,
+        "design": list(design.told(study, len(streams[0].tasks))),
         "runs": runs,
         "notes": list(notes),
         "processes": processes,
@@ -97,6 +100,7 @@ def told(found: dict[str, Any]) -> Iterator[str]:
         yield "From the time of three real steps of each method's first task."
     else:
         yield "The time is rough: within a factor of three (--measure takes real steps)."
+    yield from found["design"]
     yield from (f"note: {note}" for note in found["notes"])
 
 
