@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cl_toolkit.cli import ends, product
+from cl_toolkit.cli import ends, product, watching
 from cl_toolkit.cli.console import print_answers, print_results, printable
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
@@ -305,6 +305,7 @@ def answers(
 app.command()(product.export)
 app.command()(product.gate)
 app.command()(product.relearn)
+app.command()(watching.watch)
 TOGETHER = ("run",)
 """Commands that all processes of a job work on. Of the others process 0 does the work."""
 
