@@ -18,7 +18,7 @@ def orders_of(orders: Any, tasks: Callable[[], Sequence[str]], where: str) -> li
     """Every order as task names; None for the stream's own, and [None] where nothing else is asked for.
 
     tasks: the names in the stream's own order, asked for only where an order is made of them. Random orders depend on their
-    seed and the names alone; none of them is the stream's own, or one of the others.
+    seed and the names alone; none of them is the stream's own or its reverse, or one of the others.
     """
     if orders is None or orders == []:
         return [None]
@@ -50,15 +50,15 @@ def orders_of(orders: Any, tasks: Callable[[], Sequence[str]], where: str) -> li
 
 def drawn(tasks: Sequence[str], number: int, seed: int, where: str) -> list[list[str] | None]:
     """So many random orders. One is the names by their hashes, which is the same with every version of Python."""
-    most = math.factorial(len(tasks)) - 1
+    most = max(0, math.factorial(len(tasks)) - 2)
     if number > most:
-        others = f"{len(tasks)} tasks have {most} orders beside their own"
+        others = f"{len(tasks)} tasks have {most} orders beside their own and its reverse"
         raise UserError(f"{where}: orders: random: expected at most {most}, since {others}; got {number}")
     found: list[list[str] | None] = []
     draw = 0
     while len(found) < number:
         order = sorted(tasks, key=lambda name: hashlib.sha256(json.dumps([seed, draw, name]).encode()).digest())
-        if order != list(tasks) and order not in found:
+        if order not in (list(tasks), list(tasks)[::-1], *found):
             found.append(order)
         draw += 1
     return found
