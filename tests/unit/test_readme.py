@@ -33,7 +33,7 @@ def test_the_configs_of_the_readme_resolve():
     for block in blocks("yaml"):
         config = yaml.safe_load(block)
         if config["stream"]["name"] == "skills":
-            assert len(load_study(config).runs) == 5 * 3
+            assert len(load_study(config).runs) == 5 * 4 * 3  # methods, orders, seeds
 
 
 def test_the_tree_is_the_tree():
