@@ -51,11 +51,12 @@ def load_study(
     methods: Sequence[str] | Mapping[str, Any] | None = None,
     add: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
+    orders: Sequence[Any] | None = None,
 ) -> StudyConfig:
     """Every run of a comparison, checked. Raises UserError, before a model is loaded.
 
     methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
-    `name=file.py:Class` adds a method with that strategy alone. seeds: instead of the file's.
+    `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's.
     """
     name, layers = load_layers(source, overrides)
     where = layers[-2][0]
@@ -70,12 +71,13 @@ def load_study(
     for label, difference in chosen.items():
         check_difference(difference, f"{where}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen, where)
-    orders = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
+    plain["orders"] = plain["orders"] if orders is None else list(orders)
+    every = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
     runs, resolved = [], {}
     for label, difference in chosen.items():
         difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
         resolved[label] = difference
-        for order in orders:
+        for order in every:
             for seed in seeds:
                 config = method_config(plain, difference, layers, order, seed)
                 runs.append(checked(config, layers, label, order_name(order), instances))

@@ -15,8 +15,9 @@ from cl_toolkit.config.schema import StudyConfig
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs.checkpoint import write_text
-from cl_toolkit.study.cells import find_name, flatten, load_layers, load_study
+from cl_toolkit.study.cells import Layer, find_name, flatten, load_layers, load_study, own_tasks
 from cl_toolkit.study.choice import Outcome, remarks
+from cl_toolkit.study.orders import orders_of
 
 TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forgetting_curve.schedule=off")
 """Of every trial: validation data alone, and nothing that the choice does not need."""
@@ -24,10 +25,12 @@ TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forge
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The `search` section of a config. seed: of all trials; one that the comparison does not use. methods: name -> dotted
-    key -> values; every combination is a trial. Which is chosen: `cl_toolkit.study.choice`."""
+    """The `search` section of a config. seed: of all trials; one that the comparison does not use. orders: of tasks, written as
+    those of the comparison, and none of them one of its; null: the comparison's own. methods: name -> dotted key -> values;
+    every combination is a trial. Which is chosen: `cl_toolkit.study.choice`."""
 
     seed: int
+    orders: Any = None  # read by `orders_of`
     methods: dict[str, Any]
 
 
@@ -59,8 +62,8 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, list[Trial]]:
     """The comparison of all trials of a config's `search`, and what each stands for.
 
-    Raises UserError where a method is unknown, an axis is no list, the seed is one of the comparison's, methods would get
-    unequal numbers of trials, or the test split is asked for.
+    Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's, methods
+    would get unequal numbers of trials, or the test split is asked for.
     """
     name, layers = load_layers(source, overrides)
     plain, where = flatten(layers), layers[-2][0]
@@ -73,6 +76,7 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
         raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
     if search.seed in plain["seeds"]:
         raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
+    check_orders(plain, layers, search.orders, where)
     check_split(layers, search.methods)
     found = []
     for label, axes in search.methods.items():
@@ -88,14 +92,26 @@ def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, lis
         shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
         raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
     settings = [item for item in TRIAL_SETTINGS if not any(o.split("=")[0] == item.split("=")[0] for o in overrides)]
-    study = load_study(
-        source, [*overrides, *settings], methods={t.name: t.difference for t in found}, seeds=[search.seed]
-    )
+    differences = {t.name: t.difference for t in found}
+    study = load_study(source, [*overrides, *settings], methods=differences, seeds=[search.seed], orders=search.orders)
     names = {t.name for t in found}
     runs = tuple(run for run in study.runs if run.method in names)
     methods = {t.name: study.plain["methods"][t.name] for t in found}
     plain = {**study.plain, "methods": methods, "name": f"{name}-tune"}
     return replace(study, name=f"{name}-tune", runs=runs, methods=tuple(methods), plain=plain), found
+
+
+def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any, where: str) -> None:
+    """Raises UserError where the search has orders of its own and one of them is the comparison's too."""
+    if orders is None:
+        return
+    own = own_tasks(plain, layers)
+    reported = [order or own for order in orders_of(plain["orders"], lambda: own, where)]
+    for order in orders_of(orders, lambda: own, f"{where}: search"):
+        if (order or own) in reported:
+            raise UserError(
+                f"{where}: search.orders: {', '.join(order or own)} is one of the comparison's orders; choose another"
+            )
 
 
 def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Any]) -> None:

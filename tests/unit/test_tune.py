@@ -157,6 +157,14 @@ def test_the_test_split_is_refused(tmp_path, overrides, changes):
     ("search", "words"),
     [
         ({"seed": 0, "methods": {"sequential": RATES}}, "search.seed: 0 is one of the comparison's seeds"),
+        (
+            {"seed": 7, "orders": ["given"], "methods": {"sequential": RATES}},
+            "search.orders: max, last is one of the comparison's orders; choose another",
+        ),
+        (
+            {"seed": 7, "orders": "reversed", "methods": {"sequential": RATES}},
+            "search: orders: expected a list of task lists",
+        ),
         ({"seed": 7, "methods": {"sequential": RATES, "replay": {"train.max_steps": [1]}}}, "same number of trials"),
         ({"seed": 7, "methods": {"repaly": RATES}}, "unknown method 'repaly'; did you mean 'replay'"),
         ({"seed": 7, "methods": {"replay": {"train.learning_rate": 0.1}}}, r"expected key: \[values\]"),
@@ -173,3 +181,16 @@ def test_a_wrong_search_is_refused(tmp_path, search, words):
 def test_without_a_search_there_is_nothing_to_tune():
     with pytest.raises(UserError, match="search: is empty"):
         tune.trials("quickstart")
+
+
+def test_trials_may_have_orders_that_the_comparison_does_not_use(tmp_path):
+    plain = {
+        "methods": METHODS,
+        "orders": ["given"],
+        "search": {"seed": 7, "orders": ["reversed"], "methods": {"sequential": RATES}},
+    }
+    path = tmp_path / "my.yaml"
+    path.write_text(to_yaml({**tiny_config(), **plain}))
+    study, _ = tune.trials(str(path))
+    assert {run.order for run in study.runs} == {"last+max"}
+    assert study.plain["orders"] == ["reversed"]
