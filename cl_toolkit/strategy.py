@@ -183,7 +183,7 @@ class Strategy:
     @property
     def validating(self) -> tuple[str, ...]:
         """Who asks for scores on validation examples."""
-        return (self.name,) if self.tags.validates else ()
+        return (self.name,) if self.as_set.validates else ()
 
     def uses(self, hook: str) -> bool:
         """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
