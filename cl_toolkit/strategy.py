@@ -30,7 +30,8 @@ class Cost:
 
     forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
     calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
-    one, when a task is over. looks: at most so many passes over the anchors' validation examples then.
+    one, when a task is over. looks: at most so many passes over the anchors' validation examples then. written: tokens that the
+    model is let write before a task, at most so many for each of its examples.
     copies: of the trained weights, whole and in fp32 on every process, that are kept beside the model. copies_per_task: further
     ones for each past task.
     """
@@ -41,6 +42,7 @@ class Cost:
     calls: int = 0
     after_task: int = 0
     looks: int = 0
+    written: float = 0.0
     copies: float = 0.0
     copies_per_task: float = 0.0
 
@@ -56,6 +58,7 @@ class Cost:
         told += [f"{self.rows:g} rehearsed row{'s' * (self.rows != 1)} per new row"] if self.rows else []
         told += [f"{self.calls} sampled tokens per step"] if self.calls else []
         told += [f"{self.after_task} examples forward and backward per task"] if self.after_task else []
+        told += [f"up to {self.written:g} tokens written before each task per new example"] if self.written else []
         told += [f"up to {self.looks} passes over the anchors' validation examples per task"] if self.looks else []
         return ", ".join(told)
 
@@ -108,8 +111,9 @@ class Strategy:
 
     Settings are a keyword-only frozen dataclass `Config` inside the class; `self.config` holds them. The constructor
     stores and does nothing else. `name` is the key under which the strategy stands in the config. `extra_parameters`:
-    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere). `kept`:
-    the names of the attributes that must survive a stop between tasks.
+    numbers kept beside the model, such as a teacher's weights or importances (stored examples are counted elsewhere).
+    `rollouts`: answers that this process has let the model write so far. `kept`: the
+    names of the attributes that must survive a stop between tasks.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -119,12 +123,15 @@ class Strategy:
     tags: ClassVar[Tags] = Tags()
     kept: ClassVar[tuple[str, ...]] = ()
     name: str = ""
-    if TYPE_CHECKING:  # a plain attribute or a property, as it suits
+    if TYPE_CHECKING:  # plain attributes or properties, as it suits
 
         @property
         def extra_parameters(self) -> int: ...
+        @property
+        def rollouts(self) -> int: ...
     else:
         extra_parameters: int = 0
+        rollouts: int = 0
 
     def __init__(self, config: Any = None):
         self.config: Any = self.Config() if config is None else config
@@ -183,7 +190,7 @@ class Strategy:
     @property
     def validating(self) -> tuple[str, ...]:
         """Who asks for scores on validation examples."""
-        return (self.name,) if self.tags.validates else ()
+        return (self.name,) if self.as_set.validates else ()
 
     def uses(self, hook: str) -> bool:
         """Whether it does anything in that hook, so that a hook nobody uses costs nothing."""
@@ -230,6 +237,11 @@ class Composed(Strategy):
     def extra_parameters(self) -> int:
         """Of all parts together."""
         return sum(part.extra_parameters for part in self.parts)
+
+    @property
+    def rollouts(self) -> int:
+        """Of all parts together."""
+        return sum(part.rollouts for part in self.parts)
 
     def build(self, model: nn.Module, index: int) -> nn.Module:
         for part in self.parts:

@@ -45,13 +45,13 @@ class Freeze(Strategy):
     )
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
-        if task.index + 1 < self.config.from_task:
-            return model
-        trained = [weight for weight in model.parameters() if weight.requires_grad]
-        for module in self._still(model):
-            module.requires_grad_(False)
-        if not any(weight.requires_grad for weight in trained):
+        # what cannot be frozen is refused in the first task, not in the one that finds it frozen
+        still = {weight for module in self._still(model) for weight in module.parameters()}
+        if not any(weight.requires_grad for weight in model.parameters() if weight not in still):
             raise UserError(f"strategies.{self.name}: layers: {self.config.layers}: nothing is left to train")
+        if task.index + 1 >= self.config.from_task:
+            for weight in still:
+                weight.requires_grad = False
         return model
 
     def _still(self, model: nn.Module) -> list[nn.Module]:

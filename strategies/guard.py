@@ -67,6 +67,10 @@ class Guard(Strategy):
     def extra_parameters(self) -> int:
         return self.extra
 
+    @property
+    def as_set(self) -> Tags:
+        return replace(self.tags, validates=self.config.margin is not None)
+
     def cost(self, batch_size: int) -> Cost:
         return Cost() if self.config.margin is None else replace(self.tags.cost, looks=self.config.steps)
 
@@ -97,7 +101,8 @@ class Guard(Strategy):
 
     def _harmed(self, now: Mapping[str, float]) -> bool:
         """Whether an anchor has lost more than it may."""
-        return any(before - now[name] > self.config.margin + SLACK for name, before in self.start.items())
+        kept = (before - now[name] <= self.config.margin + SLACK for name, before in self.start.items())
+        return not all(kept)  # a score that is no number is no kept one
 
     def _mixed(self, name: str, trained: Tensor, share: float) -> Tensor:
         """theta(a), in fp32 and rounded once; at a = 0 it is theta_before, bit for bit."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cl_toolkit.engine.access import beside
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.language import LanguageModel
+from cl_toolkit.models.outside import named_by
 from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cl_toolkit.task_view import TaskView
+
+
+BASE = "strategies.instruction_residual.base"
 
 
 class InstructionResidual(Strategy):
@@ -43,7 +47,10 @@ class InstructionResidual(Strategy):
 
         def identity(self) -> dict[str, str]:
             """What is read beside the run's own model (law 11)."""
-            return {} if self.base is None else LanguageModel(name=self.base).identity()
+            if self.base is None:
+                return {}
+            with named_by(BASE):
+                return LanguageModel(name=self.base).identity()
 
     tags = Tags(
         paper="Jindal et al. 2024, arXiv 2410.10739",
@@ -93,12 +100,13 @@ class InstructionResidual(Strategy):
 
     def _base(self, tuned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of the base model."""
-        found = dict(LanguageModel(name=self.config.base).load(0).named_parameters())
+        with named_by(BASE):
+            found = dict(LanguageModel(name=self.config.base).load(0).named_parameters())
         for name, value in tuned.items():
             there = tuple(found[name].shape) if name in found else "nothing of that name"
             if there != tuple(value.shape):
                 raise UserError(
-                    f"strategies.{self.name}: base: {self.config.base}: {name} is {tuple(value.shape)} in the run's model and "
+                    f"{BASE}: {self.config.base}: {name} is {tuple(value.shape)} in the run's model and "
                     f"{there} there; a residual is of two models of one shape"
                 )
         return {name: found[name].detach().to(value) for name, value in tuned.items()}

@@ -8,16 +8,15 @@ before the first task says, in the place of z_before and T = 1 it is fine-tuning
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import KL_TENSORS, by_rows, target_logits
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.ranges import above, at_least
-from cl_toolkit.strategy import Cost, Strategy, Tags
+from cl_toolkit.strategy import LIFE_CYCLES, Cost, Strategy, Tags
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,6 +71,13 @@ class LwF(Strategy):
         self.teacher = Teacher()
 
     @property
+    def as_set(self) -> Tags:
+        if self.config.teacher == "previous" or not self.config.weight:
+            return self.tags
+        # an adapter that is merged takes the start model away
+        return replace(self.tags, life_cycles=tuple(life for life in LIFE_CYCLES if life != "merge"))
+
+    @property
     def extra_parameters(self) -> int:
         return self.teacher.parameters
 
@@ -83,11 +89,6 @@ class LwF(Strategy):
                 self.teacher.take(model)
         elif not self.teacher:
             self.teacher.take(model)
-        elif not self.teacher.fits(model):
-            raise UserError(
-                f"strategies.{self.name}: teacher: start: the adapter was merged, and with it the start model is gone; use "
-                "model.adapter.between_tasks: continue or stack, or no adapter"
-            )
         return model
 
     def loss(self, model: nn.Module, part: Batch, out: Outputs) -> dict[str, Tensor]:

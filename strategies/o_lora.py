@@ -63,7 +63,7 @@ class OLoRA(Strategy):
         self.past = {
             layer: torch.cat([a.detach().clone() for a, _ in pairs])  # (R, d_in)
             for layer, pairs in frozen_pairs(model)
-            if pairs and self.config.weight
+            if pairs and self.config.weight and layer in self.names
         }
         return model
 

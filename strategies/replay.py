@@ -109,8 +109,14 @@ class Replay(Strategy):
     def told(self) -> dict[str, Any]:
         return self.written
 
+    @property
+    def rows(self) -> float:
+        """Rehearsed rows per new one, at most."""
+        return self.config.replay_fraction / (1 - self.config.replay_fraction)
+
     def cost(self, batch_size: int) -> Cost:
-        return Cost(rows=self.config.replay_fraction / (1 - self.config.replay_fraction))
+        longest = 0 if self.answer_limit is None else self.answer_limit[1]
+        return Cost(rows=self.rows, written=self.rows * longest)
 
     def batches(self, model: nn.Module, task: TaskView, batches: Batches) -> Batches:
         groups, self.written = self.store.by_task(), {}
@@ -157,6 +163,7 @@ class Replay(Strategy):
         ]
         mine, settings = task.share([example for _, example in chosen]), self.config
         aside = task.keep(task.examples)  # it counts its rollouts for itself
+        self.rollouts += len(mine)
         found = sampled(model, aside, mine, 1, settings.max_completion_length, settings.temperature, self.name)
         ended = [task.codec.said(ids) if task.codec.ended(ids) else None for (ids,) in found]
         answers = list(zip(chosen, task.gather(ended), strict=True))
@@ -280,9 +287,10 @@ class PowerLaw(Replay):
 
     tags = replace(Replay.tags, paper="Gandhi et al. 2024, arXiv 2401.10393")
 
-    def cost(self, batch_size: int) -> Cost:
+    @property
+    def rows(self) -> float:
         # without a budget it grows with the number of past tasks; at the tenth task
-        return Cost(rows=sum(self.weights(range(1, 10)))) if self.config.unrestricted else super().cost(batch_size)
+        return sum(self.weights(range(1, 10))) if self.config.unrestricted else super().rows
 
     def weights(self, ages: Sequence[int]) -> list[float]:
         return age_weights(ages, self.config.schedule, self.config.exponent, self.config.offset)

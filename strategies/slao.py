@@ -69,10 +69,10 @@ class SLAO(Strategy):
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.other = beside(model, self.other)
         for layer, a, b, _ in pairs(model):
+            if self.config.orthogonal and a.shape[0] > a.shape[1]:  # said in the first task, not after it was learned
+                wanted = f"expected a rank of at most {a.shape[1]}, the inputs of {layer}; got {a.shape[0]}"
+                raise UserError(f"strategies.{self.name}.orthogonal: {wanted}")
             if self.config.orthogonal and self.tasks:
-                if a.shape[0] > a.shape[1]:
-                    wanted = f"expected a rank of at most {a.shape[1]}, the inputs of {layer}; got {a.shape[0]}"
-                    raise UserError(f"strategies.{self.name}.orthogonal: {wanted}")
                 a.data.copy_(orthonormal(a.detach()))
             if layer in self.other:
                 self.other[layer], trained = b.detach().clone(), self.other[layer]

@@ -19,6 +19,7 @@ from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models import peft_types
 from cl_toolkit.models.kind import Kind, built_in, kind_class
 from cl_toolkit.models.sections import Adapter, AnyAdapter, Generation, ModelSection, Prompt
+from cl_toolkit.models.targets import by_weights
 from cl_toolkit.registry import OBJECTIVES, PROBES, STRATEGIES, STREAMS, TRACKERS, Registry
 from cl_toolkit.strategy import Strategy
 
@@ -55,6 +56,11 @@ def adapter_of(section: Any, where: str) -> Any:
         raise UserError(
             f"{where}: {key}: is for adapters of one type that begin anew with each task; set between_tasks: merge or stack "
             "beside it"
+        )
+    if common["between_tasks"] == "stack" and any(map(by_weights, given.get("target_modules", ()))):
+        raise UserError(
+            f"{where}: {key}.target_modules: kappa looks at the weights of the model without adapters; name the layers, set it "
+            "once for all tasks, or use between_tasks: merge"
         )
     tasks = range(max(map(len, given.values())))
     settings = [{name: values[min(i, len(values) - 1)] for name, values in given.items()} for i in tasks]

@@ -83,7 +83,7 @@ class Session:
     model: what the training forward goes through (the module, or DeepSpeed's engine around it). module: the module itself.
     step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task. forwards: of the model
     as a whole, those of its own generation included.
-    losses: the last step's terms by name, over the whole job. grad_norm: before clipping.
+    losses: the last step's terms by name, over the whole job. grad_norm: before clipping. rate: at which it was taken.
     """
 
     def __init__(self, engine: Engine, model: nn.Module, task: TaskView, steps: int):
@@ -97,6 +97,7 @@ class Session:
         self.backwards = 0
         self.extra_backwards = 0
         self.grad_norm: Tensor | float | None = None
+        self.rate = 0.0
         self._sums: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
         self._inside = 0
@@ -265,6 +266,7 @@ class Session:
         self._check("the loss term {}", self._sums)
         if strategy.uses("before_step"):
             strategy.before_step(self.model, step)
+        self.rate = self.learning_rate
         self.update()
         if self.grad_norm is not None:
             self._check("the {}", {"norm of the gradient": torch.as_tensor(self.grad_norm)})

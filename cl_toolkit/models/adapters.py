@@ -226,11 +226,21 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name.replace("base_model.model.", "", 1), module
 
 
+def at_work(layer: Any) -> list[str]:
+    """The adapters at work that a layer has: a stack may put each on layers of its own (`per_task`)."""
+    return [adapter for adapter in layer.active_adapters if adapter in layer.r]
+
+
+def past_at_work(layer: Any) -> list[str]:
+    """Those of them that are no longer trained, oldest first."""
+    return [adapter for adapter in at_work(layer) if adapter != layer.active_adapters[-1]]
+
+
 def pairs(model: nn.Module) -> Iterator[tuple[str, Tensor, Tensor, float]]:
-    """(layer name, A (r, d_in), B (d_out, r), scaling) of the adapter that is being trained."""
+    """(layer name, A (r, d_in), B (d_out, r), scaling) of the adapter that is being trained, on the layers that have it."""
     for name, layer in layers(model):
-        adapter = layer.active_adapters[-1]
-        yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
+        if (adapter := layer.active_adapters[-1]) in layer.r:
+            yield name, layer.lora_A[adapter].weight, layer.lora_B[adapter].weight, layer.scaling[adapter]
 
 
 def pair_names(model: nn.Module) -> dict[str, tuple[str, str]]:
@@ -242,7 +252,7 @@ def pair_names(model: nn.Module) -> dict[str, tuple[str, str]]:
 def frozen_pairs(model: nn.Module) -> Iterator[tuple[str, list[tuple[Tensor, Tensor]]]]:
     """(layer name, [(A, B) of each earlier adapter of a stack, oldest first])."""
     for name, layer in layers(model):
-        yield name, [(layer.lora_A[a].weight, layer.lora_B[a].weight) for a in layer.active_adapters[:-1]]
+        yield name, [(layer.lora_A[a].weight, layer.lora_B[a].weight) for a in past_at_work(layer)]
 
 
 def loaded(model: nn.Module) -> dict[str, int]:
@@ -294,7 +304,7 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if ".lora_" in name:
             continue
         layer = added.get(plain := plain_name(name))
-        deltas = [layer.get_delta_weight(adapter) for adapter in layer.active_adapters] if layer else []
+        deltas = [layer.get_delta_weight(adapter) for adapter in at_work(layer)] if layer else []
         yield plain, sum(deltas, weight.detach().to(deltas[0].dtype)) if deltas else weight.detach()
 
 

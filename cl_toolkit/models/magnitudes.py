@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cl_toolkit.models.adapters import layers
+from cl_toolkit.models.adapters import layers, past_at_work
 
 
 class Magnitude(nn.Module):
@@ -30,10 +30,8 @@ def split(model: nn.Module) -> None:
     """Give each past adapter of a stack a magnitude in each layer, which is trained; the model says what it has said, up to
     rounding."""
     for _, layer in layers(model):
-        for name in layer.active_adapters[:-1]:
-            if not parametrize.is_parametrized(layer.lora_B[name]):
-                of_a = Magnitude(layer.lora_A[name].weight.detach())
-                parametrize.register_parametrization(layer.lora_B[name], "weight", of_a)
-            layer.lora_B[name].parametrizations.weight.original0.requires_grad_(
-                True
-            )  # each new adapter freezes all else
+        for name in past_at_work(layer):
+            b = layer.lora_B[name]
+            if not parametrize.is_parametrized(b):
+                parametrize.register_parametrization(b, "weight", Magnitude(layer.lora_A[name].weight.detach()))
+            b.parametrizations.weight.original0.requires_grad = True  # each new adapter freezes all else

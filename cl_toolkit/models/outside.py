@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from cl_toolkit.models.text import TextCodec
 
 
+@contextmanager
+def named_by(where: str) -> Iterator[None]:
+    """What is wrong with a model is said of the setting that names it, where that is not `model.name`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix('model.name: ')}") from error
+
+
 class Outside:
     """A language model that is loaded when it is first needed, whole on every process. where: the setting that names it."""
 
@@ -32,18 +41,17 @@ class Outside:
 
     def source(self) -> Source:
         """The content of its folder, or the commit of a hub's model."""
-        parts = (f"{key} {value}".encode() for key, value in sorted(self.kind.identity().items()))
+        with named_by(self.where):
+            parts = [f"{key} {value}".encode() for key, value in sorted(self.kind.identity().items())]
         return Source(self.name, digest_of(parts))
 
     def load(self, model: nn.Module, codec: TextCodec) -> None:
         """Load it to where the model is. Raises UserError where it cannot be loaded or has another vocabulary than `codec`."""
         device = next(model.parameters()).device
         if self.model is None:
-            try:
+            with named_by(self.where):
                 loaded = self.kind.load(0, frozen=True).requires_grad_(False).eval()
                 theirs: Any = self.kind.codec(codec.prompt)
-            except UserError as error:
-                raise UserError(f"{self.where}: {str(error).removeprefix('model.name: ')}") from error
             if theirs.tokenizer.get_vocab() != codec.tokenizer.get_vocab():
                 raise UserError(
                     f"{self.where}: {self.name}: has another vocabulary than the model; token by token nothing can be compared"

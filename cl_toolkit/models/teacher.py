@@ -40,10 +40,6 @@ class Teacher:
             n: p.detach().clone() for n, p in trained.items() if not (self._without_adapter and ".lora_" in n)
         }
 
-    def fits(self, model: nn.Module) -> bool:
-        """Whether the adapters that were at work are still there: without one that was merged it cannot be asked."""
-        return set(self._active) <= set(active(model))
-
     def follow(self, model: nn.Module, rate: float) -> None:
         """Move what is kept towards the model as it is now: (1 - rate) of the one and rate of the other. All processes call
         it; the model may be inside an engine."""

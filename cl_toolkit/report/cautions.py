@@ -14,7 +14,7 @@ from cl_toolkit.report.reading import Record
 SMALL = 100
 """Examples; a smaller test set is warned about."""
 COUNTS = (
-    ("truncated_prompts", "prompts were longer than prompt.max_prompt_length and lost their beginning"),
+    ("truncated_prompts", "prompts were longer than prompt.max_prompt_length and were cut"),
     ("cut_answers", "answers were cut at their greatest length before they ended"),
     ("unreachable_answers", "right answers cannot be reached, whatever the model says"),
 )
@@ -22,7 +22,8 @@ COUNTS = (
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, unequal budgets."""
+    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, what runs have noted, unequal
+    budgets."""
     runs = comparison.runs
     if not runs:
         return []
@@ -30,6 +31,7 @@ def cautions(comparison: Comparison) -> list[str]:
         *_design(comparison, runs),
         *_missing(comparison.records),
         *_data(runs, comparison.lower),
+        *_noted(comparison),
         *_budgets(comparison),
     ]
 
@@ -85,6 +87,16 @@ def _count(record: Record, key: str) -> float:
     found = record.get(key)
     parts = found.values() if isinstance(found, Mapping) else [found]
     return sum(v for v in parts if isinstance(v, (int, float)))
+
+
+def _noted(comparison: Comparison) -> Iterator[str]:
+    """What the runs have noted, such as rows that are trained on and scored, and who has, where not all have."""
+    found: dict[str, dict[str, None]] = {}
+    for method, runs in comparison.methods.items():
+        for note in (note for run in runs for note in run.get("notes") or ()):
+            found.setdefault(str(note), {})[method] = None
+    for note, methods in found.items():
+        yield f"{note}." if len(methods) == len(comparison.methods) else f"{', '.join(methods)}: {note}."
 
 
 def _budgets(comparison: Comparison) -> Iterator[str]:

@@ -67,8 +67,10 @@ def scope(difference: Difference) -> str:
 
 def _control(method: str, comparison: Comparison) -> str:
     runs, lost, score = comparison.methods[method], comparison.against_control(method, BWT), comparison.unit
+    others = len(comparison.methods) - len(comparison.controls) - 1
+    which = "one of the controls" if others else "the control"
     if lost.estimate is None:
-        return f"{method}, the control, {_ending(runs, score)}."
+        return f"{method}, {which}, {_ending(runs, score)}."
     loses = lost.estimate.mean > 0 if comparison.lower else lost.estimate.mean < 0
     if lost.estimate.enough and not lost.clear:
         change = f"what it loses of that{scope(lost)} is not distinguishable from 0: BWT {lost}"
@@ -79,7 +81,7 @@ def _control(method: str, comparison: Comparison) -> str:
         change = f"loses nothing of that by the end{scope(lost)}: BWT {lost}"
     few = "" if lost.estimate.enough else f" ({_few(lost.estimate).removeprefix('in ')})"
     return (
-        f"{method}, the control, learns each task to {_level(runs, LEARNING)} and {change}{few}; "
+        f"{method}, {which}, learns each task to {_level(runs, LEARNING)} and {change}{few}; "
         f"final {score} {_level(runs, ACC)}."
     )
 

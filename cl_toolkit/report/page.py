@@ -22,7 +22,7 @@ from cl_toolkit.report.headline import headline
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, chance, lookup, number, one_level, scores
 from cl_toolkit.report.style import looks
-from cl_toolkit.report.tables import undefined
+from cl_toolkit.report.tables import told, undefined
 
 PROVENANCE = (
     ("Commit", "provenance.commit"),
@@ -72,6 +72,7 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "columns": COLUMNS,
         "other_columns": _other_columns(comparison),
         "anchors": _anchors(groups),
+        "told": _told(comparison),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,
         "common": common,
@@ -140,6 +141,13 @@ def _anchors(groups: Methods) -> list[tuple[str, str, str, str]]:
             before, end = (sum(m[row][i] for m in matrices) / len(matrices) for row in (0, -1))
             rows.append((method, name, decimals(before), decimals(end)))
     return rows
+
+
+def _told(comparison: Comparison) -> dict[str, Any]:
+    """`columns` and `rows` of what strategies have noted."""
+    rows = told(comparison)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "rows": [[row.get(name, "-") for name in columns] for row in rows]}
 
 
 def _settings(groups: Methods) -> tuple[list[tuple[str, list[tuple[str, Any]]]], list[tuple[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import pandas as pd
 
@@ -69,3 +70,22 @@ def undefined(comparison: Comparison) -> list[tuple[str, str, str]]:
                 if column.label not in labels:
                     labels.append(column.label)
     return [(method, ", ".join(labels), reason) for (method, reason), labels in notes.items()]
+
+
+def told(comparison: Comparison) -> list[dict[str, str]]:
+    """What strategies have noted as numbers: a row per method and number, with its mean over runs after each task in trained
+    order ("-" where none was noted)."""
+    rows = []
+    for method, runs in comparison.methods.items():
+        noted = [[one_level(stage.get("told") or {}) for stage in run.get("adapters") or ()] for run in runs]
+        for key in dict.fromkeys(k for run in noted for stage in run for k, v in stage.items() if _is_number(v)):
+            row = {"Method": method, "What": key}
+            for k, stages in enumerate(zip_longest(*noted, fillvalue={}), 1):
+                values = [stage[key] for stage in stages if _is_number(stage.get(key))]
+                row[f"Task {k}"] = amount(sum(values) / len(values)) if values else "-"
+            rows.append(row)
+    return rows
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

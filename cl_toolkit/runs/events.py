@@ -64,7 +64,7 @@ class TaskBegan(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped(Event):
-    """An optimizer step that is logged. step: of the whole run. losses: the terms by name. learning_rate: of the next step.
+    """An optimizer step that is logged. step: of the whole run. losses: the terms by name. learning_rate: of this step.
     seconds: of training so far, by the processor or the GPU."""
 
     name = "step"

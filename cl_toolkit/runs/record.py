@@ -284,7 +284,7 @@ def add_losses(record: dict[str, Any], task: str, session: Session) -> dict[str,
     row = {
         "task": task,
         "step": session.step_number,
-        "learning_rate": session.learning_rate,
+        "learning_rate": session.rate,
         "grad_norm": None if norm is None else float(norm),
         "terms": session.losses,
     }

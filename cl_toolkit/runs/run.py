@@ -222,7 +222,7 @@ class Run:
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
         moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
-        rollouts = objective.rollouts
+        rollouts = objective.rollouts + self.strategy.rollouts
 
         def watch(session: Session) -> None:
             profile_step()
@@ -250,7 +250,7 @@ class Run:
                 self.record["notes"] = [*self.record["notes"], note]
                 self.events(events.Note(text=note))
             merge_error = self.end_adapter(task)
-        sampled = {"rollouts": objective.rollouts - rollouts}
+        sampled = {"rollouts": objective.rollouts + self.strategy.rollouts - rollouts}
         cost["rollouts"] += int(self.engine.processes.sum(sampled)["rollouts"])
         extra = counted["all_parameters"] - self.start_parameters
         extra += objective.extra_parameters + self.strategy.extra_parameters

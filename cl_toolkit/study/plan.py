@@ -13,6 +13,7 @@ from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.data.spread import spread
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.rollouts import AT_ONCE
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.study.compare import run_name
@@ -159,12 +160,13 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
             here = train.max_steps * stage.tasks_at_once
         rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
         length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
-        afterwards = min(cost.after_task, len(task.train))
+        afterwards, written = min(cost.after_task, len(task.train)), cost.written * len(task.train)
         new = here * train.global_batch_size * objective.copies * length
         steps += here
         tokens += round(new * (1 + cost.rows))
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
-        calls += here * (1 + SAMPLED * cost.calls) + afterwards
+        passed += 2 * written
+        calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
     seconds = passed * total / rate + calls * STEP_OVERHEAD
     return Forecast(run_name(config), steps, tokens, seconds)
 

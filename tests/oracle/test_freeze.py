@@ -60,15 +60,16 @@ def test_more_layers_than_there_are():
     with pytest.raises(
         UserError, match=r"strategies\.freeze: layers: expected at most 1, as many as the model has, got 9"
     ):
-        Freeze(Freeze.Config(layers=9)).before_task(tiny_model(), task_view([ask("a", "b")], index=1))
+        Freeze(Freeze.Config(layers=9)).before_task(tiny_model(), task_view([ask("a", "b")]))
 
 
 def test_nothing_is_left_to_train():
+    """Said in the first task, which would have been learned in vain."""
     model = tiny_model()
     model.requires_grad_(False)
     model.get_input_embeddings().requires_grad_(True)
     with pytest.raises(UserError, match="nothing is left to train"):
-        Freeze().before_task(model, task_view([ask("a", "b")], index=1))
+        Freeze().before_task(model, task_view([ask("a", "b")]))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Guard: the largest share that passes, by hand and on a stream; what it leaves untouched; who may look at validation data."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -61,6 +62,17 @@ def test_a_fall_by_the_margin_is_no_more_than_the_margin():
         [1.0],
         [1.0],
     )  # 0.8 - 0.78 > 0.02 in floats
+
+
+def test_a_score_that_is_no_number_is_a_fall():
+    assert kept(guard(margin=0.5, steps=2), lambda w: {"a": math.nan if w > 0.5 else 1.0}, [1.0]) == ([0.5], [0.5])
+
+
+def test_switched_off_it_needs_no_anchor_and_chooses_by_nothing(tmp_path):
+    assert load_run(tiny_config(strategies={"guard": {"margin": None}}))
+    run = trajectory(tmp_path, stream=ANCHORED, strategies={"guard": {"margin": None}}).run
+    assert run.validation is None
+    assert not run.record["notes"]
 
 
 def test_every_anchor_must_pass_and_scores_need_not_be_monotonic():

@@ -117,10 +117,11 @@ def test_another_base_model_is_another_result(pair):
 def test_a_base_of_another_shape_is_refused(pair):
     base, _ = pair
     model = nn.Linear(2, 2)
-    with pytest.raises(
-        UserError, match=r"base: .*: weight is \(2, 2\) in the run's model and nothing of that name there"
-    ):
+    lacks = r"strategies\.instruction_residual\.base: .*: weight is \(2, 2\) in the run's model and nothing of that name there"
+    with pytest.raises(UserError, match=lacks):
         residual(base=str(base)).before_task(model, None)
+    with pytest.raises(UserError, match=r"^strategies\.instruction_residual\.base: .*nowhere: no such folder"):
+        residual(base=str(base / "nowhere")).config.identity()
 
 
 def test_it_takes_no_adapter():

@@ -5,13 +5,15 @@ import copy
 import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train
+from tiny import tiny_config
 
 from cl_toolkit.check.laws import LAWS
 from cl_toolkit.check.suites import find_subject
 from cl_toolkit.errors import UserError
-from cl_toolkit.models.adapters import begin_task, end_task
+from cl_toolkit.models.adapters import begin_task
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.lwf import LwF, distillation
+from cl_toolkit.study.cells import load_run
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]
 
@@ -122,13 +124,15 @@ def test_the_start_model_teaches_from_the_first_task_on(adapter):
     assert strategy.extra_parameters == (0 if adapter else sum(p.numel() for p in model.parameters()))
 
 
-def test_the_start_model_is_gone_when_an_adapter_was_merged():
-    strategy, adapter = LwF(LwF.Config(teacher="start")), Adapter(r=2, between_tasks="merge")
-    model = begin_task(tiny_model(), adapter, 0, 0)
-    losses(model, strategy, index=0)
-    model = begin_task(end_task(model, adapter), adapter, 1, 0)
-    with pytest.raises(UserError, match=r"start model is gone; use model\.adapter\.between_tasks: continue or stack"):
-        strategy.before_task(model, task_view(EXAMPLES, index=1))
+def test_an_adapter_that_is_merged_takes_the_start_model_away_and_is_refused_before_anything_is_trained():
+    def config(**settings):
+        model = {**tiny_config()["model"], "adapter": {"r": 2, "between_tasks": "merge"}}
+        return tiny_config(model=model, strategies={"lwf": settings})
+
+    with pytest.raises(UserError, match=r"lwf: needs model\.adapter\.between_tasks: continue or stack, or no adapter"):
+        load_run(config(teacher="start"))
+    assert load_run(config())
+    assert load_run(config(teacher="start", weight=0))
 
 
 def test_a_stop_changes_nothing_for_the_start_model(tmp_path):

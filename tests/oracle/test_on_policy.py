@@ -244,6 +244,8 @@ def test_another_vocabulary_or_no_model_at_all_is_refused(folder):
         objective.before_task(tiny_model(), task)
     with pytest.raises(UserError, match=r"objective.teacher: .*nowhere: "):
         on_policy(teacher=str(folder / "nowhere")).before_task(tiny_model(), view(objective))
+    with pytest.raises(UserError, match=r"^objective.teacher: .*nowhere: no such folder"):
+        on_policy(teacher=str(folder / "nowhere")).sources()
 
 
 def test_a_result_is_known_by_the_folder_of_its_teacher(folder):

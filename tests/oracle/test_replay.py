@@ -218,6 +218,7 @@ def test_a_run_goes_on_alike_and_notes_what_was_written(tmp_path):
     first, second = (stage["told"] for stage in whole["adapters"])
     assert first == {}
     assert second["replay"]["written"] + second["replay"]["cut"] == 12
+    assert whole["cost"]["rollouts"] == 12
 
 
 CLASSIFIER = {"name": "bert-base-uncased", "head": "classes"}

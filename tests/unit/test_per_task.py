@@ -52,6 +52,21 @@ def test_a_run_of_them_goes_on_as_if_nothing_had_happened(life, tmp_path):
     assert comparable(trajectory(tmp_path / "stopped", model=model).record) == comparable(whole)
 
 
+@pytest.mark.parametrize("strategies", [{}, {"sd_lora": {}}, {"o_lora": {}}, {"inf_lora": {}}], ids="+".join)
+def test_a_stack_may_put_each_on_layers_of_its_own(strategies, tmp_path):
+    """Who looks at past adapters finds them where they are; the drift probe puts all their weights together."""
+    places = [["q_proj"], ["v_proj"], ["q_proj", "v_proj"]]
+    adapter = {"r": 2, "between_tasks": "stack", "per_task": {"target_modules": places}}
+    model = {**tiny_config()["model"], "adapter": adapter}
+    found = trajectory(tmp_path, model=model, stream={"tasks": ["max", "last", "sort"]}, strategies=strategies)
+    assert [len(row["loaded"]) for row in found.record["adapters"]] == [1, 2, 3]
+    past = dict(adapters.frozen_pairs(found.run.model))
+    assert [len(pairs) for layer, pairs in past.items() if "q_proj" in layer or "v_proj" in layer] == [1, 1]
+    assert (
+        dict(adapters.whole_weights(found.run.model)).keys() == dict(found.run.load_model().named_parameters()).keys()
+    )
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -62,6 +77,7 @@ def test_a_run_of_them_goes_on_as_if_nothing_had_happened(life, tmp_path):
         ({"between_tasks": "merge", "per_task": {}}, "expected settings with a list for each"),
         ({"between_tasks": "merge", "per_task": {"r": [2, 0]}}, r"model\.adapter\.r: expected .*got 0"),
         ({"between_tasks": "merge", "per_task": {"rank": [2, 0]}}, r"model\.adapter\.rank: unknown key"),
+        ({"between_tasks": "stack", "per_task": {"target_modules": ["kappa", "kappa(0.5)"]}}, "kappa looks at the weights of"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_told(section, message):

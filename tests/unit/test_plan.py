@@ -9,7 +9,7 @@ from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.replay import PowerLaw, Replay
 from cl_toolkit.strategy import Cost
-from cl_toolkit.study.plan import STEP_OVERHEAD, forecast
+from cl_toolkit.study.plan import AT_ONCE, SAMPLED, STEP_OVERHEAD, forecast
 
 
 def expected(**changes):
@@ -55,6 +55,13 @@ def test_a_fisher_is_taken_of_the_examples_that_there_are():
     assert operations(few) == pytest.approx(1 + 6 / 16, abs=0.01)
 
 
+def test_what_replay_lets_the_model_write_takes_time():
+    """In each of two tasks twelve answers of six tokens, which stored answers do not need."""
+    own = {"source": "self", "max_completion_length": 6}
+    more = expected(strategies={"replay": own}).seconds - expected(strategies={"replay": {}}).seconds
+    assert more == pytest.approx(2 * 12 * (2 * 6 + SAMPLED * STEP_OVERHEAD * 6 / AT_ONCE))
+
+
 def test_rollouts():
     found = expected(objective=RFT)
     assert found.tokens == 3 * PLAIN.tokens
@@ -67,6 +74,8 @@ def test_costs_add_up():
     assert both.cost(8) == Cost(forwards=1, rows=3, copies=1)
     assert compose().cost(8) == Cost()
     assert AGEM().cost(16) == Cost(forwards=2, backwards=2, copies=1)
+    own = Replay.Config(replay_fraction=0.75, source="self", max_completion_length=8)
+    assert Replay(own).cost(8) == Cost(rows=3, written=24)
     assert PowerLaw(PowerLaw.Config(unrestricted=True)).cost(8).rows == pytest.approx(1.62, abs=0.01)
 
 
@@ -79,3 +88,4 @@ def test_costs_in_words():
         str(Cost(rows=2, after_task=200)) == "2 rehearsed rows per new row, 200 examples forward and backward per task"
     )
     assert str(Cost(calls=32)) == "32 sampled tokens per step"
+    assert str(Cost(written=16)) == "up to 16 tokens written before each task per new example"
