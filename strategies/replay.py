@@ -88,6 +88,7 @@ class Replay(Strategy):
         owns=frozenset({"rehearsal"}),
     )
     kept = ("store",)
+    rollouts: int = 0
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
