@@ -20,12 +20,14 @@ Source = str | Path | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Study:
-    """The records of a comparison, or of one run, and what follows from them. No model is loaded. notes: what else lies in
-    the folder, and what of the study is missing or damaged."""
+    """The records of a comparison, of several, or of one run, and what follows from them. No model is loaded. folder: where
+    they lie, of several the first. notes: what else lies there, and what of the study is missing or damaged. places: the
+    folder of each record's run."""
 
     folder: Path
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
 
     @property
     def metrics(self) -> pandas.DataFrame:
@@ -85,7 +87,7 @@ def compare(
     )
     if failures:
         raise UserError("; ".join(f"{f.run} failed: {f.error}" for f in failures))
-    return Study(folder, found.records, found.notes)
+    return Study(folder, found.records, found.notes, found.places)
 
 
 def run(
@@ -113,12 +115,21 @@ def default_folder(config: Any) -> Path:
     return Path("results") / config.name / "runs" / run_name(config)
 
 
-def load(folder: str | Path) -> Study:
-    """The records of a comparison's folder, or of one run's."""
+def load(folder: str | Path, *others: str | Path) -> Study:
+    """The records of a comparison's folder, or of one run's; of several as one study (`report.joining.join`): they must share
+    stream, model and evaluation."""
+    from cl_toolkit.report.joining import join, labels
     from cl_toolkit.study.compare import find_records
 
-    found = find_records(Path(folder))
-    return Study(Path(folder), found.records, found.notes)
+    folders = [Path(folder), *map(Path, others)]
+    found = [find_records(each) for each in folders]
+    if not others:
+        return Study(folders[0], found[0].records, found[0].notes, found[0].places)
+    names = labels(folders)
+    joined = join({name: each.records for name, each in zip(names, found, strict=True)})
+    notes = [f"{name}: {note}" for name, each in zip(names, found, strict=True) for note in each.notes]
+    places = tuple(found[study].places[i] for study, i in joined.origins)
+    return Study(folders[0], joined.records, (*joined.notes, *notes), places)
 
 
 def load_model(run: str | Path, after: str | None = None) -> tuple[Any, Any]:

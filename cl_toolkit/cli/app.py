@@ -170,14 +170,23 @@ def demo(out: Out = None):
 
 
 @app.command()
-def report(results: Results):
-    """Rebuild tables, figures and report.html from the records alone."""
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Folders that comparisons or runs wrote; several as one.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to. Default: RESULTS; of several results/<A>+<B>")] = None,
+):
+    """Rebuild tables, figures and report.html from the records alone, of several folders as one; nothing is trained."""
     from cl_toolkit.api import load
     from cl_toolkit.report import build
 
-    study = load(results)
-    build(study.records, results, study.notes)
-    print_results(study, results)
+    study = load(*results)
+    folder = out or (results[0] if len(results) == 1 else Path("results") / "+".join(r.resolve().name for r in results))
+    for source in results if len(results) > 1 else ():
+        if folder.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {folder}: lies in {source}, which is read and stays as it is; name another folder")
+    build(study.records, folder, study.notes)
+    print_results(study, folder)
 
 
 @app.command("list")
