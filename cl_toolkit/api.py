@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 
 if TYPE_CHECKING:
     import pandas
@@ -55,6 +55,12 @@ class Study:
         import pandas
 
         return pandas.DataFrame(self._rows(name))
+
+    def paper(self, folder: str | Path, *, anonymous: bool = False) -> Path:
+        """Write vector figures at column width, a table, a paragraph and references for a paper (`report.paper.write`)."""
+        from cl_toolkit.report.paper import write
+
+        return write(self.records, Path(folder), sources(self.records), anonymous)
 
     def _rows(self, probe: str) -> list[dict[str, Any]]:
         keys = ("method", "order", "seed")
@@ -130,6 +136,20 @@ def load(folder: str | Path, *others: str | Path) -> Study:
     notes = [f"{name}: {note}" for name, each in zip(names, found, strict=True) for note in each.notes]
     places = tuple(found[study].places[i] for study, i in joined.origins)
     return Study(folders[0], joined.records, (*joined.notes, *notes), places)
+
+
+def sources(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Strategy or objective of these runs -> the paper that its code names. Code of one's own, which has no name but a place,
+    is not loaded for that."""
+    found = {}
+    for config in (record.get("config", {}) for record in records):
+        named = [(STRATEGIES, name) for name in config.get("strategies") or ()]
+        named += [(OBJECTIVES, config["objective"]["name"])] if config.get("objective") else []
+        for registry, name in named:
+            if name not in found and canonical(name) in registry.names():
+                thing = registry.get(name, "report")
+                found[name] = getattr(thing, "tags", thing).paper
+    return found
 
 
 def load_model(run: str | Path, after: str | None = None) -> tuple[Any, Any]:
