@@ -15,6 +15,8 @@ from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 if TYPE_CHECKING:
     import pandas
 
+    from cl_toolkit.report.notebook import Plots
+
 Source = str | Path | Mapping[str, Any]
 
 
@@ -28,6 +30,37 @@ class Study:
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
     places: tuple[Path, ...] = ()
+
+    def runs(self) -> pandas.DataFrame:
+        """A row per run, failed ones too: what it was, where it lies (`report.tidy.runs`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.runs(self.records, self.places)
+
+    def matrix(self) -> pandas.DataFrame:
+        """A row per cell of the accuracy matrices: row, after, task, score, chance, ... (`report.tidy.matrix`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.matrix(self.records)
+
+    def answers(self) -> pandas.DataFrame:
+        """A row per question and row of the matrix: question, target, answer, score (`report.tidy.answers`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.answers(self.records, self.places)
+
+    def costs(self) -> pandas.DataFrame:
+        """A row per run and cost: counts, bytes, seconds (`report.tidy.costs`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.costs(self.records)
+
+    @property
+    def plot(self) -> Plots:
+        """The report's figures in a notebook: `plot.curves()`, `plot.matrix()`, `plot.tradeoff()`."""
+        from cl_toolkit.report.notebook import Plots
+
+        return Plots(self.records)
 
     @property
     def metrics(self) -> pandas.DataFrame:

@@ -56,7 +56,9 @@ def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot
     return list(drawn(comparison, folder, sheet))
 
 
-def drawn(comparison: Comparison, folder: Path | None = None, sheet: Sheet = PAGE, wanted: str = "") -> Iterator[Plot]:
+def drawn(
+    comparison: Comparison, folder: Path | None = None, sheet: Sheet = PAGE, wanted: tuple[str, ...] = ("",)
+) -> Iterator[Plot]:
     """The plots one by one. folder: where their files go; None: nowhere. wanted: how the names of those wanted begin."""
     with warnings.catch_warnings(), matplotlib.rc_context(dict(sheet.rc)):
         # a name in a script that the font lacks is drawn as boxes
@@ -65,8 +67,9 @@ def drawn(comparison: Comparison, folder: Path | None = None, sheet: Sheet = PAG
             if name.startswith(wanted) and (figure := make()):
                 with matplotlib.rc_context({"svg.hashsalt": name}):
                     files = _files(figure, sheet.formats)
-                for ending, content in files.items() if folder else ():
-                    _write(folder / f"{name}.{ending}", content)
+                if folder is not None:
+                    for ending, content in files.items():
+                        _write(folder / f"{name}.{ending}", content)
                 yield Plot(name, title, caption, _for_page(files["svg"].decode(), name, title))
 
 
@@ -182,6 +185,7 @@ def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = Fal
             axes.set_xticks(np.arange(len(tasks)) + 0.5, ticks, **turned)
     bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=unit)
     bar.outline.set_visible(False)
+    assert bar.solids is not None  # those of the mesh
     bar.solids.set(
         rasterized=not sheet.narrow, edgecolor="face" if sheet.narrow else "none"
     )  # a paper's is lines alone

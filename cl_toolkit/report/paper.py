@@ -16,7 +16,7 @@ from cl_toolkit.report.paragraph import components, setup
 from cl_toolkit.report.reading import Record
 from cl_toolkit.report.references import bibliography, cited
 from cl_toolkit.report.style import PAPER
-from cl_toolkit.runs.checkpoint import replace_file
+from cl_toolkit.runs.checkpoint import write_text
 
 PLACES = re.compile(r"(?:[\w.~@:+-]*[/\\])+")
 """What stands before the last part of a path, an address on the web, or a repository's name."""
@@ -40,16 +40,17 @@ def write(records: Sequence[Record], folder: Path, papers: Mapping[str, str], an
     draw(comparison, folder / "figures", PAPER)
     used = dict.fromkeys(name for run in comparison.runs for name in components(run))
     keys = [key for name in used for key in cited(papers.get(name, ""))]
+    keys += ["holm1979"] if comparison.size else []
     keys += [key for column in SCORES for key in cited(METRICS[column.key].source)]
     missing = [f"{say(name)} ({say(papers.get(name, 'its source is not known'))})" for name in used
                if not cited(papers.get(name, ""))]  # fmt: skip
     files = {
         "results.tex": results(comparison, say),
         "setup.tex": setup(comparison, papers, say, whole=not anonymous),
-        "references.bib": bibliography([*keys, "holm1979"], missing),
+        "references.bib": bibliography(keys, missing),
     }
     for name, text in files.items():
-        replace_file(folder / name, lambda beside, text=text: beside.write_text(text, encoding="utf-8", newline="\n"))
+        write_text(folder / name, text)
     return folder
 
 

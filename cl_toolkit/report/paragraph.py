@@ -103,14 +103,16 @@ def _methods(comparison: Comparison, papers: Mapping[str, str], say: Say) -> Ite
     flat = {m: settings(runs[0], (*MEASURED, *ELSEWHERE)) for m, runs in comparison.methods.items()}
     keys = sorted({key for own in flat.values() for key in own})
     differing = [key for key in keys if len({str(own.get(key)) for own in flat.values()}) > 1]
+    told = []
     for method, runs in comparison.methods.items():
         own = {key.removeprefix("strategies.").removesuffix(".name"): flat[method].get(key) for key in differing}
-        told = ", ".join(f"{say(key)} {say(value)}" for key, value in own.items() if value not in (None, "{}"))
+        listed = ", ".join(f"{say(key)} {say(value)}" for key, value in own.items() if value not in (None, "{}"))
         found = dict.fromkeys(key for name in components(runs[0]) for key in cited(papers.get(name, "")))
         cite = f"~\\cite{{{','.join(found)}}}" if found else ""
         regime = comparison.regime(method)
-        does = "" if regime["is_method"] else f" {say(regime['does'])}"
-        yield f"{say(method)}{cite}{does}{f': {told}' if told else ''}."
+        does = "" if regime["is_method"] else f", which {say(regime['does'])}"
+        told.append(f"{say(method)}{cite}{does}{f' ({listed})' if listed else ''}")
+    yield f"The methods are {'; '.join(told)}."
     yield r"\textbf{[Say how these settings were chosen: the records do not hold it.]}"
 
 
@@ -133,10 +135,14 @@ def _design(comparison: Comparison) -> Iterator[str]:
     unit = "seeds of the one task order" if len(orders) == 1 else "task orders, each the mean over its seeds"
     yield (
         f"Methods are compared in pairs of runs that share order and seed, over {unit}: $p$ is the larger one of a two-sided "
-        f"$t$ test over these and a normal test of the error that test sets of this size leave. The {comparison.size} "
-        f"comparisons of the report are corrected together by Holm's method~\\cite{{holm1979}} at the level {LEVEL}; fewer "
-        f"than {ENOUGH} give no verdict."
+        "$t$ test over these and a normal test of the error that test sets of this size leave. Fewer than "
+        f"{ENOUGH} give no verdict."
     )
+    if comparison.size:
+        yield (
+            f"The report makes {_counted(comparison.size, 'comparison')}, and a difference is claimed where $p$, corrected for "
+            f"all of them by Holm's method~\\cite{{holm1979}}, is at most {LEVEL}."
+        )
 
 
 def _place(runs: Sequence[Record], say: Say, whole: bool) -> Iterator[str]:

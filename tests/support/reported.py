@@ -99,5 +99,5 @@ def write_study(folder, records):
     """The records as a comparison's folder holds them."""
     for made in records:
         place = folder / "runs" / made["method"] / run_folder(made)
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
         write_checked(place / "record.json", made)
