@@ -10,22 +10,57 @@ from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
-from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES, canonical
 
 if TYPE_CHECKING:
     import pandas
+
+    from cl_toolkit.report.notebook import Plots
 
 Source = str | Path | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The records of a comparison, or of one run, and what follows from them. No model is loaded. notes: what else lies in
-    the folder, and what of the study is missing or damaged."""
+    """The records of a comparison, of several, or of one run, and what follows from them. No model is loaded. folder: where
+    they lie, of several the first. notes: what else lies there, and what of the study is missing or damaged. places: the
+    folder of each record's run."""
 
     folder: Path
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
+
+    def runs(self) -> pandas.DataFrame:
+        """A row per run, failed ones too: what it was, where it lies (`report.tidy.runs`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.runs(self.records, self.places)
+
+    def matrix(self) -> pandas.DataFrame:
+        """A row per cell of the accuracy matrices: row, after, task, score, chance, ... (`report.tidy.matrix`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.matrix(self.records)
+
+    def answers(self) -> pandas.DataFrame:
+        """A row per question and row of the matrix: question, target, answer, score (`report.tidy.answers`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.answers(self.records, self.places)
+
+    def costs(self) -> pandas.DataFrame:
+        """A row per run and cost: counts, bytes, seconds (`report.tidy.costs`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.costs(self.records)
+
+    @property
+    def plot(self) -> Plots:
+        """The report's figures in a notebook: `plot.curves()`, `plot.matrix()`, `plot.tradeoff()`."""
+        from cl_toolkit.report.notebook import Plots
+
+        return Plots(self.records)
 
     @property
     def metrics(self) -> pandas.DataFrame:
@@ -53,6 +88,12 @@ class Study:
         import pandas
 
         return pandas.DataFrame(self._rows(name))
+
+    def paper(self, folder: str | Path, *, anonymous: bool = False) -> Path:
+        """Write vector figures at column width, a table, a paragraph and references for a paper (`report.paper.write`)."""
+        from cl_toolkit.report.paper import write
+
+        return write(self.records, Path(folder), sources(self.records), anonymous)
 
     def _rows(self, probe: str) -> list[dict[str, Any]]:
         keys = ("method", "order", "seed")
@@ -85,7 +126,7 @@ def compare(
     )
     if failures:
         raise UserError("; ".join(f"{f.run} failed: {f.error}" for f in failures))
-    return Study(folder, found.records, found.notes)
+    return Study(folder, found.records, found.notes, found.places)
 
 
 def run(
@@ -113,12 +154,35 @@ def default_folder(config: Any) -> Path:
     return Path("results") / config.name / "runs" / run_name(config)
 
 
-def load(folder: str | Path) -> Study:
-    """The records of a comparison's folder, or of one run's."""
+def load(folder: str | Path, *others: str | Path) -> Study:
+    """The records of a comparison's folder, or of one run's; of several as one study (`report.joining.join`): they must share
+    stream, model and evaluation."""
+    from cl_toolkit.report.joining import join, labels
     from cl_toolkit.study.compare import find_records
 
-    found = find_records(Path(folder))
-    return Study(Path(folder), found.records, found.notes)
+    folders = [Path(folder), *map(Path, others)]
+    found = [find_records(each) for each in folders]
+    if not others:
+        return Study(folders[0], found[0].records, found[0].notes, found[0].places)
+    names = labels(folders)
+    joined = join({name: each.records for name, each in zip(names, found, strict=True)})
+    notes = [f"{name}: {note}" for name, each in zip(names, found, strict=True) for note in each.notes]
+    places = tuple(found[study].places[i] for study, i in joined.origins)
+    return Study(folders[0], joined.records, (*joined.notes, *notes), places)
+
+
+def sources(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Strategy or objective of these runs -> the paper that its code names. Code of one's own, which has no name but a place,
+    is not loaded for that."""
+    found = {}
+    for config in (record.get("config", {}) for record in records):
+        named = [(STRATEGIES, name) for name in config.get("strategies") or ()]
+        named += [(OBJECTIVES, config["objective"]["name"])] if config.get("objective") else []
+        for registry, name in named:
+            if name not in found and canonical(name) in registry.names():
+                thing = registry.get(name, "report")
+                found[name] = getattr(thing, "tags", thing).paper
+    return found
 
 
 def load_model(run: str | Path, after: str | None = None) -> tuple[Any, Any]:

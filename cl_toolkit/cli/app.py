@@ -170,14 +170,33 @@ def demo(out: Out = None):
 
 
 @app.command()
-def report(results: Results):
-    """Rebuild tables, figures and report.html from the records alone."""
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Folders that comparisons or runs wrote; several as one.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Where to. Default: RESULTS; of several results/<A>+<B>")] = None,
+    paper: Annotated[
+        Path | None, typer.Option(help="Folder for a paper: vector figures, results.tex, setup.tex, references.bib.")
+    ] = None,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="With --paper: no folders, owners, addresses, versions or commit in it.")
+    ] = False,
+):
+    """Rebuild tables, figures and report.html from the records alone, of several folders as one; nothing is trained."""
     from cl_toolkit.api import load
     from cl_toolkit.report import build
 
-    study = load(results)
-    build(study.records, results, study.notes)
-    print_results(study, results)
+    if anonymous and paper is None:
+        raise UserError("--anonymous: is about what --paper DIR writes; report.html says where its runs come from")
+    study = load(*results)
+    folder = out or (results[0] if len(results) == 1 else Path("results") / "+".join(r.resolve().name for r in results))
+    for source in results if len(results) > 1 else ():
+        if folder.resolve().is_relative_to(source.resolve()):
+            raise UserError(f"--out {folder}: lies in {source}, which is read and stays as it is; name another folder")
+    build(study.records, folder, study.notes)
+    print_results(study, folder)
+    if paper is not None:
+        typer.echo(f"\npaper: {study.paper(paper, anonymous=anonymous)}")
 
 
 @app.command("list")

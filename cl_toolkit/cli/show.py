@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,23 +97,22 @@ def first_line(thing: Any) -> str:
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:
     """What the model said to the first n questions of a task: before training, after learning it, and at the end."""
     from cl_toolkit.api import load
-    from cl_toolkit.runs.record import run_folder
+    from cl_toolkit.runs.record import read_answers
 
     rows = []
     found = load(folder)
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    for record in found.records:
+    for record, place in zip(found.records, found.places, strict=True):
         if record["status"] != "finished" or (method is not None and canonical(record["method"]) != canonical(method)):
             continue
-        place = folder if (folder / "answers").is_dir() else folder / "runs" / record["method"] / run_folder(record)
         names = record["tasks"]
         if task is not None and task not in names:
             raise UserError(f"{folder}: no task {task!r}{did_you_mean(task, names)}")
         for name in [task] if task else names:
             moments = {"before": 0, "learned": names.index(name) + 1, "end": len(names)}
             said = {
-                moment: read_answers(place / "answers" / f"row-{row}.jsonl", name, record["answers"])
+                moment: [one for one in read_answers(place, row, record["answers"]) if one["task"] == name]
                 for moment, row in moments.items()
             }
             for i, last in enumerate(said["end"][:n] or said["learned"][:n]):
@@ -127,14 +123,3 @@ def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> l
     if not rows:
         raise UserError(f"{folder}: no answers of {method or 'any method'} here")
     return rows
-
-
-def read_answers(path: Path, task: str, checksums: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The answers of one row to one task; [] where it was not scored then, or the file is not the one that the record knows."""
-    if path.name not in checksums:
-        return []
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
-        return []  # named by `load`
-    rows = (json.loads(line) for line in content.decode().split("\n") if line)
-    return [row for row in rows if row["task"] == task]

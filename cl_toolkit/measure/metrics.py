@@ -125,6 +125,7 @@ class Metric:
 
     follows_scores: it is in the direction of the scores (more is better where a higher score is); the others are amounts
     of forgetting, of which less is better whatever the scores are. headline: shown wherever there is room for a few.
+    formula: in TeX, with R_{t,i} for the score on task i after task t; of those that a paper's table shows.
     """
 
     key: str
@@ -134,25 +135,31 @@ class Metric:
     source: str
     follows_scores: bool = True
     headline: bool = False
+    formula: str = ""
 
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         Metric("acc", acc, "ACC", "Mean score over all T tasks after the last one was learned.",
-               "Lopez-Paz & Ranzato 2017; divided by T", headline=True),
+               "Lopez-Paz & Ranzato 2017; divided by T", headline=True,
+               formula=r"\frac{1}{T}\sum_{i=1}^{T} R_{T,i}"),
         Metric("bwt", bwt, "BWT",
                "Backward transfer: score at the end minus score right after learning, mean over all tasks but the last. "
                "Below 0 is forgetting; above 0 where a lower score is better.",
-               "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True),
+               "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True,
+               formula=r"\frac{1}{T-1}\sum_{i=1}^{T-1} (R_{T,i} - R_{i,i})"),
         Metric("forgetting", forgetting, "Forgetting",
                "Best score before the last task minus score at the end, mean over all tasks but the last.",
-               "Chaudhry et al. 2018; divided by T - 1", follows_scores=False, headline=True),
+               "Chaudhry et al. 2018; divided by T - 1", follows_scores=False, headline=True,
+               formula=r"\frac{1}{T-1}\sum_{i=1}^{T-1} (\max_{1 \le t < T} R_{t,i} - R_{T,i})"),
         Metric("learning_accuracy", learning_accuracy, "Learning acc.",
-               "Mean score of each task right after it was learned.", "Riemer et al. 2019; divided by T", headline=True),
+               "Mean score of each task right after it was learned.", "Riemer et al. 2019; divided by T", headline=True,
+               formula=r"\frac{1}{T}\sum_{i=1}^{T} R_{i,i}"),
         Metric("fwt", fwt, "FWT",
                "Forward transfer: score just before a task is learned minus score of the untrained model, mean over all "
-               "tasks but the first.", "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True),
+               "tasks but the first.", "Lopez-Paz & Ranzato 2017; divided by T - 1", headline=True,
+               formula=r"\frac{1}{T-1}\sum_{i=2}^{T} (R_{i-1,i} - R_{0,i})"),
         Metric("average_incremental_accuracy", average_incremental_accuracy, "Avg. incremental",
                "After each task the mean score over the tasks seen so far; mean of these.", "divided by T"),
         Metric("bwt_gem", bwt_gem, "BWT / T", "BWT as the GEM repository computes it.", "divided by T"),

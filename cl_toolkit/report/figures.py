@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -20,26 +22,27 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, guessing, lookup, scores
-from cl_toolkit.report.style import FAINT, INK, MUTED, RC, Look, looks
+from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look, Sheet, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 from cl_toolkit.runs.checkpoint import replace_file
-
-WIDTH = 10.0
-"""Inches of a figure, for all."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn figure: the name of its files, what to call it, how to read it, and its SVG for a page."""
+    """A drawn figure: the name of its files, what to call it, how to read it, and its SVG for a page. A notebook shows it."""
 
     name: str
     title: str
     caption: str
     svg: str
 
+    def _repr_svg_(self) -> str:
+        return self.svg
 
-def draw(comparison: Comparison, folder: Path) -> list[Plot]:
-    """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` into the folder, and return the plots.
+
+def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot]:
+    """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` (or the sheet's formats) into the folder, and
+    return the plots.
 
     Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
     cannot be written, UserError if it is a link: nothing is written elsewhere than where it seems to be.
@@ -50,32 +53,59 @@ def draw(comparison: Comparison, folder: Path) -> list[Plot]:
     for path in folder.iterdir():
         if OWN_FILES.fullmatch(path.name):
             path.unlink()
-    plots = []
-    with warnings.catch_warnings(), matplotlib.rc_context(RC):
+    return list(drawn(comparison, folder, sheet))
+
+
+def drawn(
+    comparison: Comparison, folder: Path | None = None, sheet: Sheet = PAGE, wanted: tuple[str, ...] = ("",)
+) -> Iterator[Plot]:
+    """The plots one by one. folder: where their files go; None: nowhere. wanted: how the names of those wanted begin."""
+    with warnings.catch_warnings(), matplotlib.rc_context(dict(sheet.rc)):
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for name, title, caption, figure in _figures(comparison):
-            with matplotlib.rc_context({"svg.hashsalt": name}):
-                plots.append(Plot(name, title, caption, _save(figure, name, title, folder)))
-    return plots
+        for name, title, caption, make in _figures(comparison, sheet):
+            if name.startswith(wanted) and (figure := make()):
+                with matplotlib.rc_context({"svg.hashsalt": name}):
+                    files = _files(figure, sheet.formats)
+                if folder is not None:
+                    for ending, content in files.items():
+                        _write(folder / f"{name}.{ending}", content)
+                yield Plot(name, title, caption, _for_page(files["svg"].decode(), name, title))
 
 
-def _save(figure: Figure, name: str, title: str, folder: Path) -> str:
+NO_DATES = {
+    "pdf": ("CreationDate", "Creator", "Producer"),
+    "png": ("Software",),
+    "svg": ("Date", "Creator", "Format", "Type"),
+}
+"""What each format would say of the place and time of the drawing."""
+
+
+def _files(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
+    """Format -> content."""
     FigureCanvasAgg(figure)
-    replace_file(
-        folder / f"{name}.png", lambda beside: figure.savefig(beside, format="png", metadata={"Software": None})
-    )
-    figure.set_layout_engine("none")  # it is laid out now
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    replace_file(folder / f"{name}.svg", lambda beside: beside.write_text(text.getvalue(), encoding="utf-8"))
-    svg = re.sub(r"^.*?(?=<svg )", "", text.getvalue(), flags=re.DOTALL)
+    files = {}
+    for ending in formats:
+        content = io.BytesIO()
+        figure.savefig(content, format=ending, metadata=dict.fromkeys(NO_DATES[ending]))
+        files[ending] = content.getvalue()
+        figure.set_layout_engine("none")  # it is laid out now
+    return files
+
+
+def _write(path: Path, content: bytes) -> None:
+    replace_file(path, lambda beside: beside.write_bytes(content))
+
+
+def _for_page(text: str, name: str, title: str) -> str:
+    svg = re.sub(r"^.*?(?=<svg )", "", text, flags=re.DOTALL)
     # several figures share a page, and an id may stand there once only
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _figures(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
+def _figures(comparison: Comparison, sheet: Sheet) -> Iterator[tuple[str, str, str, Callable[[], Figure | None]]]:
+    """Name, title, caption, and what draws the figure: None where the runs do not allow it."""
     groups, look = comparison.methods, looks(comparison)
     unit, lower = comparison.unit, comparison.lower
     orders = {str(r["order"]): list(r["tasks"]) for runs in groups.values() for r in runs}
@@ -83,20 +113,19 @@ def _figures(comparison: Comparison) -> Iterator[tuple[str, str, str, Figure]]:
         chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
         suffix, label = (f"-{number}", f", order {order}") if len(orders) > 1 else ("", "")
         label = re.sub(r'[<>&"]', "", label)
-        curves = forgetting_curves(chosen, tasks, look, unit)
-        if curves:
-            yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, curves
+        draw_curves = partial(forgetting_curves, chosen, tasks, look, unit, sheet)
+        yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, draw_curves
         caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
-        yield (
-            f"matrix{suffix}",
-            f"Score on every task after every task{label}",
-            caption,
-            matrices(chosen, tasks, unit, lower),
-        )
-    if figure := learning_retention(groups, look, unit, lower):
-        yield "retention", "Learning against retention", RETENTION + ("" if lower else " " + ISO), figure
-    if figure := cost_accuracy(groups, look, unit):
-        yield "cost", "Cost beside accuracy", COST, figure
+        draw_matrices = partial(matrices, chosen, tasks, unit, lower, sheet)
+        yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, draw_matrices
+    caption = RETENTION + ("" if lower else " " + ISO)
+    yield (
+        "retention",
+        "Learning against retention",
+        caption,
+        partial(learning_retention, groups, look, unit, lower, sheet),
+    )
+    yield "cost", "Cost beside accuracy", COST, partial(cost_accuracy, groups, look, unit, sheet)
 
 
 CURVES = (
@@ -119,20 +148,26 @@ COST = (
     "CPU or GPU seconds spent training, without evaluation, and the mean score over all tasks at the end. Small points "
     "are runs, large ones the mean of a method."
 )
-OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg)")
+MOST_TASKS = 10
+"""Tasks up to which a cell of a matrix has room for its number."""
+OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg|pdf)")
 
 
-def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False) -> Figure:
+def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False, sheet: Sheet = PAGE) -> Figure:
     """A heat map per method: rows are what was trained, columns what is scored. The runs share one task order."""
     means = {method: _mean_matrix(runs) for method, runs in groups.items()}
     known = np.concatenate([m[~np.isnan(m)] for m in means.values()] or [[]])
     low, high = (0.0, 1.0) if not known.size or (known.min() >= 0 and known.max() <= 1) else (known.min(), known.max())
-    columns = min(3, len(means))
+    ticks = [sheet.short(task, TICK) for task in tasks]
+    longest = 0.062 * max(11, *map(len, ticks)) if sheet.narrow else 0.0  # inches; "nothing yet" has 11 letters
+    columns = sheet.across(len(means), 0.25 * min(len(tasks), MOST_TASKS), taken=longest + 1)
     rows = -(-len(means) // columns)
-    side = max(1.5, min(0.42 * len(tasks), 4.0)) + 0.8
-    figure = Figure(
-        figsize=(WIDTH * (1.0 if columns == 3 else 0.34 * columns + 0.1), rows * side), layout="constrained"
-    )
+    if sheet.narrow:
+        size = sheet.width, rows * (0.27 * len(tasks) + 0.7) + longest
+    else:
+        side = max(1.5, min(0.42 * len(tasks), 4.0)) + 0.8
+        size = sheet.width * (1.0 if columns == sheet.panels else 0.34 * columns + 0.1), rows * side
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for i, axes in enumerate(panels.flat):
         if i >= len(means):
@@ -140,16 +175,26 @@ def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = Fal
             continue
         method = list(means)[i]
         mesh = _heat_map(axes, means[method], tasks, low, high, lower)
-        axes.set_title(f"{method}" + (f" (n = {len(groups[method])})" if len(groups[method]) > 1 else ""))
+        title = sheet.short(method, LEGEND) + (f" (n = {len(groups[method])})" if len(groups[method]) > 1 else "")
+        axes.set_title(_wrapped(title, TICK + 1 if columns > 1 else LEGEND + 2) if sheet.narrow else title)
         if i % columns == 0:
-            axes.set_yticks(np.arange(len(tasks) + 1) + 0.5, ["nothing yet", *tasks])
+            axes.set_yticks(np.arange(len(tasks) + 1) + 0.5, ["nothing yet", *ticks])
             axes.set_ylabel("trained up to")
         if i + columns >= len(means):
             turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if len(tasks) <= 8 else {"rotation": 90}
-            axes.set_xticks(np.arange(len(tasks)) + 0.5, tasks, **turned)
+            axes.set_xticks(np.arange(len(tasks)) + 0.5, ticks, **turned)
     bar = figure.colorbar(mesh, ax=figure.axes, fraction=0.04, pad=0.02, label=unit)
     bar.outline.set_visible(False)
+    assert bar.solids is not None  # those of the mesh
+    bar.solids.set(
+        rasterized=not sheet.narrow, edgecolor="face" if sheet.narrow else "none"
+    )  # a paper's is lines alone
     return figure
+
+
+def _wrapped(title: str, letters: int) -> str:
+    """The title in lines of so many letters, `(n = 3)` in one piece."""
+    return textwrap.fill(title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), letters)
 
 
 def _mean_matrix(runs: Sequence[Record]) -> np.ndarray:
@@ -171,10 +216,10 @@ def _heat_map(axes, matrix: np.ndarray, tasks: Sequence[str], low: float, high: 
     )
     learned = not np.isnan(np.diag(matrix[1:])).any()
     for (row, column), value in np.ndenumerate(matrix):
-        if not np.isnan(value) and len(tasks) <= 10:
+        if not np.isnan(value) and len(tasks) <= MOST_TASKS:
             dark = (value - low) / ((high - low) or 1) > 0.55
             ink = "white" if dark != lower else INK
-            axes.text(column + 0.5, row + 0.5, _short(value), ha="center", va="center", fontsize=8, color=ink)
+            axes.text(column + 0.5, row + 0.5, _short(value), ha="center", va="center", fontsize=_small(), color=ink)
         if learned and row == column + 1:
             axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=INK, linewidth=1.2))
     axes.set_xlim(0, matrix.shape[1])
@@ -184,26 +229,35 @@ def _heat_map(axes, matrix: np.ndarray, tasks: Sequence[str], low: float, high: 
     return mesh
 
 
+def _small() -> float:
+    """Points of the small print."""
+    return matplotlib.rcParams["font.size"] - 1
+
+
 def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
 
 
-def forgetting_curves(groups: Methods, tasks: Sequence[str], look: Mapping[str, Look], unit: str) -> Figure | None:
+def forgetting_curves(
+    groups: Methods, tasks: Sequence[str], look: Mapping[str, Look], unit: str, sheet: Sheet = PAGE
+) -> Figure | None:
     """A panel per task that something was learned after; None where no run has such a curve. The runs share one task
     order, so that a step means the same in each."""
     curves = {m: {task: _curve(runs, task) for task in tasks} for m, runs in groups.items()}
     panels = [task for task in tasks if any(len(c[task][0]) > 1 for c in curves.values())]
     if not panels:
         return None
-    columns = min(3, len(panels))
+    columns = sheet.across(len(panels), 1.5)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH if columns == 3 else 4.4 * columns, 2.9 * rows + 0.5), layout="constrained")
+    full = sheet.narrow or columns == sheet.panels
+    height = 1.4 * rows + 0.4 + 0.17 * -(-len(groups) // sheet.legend) if sheet.narrow else 2.9 * rows + 0.5
+    figure = Figure(figsize=(sheet.width if full else 4.4 * columns, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     handles = {}
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes, task in zip(grid.flat, panels, strict=False):
-        axes.set_title(task)
+        axes.set_title(sheet.short(task, TICK))
         for method, by_task in curves.items():
             lags, values = by_task[task]
             if len(lags) > 1:
@@ -213,12 +267,14 @@ def forgetting_curves(groups: Methods, tasks: Sequence[str], look: Mapping[str, 
                 handles[method] = axes.axhline(
                     end, color=look[method].color, linestyle=look[method].dash, linewidth=1.2
                 )
-        _decorate(axes, groups, task, tasks, max(c[task][0][-1] for c in curves.values() if len(c[task][0])))
+        _decorate(axes, groups, task, sheet, max(c[task][0][-1] for c in curves.values() if len(c[task][0])))
     for axes in grid[:, 0]:
         axes.set_ylabel(unit)
-    figure.supxlabel("optimizer steps since the task was learned", fontsize=9, color=INK)
+    size = matplotlib.rcParams["font.size"]
+    figure.supxlabel("optimizer steps since the task was learned", fontsize=size, color=INK)
     names = [m for m in groups if m in handles]
-    figure.legend([handles[m] for m in names], names, loc="outside upper left", ncols=min(6, len(names)))
+    shown = [sheet.short(m, LEGEND) for m in names]
+    figure.legend([handles[m] for m in names], shown, loc="outside upper left", ncols=min(sheet.legend, len(names)))
     return figure
 
 
@@ -250,7 +306,7 @@ def _lag(point: Mapping) -> float:
     return -1 if point.get("lag") is None else point["lag"]
 
 
-def _decorate(axes, groups: Methods, task: str, tasks: Sequence[str], last: float) -> None:
+def _decorate(axes, groups: Methods, task: str, sheet: Sheet, last: float) -> None:
     axes.set_xscale("symlog", linthresh=1, linscale=0.5)
     axes.set_xlim(-0.15, last * 1.15)
     ticks = [0, *(10**k for k in range(int(np.log10(max(last, 1))) + 1))]
@@ -265,7 +321,8 @@ def _decorate(axes, groups: Methods, task: str, tasks: Sequence[str], last: floa
         for name, lag in list(starts[0].items())[1:]:
             axes.axvline(lag, color=FAINT, linewidth=1.2, zorder=0)
             if lag > 1.35 * labelled:  # the names of nearer ones would overlap on a logarithmic axis
-                axes.annotate(name, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
+                label = sheet.short(name, TICK)
+                axes.annotate(label, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
                               textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
                 labelled = lag
 

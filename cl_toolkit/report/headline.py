@@ -21,7 +21,7 @@ def headline(comparison: Comparison) -> str:
     method has a final score. A lone method is named as best only where it was told from every other one."""
     if comparison.best is None:
         return ""
-    ends = {m: cell(row, COLUMNS[0]) for m, row in comparison.ranking.iterrows() if row["acc_n"]}
+    ends = ends_of(comparison)
     text = unlearned(comparison, ends) or _best(comparison, ends)
     bounds = [
         f"{m}, which {comparison.regime(m)['does']}, reaches {ends[m]}"
@@ -29,6 +29,11 @@ def headline(comparison: Comparison) -> str:
         if comparison.regime(m)["upper_bound"]
     ]
     return "; ".join([text, *bounds]) + "."
+
+
+def ends_of(comparison: Comparison) -> dict[str, str]:
+    """Method -> its mean final score as the ranking shows it, best first."""
+    return {str(m): cell(row, COLUMNS[0]) for m, row in comparison.ranking.iterrows() if row["acc_n"]}
 
 
 def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cl_toolkit.report.comparison import Comparison
 
@@ -38,7 +40,53 @@ RC = {
     "savefig.dpi": 160,
     "text.parse_math": False,  # names of methods and tasks are text, whatever they contain
 }
-"""matplotlib settings, to be active while a figure is made and while it is saved."""
+"""matplotlib settings of a page."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What figures are drawn on. width: of a figure, in inches. panels: at most so many side by side. legend: names in a row of
+    it. formats: of the files, of which `svg` is one. rc: matplotlib settings, to be active while a figure is made and while it
+    is saved."""
+
+    width: float
+    panels: int
+    legend: int
+    formats: tuple[str, ...]
+    rc: Mapping[str, Any]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether long words and a legend at the side would leave no room for the figure."""
+        return self.width < 5
+
+    def short(self, name: str, letters: int) -> str:
+        """The name, where there is little room no more than so many letters of it."""
+        return f"{name[: letters - 1]}…" if self.narrow and len(name) > letters else name
+
+    def across(self, panels: int, least: float, taken: float = 0.0) -> int:
+        """How many of so many panels stand side by side where one needs `least` inches, and `taken` are for what is beside."""
+        return max(1, min(self.panels, panels, int((self.width - taken) / least)))
+
+
+PAGE = Sheet(10.0, 3, 6, ("png", "svg"), RC)
+PAPER = Sheet(3.25, 2, 2, ("pdf", "svg"), RC | {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "normal",
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "legend.fontsize": 7,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.0,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "pdf.fonttype": 42,  # TrueType, embedded: some venues refuse matplotlib's own Type 3
+    "svg.fonttype": "none",  # text stays text
+})  # fmt: skip
+"""One column of a two-column paper; no letter is smaller than 7 points."""
+LEGEND, TICK = 22, 14
+"""Letters of a name for which a paper's column has room."""
 
 
 @dataclass(frozen=True)

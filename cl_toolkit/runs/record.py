@@ -216,6 +216,15 @@ def write_answers(folder: Path, row: int, lines: Sequence[str]) -> tuple[str, st
     return path.name, hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_answers(folder: Path, row: int, checksums: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What `write_answers` wrote of a run's row; [] where the record knows no such file, or another one than lies there."""
+    path = folder / "answers" / f"row-{row}.jsonl"
+    content = path.read_bytes() if path.name in checksums and path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != checksums.get(path.name):
+        return []
+    return [json.loads(line) for line in content.decode().split("\n") if line]
+
+
 # rows ---------------------------------------------------------------------------------------------------------------
 
 CELLS = ("matrix", "chance", "cut_answers")

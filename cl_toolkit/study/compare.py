@@ -41,10 +41,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a results folder that belong together, and in sentences what else is there."""
+    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run."""
 
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
 
 
 def run_name(config: RunConfig) -> str:
@@ -232,14 +233,14 @@ def find_records(folder: Path) -> Found:
     all that lie under `runs/`. Damaged ones are named and left out. Raises UserError where there is none."""
     lone = folder / "record.json"
     if lone.is_file() and not (folder / "runs").is_dir():
-        return Found([read_record(lone)])
+        return Found([read_record(lone)], places=(folder,))
     paths = {f"{p.parent.parent.name}/{p.parent.name}": p for p in sorted(folder.glob("runs/*/*/record.json"))}
     paths = {name: path for name, path in paths.items() if ".was-" not in name}
     members = read_members(folder)
     if members is not None:  # in the study's own order
         place = {name: i for i, name in enumerate(members["runs"])}
         paths = dict(sorted(paths.items(), key=lambda item: place.get(item[0], len(place))))
-    records, notes, others = [], [], []
+    records, notes, others, places = [], [], [], []
     for name, path in paths.items():
         try:
             record = read_record(path)
@@ -250,6 +251,7 @@ def find_records(folder: Path) -> Found:
             others.append(name)
         else:
             records.append(record)
+            places.append(path.parent)
     notes += sorted({note for record in records for note in remarks(record, folder)})
     if members is None and (folder / "study.yaml").exists():
         notes.append(f"{MEMBERS} is missing: every record of the folder is taken; `compare` writes it anew")
@@ -260,7 +262,7 @@ def find_records(folder: Path) -> Found:
         notes += [f"of this study, but without a record: {listed(absent)}"] if absent else []
     if not records:
         raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
-    return Found(records, tuple(notes))
+    return Found(records, tuple(notes), tuple(places))
 
 
 def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:

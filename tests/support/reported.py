@@ -6,7 +6,8 @@ from cl_toolkit.data.regimes import REGIMES
 from cl_toolkit.measure.metrics import NOT_EVALUATED, explain
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.findings import findings
-from cl_toolkit.runs.record import SCHEMA_VERSION
+from cl_toolkit.runs.checkpoint import write_checked
+from cl_toolkit.runs.record import SCHEMA_VERSION, run_folder
 
 TASKS = ("sort", "max", "shift")
 
@@ -92,3 +93,11 @@ def study():
         for seed, kept in enumerate((0.6, 0.65, 0.55))
         for run in (record(seed=seed), replay(seed, kept), rft(seed, kept=0.5, learned=0.6), joint(seed))
     ]
+
+
+def write_study(folder, records):
+    """The records as a comparison's folder holds them."""
+    for made in records:
+        place = folder / "runs" / made["method"] / run_folder(made)
+        place.mkdir(parents=True, exist_ok=True)
+        write_checked(place / "record.json", made)

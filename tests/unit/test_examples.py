@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-LEFT_BEHIND = {"first_curve": "first-curve", "own_strategy": "own-strategy"}
+LEFT_BEHIND = {"first_curve": "first-curve", "own_strategy": "own-strategy", "reading_results": "reading-results"}
 """Notebook -> the study that it makes."""
 
 

@@ -1,0 +1,47 @@
+"""The report's figures in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from cl_toolkit.errors import UserError
+from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.figures import Plot, drawn
+from cl_toolkit.report.reading import Record
+
+
+class Shown(tuple[Plot, ...]):
+    """Figures that a notebook shows one below the other, each with how to read it; `shown[0].svg` is the first as SVG."""
+
+    def _repr_html_(self) -> str:
+        figure = Markup("<figure><b>{}</b><div>{}</div><figcaption>{}</figcaption></figure>")
+        return "".join(figure.format(plot.title, Markup(plot.svg), plot.caption) for plot in self)
+
+
+@dataclass(frozen=True)
+class Plots:
+    """What `study.plot` draws of the finished runs: the figures of report.html, one per task order where there are several.
+    Raises UserError where the runs allow none."""
+
+    records: Sequence[Record]
+
+    def curves(self) -> Shown:
+        """Forgetting curves: the score on each task while the next ones are trained."""
+        return self._shown("curves")
+
+    def matrix(self) -> Shown:
+        """The score on every task after every task, of each method."""
+        return self._shown("matrix")
+
+    def tradeoff(self) -> Shown:
+        """Learning against retention, and cost beside accuracy."""
+        return self._shown("retention", "cost")
+
+    def _shown(self, *names: str) -> Shown:
+        found = Shown(drawn(Comparison.of(self.records), wanted=names))
+        if not found:
+            raise UserError(f"study.plot: no finished run has what {' and '.join(names)} is drawn of")
+        return found
