@@ -88,7 +88,7 @@ class Replay(Strategy):
         owns=frozenset({"rehearsal"}),
     )
     kept = ("store",)
-    rollouts: int = 0
+    asked = 0  # answers of its own, by this process
 
     def __init__(self, config: Config | None = None):
         super().__init__(config)
@@ -109,6 +109,10 @@ class Replay(Strategy):
 
     def told(self) -> dict[str, Any]:
         return self.written
+
+    @property
+    def rollouts(self) -> int:
+        return self.asked
 
     @property
     def rows(self) -> float:
@@ -164,7 +168,7 @@ class Replay(Strategy):
         ]
         mine, settings = task.share([example for _, example in chosen]), self.config
         aside = task.keep(task.examples)  # it counts its rollouts for itself
-        self.rollouts += len(mine)
+        self.asked += len(mine)
         found = sampled(model, aside, mine, 1, settings.max_completion_length, settings.temperature, self.name)
         ended = [task.codec.said(ids) if task.codec.ended(ids) else None for (ids,) in found]
         answers = list(zip(chosen, task.gather(ended), strict=True))

@@ -93,13 +93,28 @@ def prepared(
     if beside or fingerprint_of(adapters.base_of(model)) != start:
         what = f" ({listed(beside[:3])})" if beside else ""
         raise UserError(f"export: weights beside the adapter were changed{what}, which its folder cannot hold; {MERGE}")
-    count, before = len(model.active_adapters), adapters.logits_of(model, inputs)
+    count = len(model.active_adapters)
     if count > 1:
-        adapters.join(model)
-        moved = float((adapters.logits_of(model, inputs) - before).abs().max())
+        with in_fp32(model):  # in bfloat16 another order of sums moves a logit by more than any slack
+            before = adapters.logits_of(model, inputs)
+            adapters.join(model)
+            moved = float((adapters.logits_of(model, inputs) - before).abs().max())
         if not moved <= SLACK * max(1.0, float(before.abs().max())):
             raise UserError(f"export: these adapters cannot be joined into one (a logit moves by {moved:.1e}); {MERGE}")
     return model, count
+
+
+@contextmanager
+def in_fp32(model: nn.Module) -> Iterator[None]:
+    """With all weights in fp32; afterwards each is what it was, bit for bit, unless it was changed."""
+    low = [(w, w.dtype) for w in model.parameters() if w.is_floating_point() and w.dtype.itemsize < 4]
+    for weight, _ in low:
+        weight.data = weight.data.float()
+    try:
+        yield
+    finally:
+        for weight, dtype in low:
+            weight.data = weight.data.to(dtype)
 
 
 def write_model(model: Any, kind: Kind, folder: Path, place: Path, classes: Sequence[str], count: int) -> Written:

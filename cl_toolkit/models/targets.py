@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 nn_ = LazyModule("torch.nn")
 KEY = "model.adapter.target_modules"
+WORDS = {"all-linear", "kappa"}
+"""Settings that name no layers themselves."""
 
 
 def adapted_part(model: nn.Module) -> str:
@@ -53,6 +55,7 @@ def named(model: nn.Module, wanted: tuple[str, ...] | str, key: str = KEY) -> di
         }
         if not here:
             known = {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)}
+            known |= WORDS if isinstance(wanted, str) else set()
             raise UserError(f"{key}: no layer {_shown(entry, wanted)}{did_you_mean(entry, known).replace(chr(39), '')}")
         found |= here
     if not found:

@@ -355,6 +355,18 @@ def test_a_base_of_low_precision_is_loaded_as_it_was_and_merged_in_fp32(start, t
     assert {p.dtype for p in merged.parameters()} == {torch.float32}
 
 
+def test_a_stack_on_a_base_of_low_precision_is_one_adapter_in_fp32(start, tmp_path):
+    """In bfloat16 the other order of sums moves a logit by 2e-3, which was taken for another model and refused."""
+    config = tiny_config(train={"learning_rate": 3e-2})
+    config["model"] = {"name": str(start), "dtype": "bfloat16", "adapter": ADAPTERS["stack"]}
+    run = Run(cl_load(config), tmp_path / "run")
+    run.execute()
+    out = cl.export(run.folder, tmp_path / "x")
+    base = AutoModelForCausalLM.from_pretrained(start, dtype="bfloat16")
+    assert near(logits(PeftModel.from_pretrained(base, out).float()), logits(run.model.float()))
+    assert 'dtype="bfloat16"' in (out / "README.md").read_text()
+
+
 def test_what_shares_its_weight_is_not_merged_into(tmp_path):
     cl.run(tiny_config(model={"adapter": {"r": 2, "target_modules": ["lm_head"]}}), out=tmp_path / "run")
     with pytest.raises(UserError, match=r"lm_head shares its weight with model\.embed_tokens"):

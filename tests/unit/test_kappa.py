@@ -90,3 +90,9 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, section):
     again = Trajectory(Run(run.config, tmp_path / "stopped", None))
     assert again.weights == whole.weights
     assert comparable(again.record) == comparable(whole.record)
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("kapa", "kappa"), ("Kappa", "kappa"), ("all-liner", "all-linear")])
+def test_a_slip_of_the_pen_is_shown_the_right_word(wrong, right):
+    with pytest.raises(UserError, match=f"no layer matches '{wrong}' .*; did you mean {right}\\?"):
+        check_targets(tiny_model(), Adapter(target_modules=wrong))
