@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,10 @@ def told(error: BaseException, thing: Any) -> str:
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"{name}: {short(' '.join(what.split()), 160)}{place}"
+
+
+def refuse_doubles(names: Sequence[Any], where: str) -> None:
+    """Nothing is run twice, so nothing may be named twice."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise UserError(f"{where}: {short(str(name))} is given twice")

@@ -39,10 +39,11 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
     shapes: dict[str, Any] = {}
     steps: dict[str, float] = {}
     notes: dict[str, None] = {}
-    runs, streams = [], []
+    runs: list[dict[str, Any]] = []
+    tasks = 0
     for config in study.runs:
         stream = build_stream(config)
-        streams.append(stream)
+        tasks = len(stream.tasks)
         notes |= dict.fromkeys(plans.fitting(config, stream))
         key = json.dumps([config.plain[k] for k in ("model", "objective", "engine")] + [stream.classes], default=str)
         if key not in shapes:
@@ -67,7 +68,7 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
             ] = None
     return {
         "config": study.plain,
-        "design": list(design.told(study, len(streams[0].tasks))),
+        "design": list(design.told(study, tasks)),
         "runs": runs,
         "notes": list(notes),
         "processes": processes,

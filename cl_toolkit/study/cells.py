@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, 
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
 from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, StudyConfig
 from cl_toolkit.data.streams import chosen_tasks
-from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
 from cl_toolkit.ranges import SEED
 from cl_toolkit.registry import canonical
 from cl_toolkit.strategy import Strategy
@@ -111,13 +110,6 @@ def chosen_methods(
     names = [find_name(name, chosen) for name in methods]
     refuse_doubles(names, "methods")
     return {name: chosen[name] for name in names}
-
-
-def refuse_doubles(names: Sequence[Any], where: str) -> None:
-    """Nothing is run twice, so nothing may be named twice."""
-    for name, times in Counter(names).items():
-        if times > 1:
-            raise UserError(f"{where}: {short(str(name))} is given twice")
 
 
 def check_seeds(seeds: Any, where: str) -> list[int]:

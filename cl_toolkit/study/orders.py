@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cl_toolkit.errors import UserError, did_you_mean, quoted, short
+from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
 
 FORMS = "expected a list of task lists, given, reversed, and {random: how many, seed: 0}"
 
@@ -41,10 +41,7 @@ def orders_of(orders: Any, tasks: Callable[[], Sequence[str]], where: str) -> li
             found.append(item)
         else:
             raise UserError(f"{where}: orders: {FORMS}, got {quoted(item)}")
-    names = ["the stream's own" if o is None else ", ".join(map(str, o)) for o in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{where}: orders: {short(name)} is given twice")
+    refuse_doubles(["the stream's own" if o is None else ", ".join(map(str, o)) for o in found], f"{where}: orders")
     return found
 
 

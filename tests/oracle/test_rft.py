@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, token_logprobs, train, weights_of
+from rewarded import QUESTIONS, even, rft, view
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
@@ -13,21 +14,6 @@ from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.strategies.objectives.rft import RFT, advantages, informative, low_variance_kl
 from cl_toolkit.types import IGNORE
-
-QUESTIONS = [ask(q, q[:1]) for q in ("ab", "abcdef", "c", "défg", "hij klm", "n", "op", "qrstuvw")]
-
-
-def rft(**config):
-    return RFT(RFT.Config(**{"num_generations": 4, "max_completion_length": 5, **config}))
-
-
-def even(example, answer):
-    return float(sum(answer.encode()) % 2 == 0)
-
-
-def view(objective, examples=QUESTIONS, **changes):
-    return task_view(examples, objective, **{"score": even, "seeds": {"data": 0, "memory": 0, "rollout": 3}, **changes})
-
 
 # advantages, KL, rewards ------------------------------------------------------------------------------------------
 

@@ -4,24 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
-from pieces import ask, byte_codec, task_view, tiny_model
+from pieces import byte_codec, tiny_model
+from rewarded import QUESTIONS, rft, view
 
 from cl_toolkit.models.logits import drawn
-from cl_toolkit.strategies.objectives.rft import RFT
-
-QUESTIONS = [ask(q, q[:1]) for q in ("ab", "abcdef", "c", "défg", "hij klm", "n", "op", "qrstuvw")]
-
-
-def rft(**config):
-    return RFT(RFT.Config(**{"num_generations": 4, "max_completion_length": 5, **config}))
-
-
-def even(example, answer):
-    return float(sum(answer.encode()) % 2 == 0)
-
-
-def view(objective, examples=QUESTIONS, **changes):
-    return task_view(examples, objective, **{"score": even, "seeds": {"data": 0, "memory": 0, "rollout": 3}, **changes})
 
 
 def test_rollouts_depend_on_neither_the_other_rows_nor_the_batch_size():

@@ -11,6 +11,7 @@ from cl_toolkit.check.runs import ANCHOR, RFT, TINY, Trajectory, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.events import Event, Saved
+from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -21,6 +22,7 @@ __all__ = [
     "anchors_for",
     "stop_after_a_task",
     "stopped_and_resumed",
+    "stopped_and_the_same",
     "tiny_config",
     "tiny_run_config",
     "trajectory",
@@ -75,3 +77,14 @@ def stopped_and_resumed(config, folder, last):
     with pytest.raises(InterruptedError):
         stopped.execute()
     return Trajectory(Run(config, folder, None))
+
+
+def stopped_and_the_same(folder: Path, **changes: Any) -> Trajectory:
+    """A tiny run that was stopped after its first task, in `folder/stopped`, and has become what one in one piece is."""
+    whole = trajectory(folder / "whole", **changes)
+    run = Run(tiny_run_config(**changes), folder / "stopped", None)
+    stop_after_a_task(run)
+    again = Trajectory(Run(run.config, folder / "stopped", None))
+    assert again.weights == whole.weights
+    assert comparable(again.record) == comparable(whole.record)
+    return again

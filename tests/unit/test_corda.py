@@ -6,15 +6,13 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
 from pieces import ask, byte_codec, task_view, tiny_model, weights_of
-from tiny import TINY, Trajectory, stop_after_a_task, tiny_run_config, trajectory
+from tiny import TINY, stopped_and_the_same, tiny_run_config
 
 import cl_toolkit as cl
 from cl_toolkit.config.build import adapter_of
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters, beginnings
 from cl_toolkit.models.beginnings import passed
-from cl_toolkit.runs.record import comparable
-from cl_toolkit.runs.run import Run
 
 # PEFT 0.21 reads a deprecated attribute of transformers 5
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -84,12 +82,7 @@ def test_without_examples_it_is_the_structure():
 def test_a_run_that_is_stopped_goes_on(tmp_path, life, monkeypatch):
     monkeypatch.setattr(beginnings, "EXAMPLES", 8)
     changes = {"model": {**TINY, "adapter": {**CORDA, "between_tasks": life}}}
-    whole = trajectory(tmp_path / "whole", **changes)
-    run = Run(tiny_run_config(**changes), tmp_path / "stopped", None)
-    stop_after_a_task(run)
-    again = Trajectory(Run(run.config, tmp_path / "stopped", None))
-    assert again.weights == whole.weights
-    assert comparable(again.record) == comparable(whole.record)
+    again = stopped_and_the_same(tmp_path, **changes)
     model, _ = cl.load_model(tmp_path / "stopped")
     assert torch.equal(logits(model), logits(again.run.model))
 

@@ -4,15 +4,13 @@ import pytest
 import torch
 from peft.helpers import find_kappa_target_modules
 from pieces import tiny_model
-from tiny import TINY, Trajectory, stop_after_a_task, tiny_run_config, trajectory
+from tiny import TINY, stopped_and_the_same
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.targets import check_targets
 from cl_toolkit.models.tiny import TinyLM
-from cl_toolkit.runs.record import comparable
-from cl_toolkit.runs.run import Run
 
 HEAD = "lm_head"
 
@@ -84,12 +82,7 @@ def test_a_share_that_is_none_is_refused(wanted):
 def test_a_run_that_is_stopped_goes_on(tmp_path, section):
     """Merged, the layers are chosen anew in each task."""
     changes = {"model": {**TINY, "adapter": {"r": 2, "target_modules": "kappa(0.3)", **section}}}
-    whole = trajectory(tmp_path / "whole", **changes)
-    run = Run(tiny_run_config(**changes), tmp_path / "stopped", None)
-    stop_after_a_task(run)
-    again = Trajectory(Run(run.config, tmp_path / "stopped", None))
-    assert again.weights == whole.weights
-    assert comparable(again.record) == comparable(whole.record)
+    stopped_and_the_same(tmp_path, **changes)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("kapa", "kappa"), ("Kappa", "kappa"), ("all-liner", "all-linear")])
