@@ -180,6 +180,7 @@ STRATEGIES = Registry(
         "inf_lora": "cl_toolkit.strategies.inf_lora:InfLoRA",
         "sd_lora": "cl_toolkit.strategies.sd_lora:SDLoRA",
         "slao": "cl_toolkit.strategies.slao:SLAO",
+        "coda_prompt": "cl_toolkit.strategies.coda_prompt:CODAPrompt",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",

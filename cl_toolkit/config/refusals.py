@@ -36,6 +36,7 @@ def check(config: RunConfig, where: str) -> None:
     check_adapter(config, where)
     check_probes(config, where)
     check_strategies(config, where)
+    check_prefixes(config, where)
     check_generation(config, check_engine(config, where), where)
 
 
@@ -276,6 +277,22 @@ def check_strategies(config: RunConfig, where: str) -> None:
                 "adapter is there; leave out the anchors or the adapter"
             )
     check_needs({name: its.needs for name, its in tags.items()}, config.objective.name, where)
+
+
+def check_prefixes(config: RunConfig, where: str) -> None:
+    """What would lose, or does not know, the keys and values that a strategy puts before each row."""
+    train, generation = config.train, config.generation
+    wrong = {
+        f"train.packing: {train.packing}": train.packing is not None,
+        "train.gradient_checkpointing: true": train.gradient_checkpointing,
+        f"generation.engine: {generation.engine}": generation.engine != "own",
+        f"generation.cache: {generation.cache}": generation.cache != "dynamic",
+    }
+    users = [c.name for c in config.strategies if "prefixes" in tags_of(c).of_model]
+    for setting in [setting for setting, holds in wrong.items() if holds and users]:
+        raise UserError(
+            f"{where}: {setting}: cannot be where strategies.{users[0]} puts prompts before each row; leave it out"
+        )
 
 
 def conflict(one: Tags, other: Tags) -> str:

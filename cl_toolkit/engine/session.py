@@ -149,8 +149,9 @@ class Session:
         self.forwards += self._inside == 0 and counted.get()
         self._inside += 1
 
-    def _leave_forward(self, *_: object) -> None:
+    def _leave_forward(self, module: nn.Module, *_: object) -> None:
         self._inside -= 1
+        self.forwards += self._inside == 0 and counted.get() and getattr(module, "forwards_inside", 0)
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
@@ -262,7 +263,8 @@ class Session:
             terms = merge_terms(strategy.penalty(self.weights()))
             if terms:
                 self._sums.update({name: value.detach() / self.processes.world for name, value in terms.items()})
-                step.penalty_grads = self.add_penalty(torch.stack(list(terms.values())).sum())
+                if (penalty := torch.stack(list(terms.values())).sum()).requires_grad:  # all of it may be frozen by now
+                    step.penalty_grads = self.add_penalty(penalty)
         self._check("the loss term {}", self._sums)
         if strategy.uses("before_step"):
             strategy.before_step(self.model, step)

@@ -80,7 +80,8 @@ class Kind:
     """The settings of a model, and what can be done with them. A kind overrides what is not the same for all.
 
     inputs: what its examples may be: `conversations`, `documents`, `arrays`, `image+text`; a stream says one of these words.
-    gives: of `logits` (next tokens), `generates`, `continues` (goes on from any text as it stands), `classes`, `hidden`.
+    gives: of `logits` (next tokens), `generates`, `continues` (goes on from any text as it stands), `classes`, `hidden`,
+    `prefixes` (keys and values can be put before each row: `models.prompted`).
     adaptable: whether PEFT's adapters fit. packable: whether several examples can share a row. auto: the name of transformers'
     class that loads such a model; "" where none does.
     """

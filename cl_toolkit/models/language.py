@@ -19,7 +19,7 @@ class LanguageModel(HubKind):
     """A causal language model, by Hugging Face id or local folder."""
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
-    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden"})
+    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden", "prefixes"})
     auto: ClassVar[str] = "AutoModelForCausalLM"
     head: Literal["lm"] = "lm"
 

@@ -21,6 +21,11 @@ STATES = ("past_key_values", "cache_params")
 """What transformers calls the state in which a model remembers what it has read."""
 
 
+def prompt_ends(model: Any, lengths: Tensor) -> dict[str, Tensor]:
+    """What a model that makes something of prompts is told beside its rows: where these end (B,). See `models.prompted`."""
+    return {"prompt_lengths": lengths} if getattr(model, "reads_prompts", False) else {}
+
+
 class Prefix:
     """Rows of tokens that a model has read, padded on the left, so that the next token of each row stands in the same column
     and a sliding window sees what it would see without padding. Only for a model of which `goes_on` is true.
@@ -85,17 +90,19 @@ class WholeRows:
         self.model, self.pad = model, pad
         self.ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
         self.lengths = torch.tensor([len(row) for row in rows], device=device)
+        self.prompts = self.lengths
         self._read()
 
     def _read(self) -> None:
         mask = torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
-        out: Any = self.model(input_ids=self.ids, attention_mask=mask.long())
+        out: Any = self.model(input_ids=self.ids, attention_mask=mask.long(), **prompt_ends(self.model, self.prompts))
         self.logits = out.logits[torch.arange(len(self.ids), device=self.ids.device), self.lengths - 1]
 
     def take(self, rows: Tensor) -> WholeRows:
         """The rows of these indices (N,), each as often as it is named."""
         other = copy.copy(self)
         other.ids, other.lengths, other.logits = self.ids[rows], self.lengths[rows], self.logits[rows]
+        other.prompts = self.prompts[rows]
         return other
 
     def on(self, ids: Tensor) -> None:
@@ -144,8 +151,9 @@ def _says_the_same(model: Any, pad: int) -> bool:
     prompts, answers, device = (tokens[:2], tokens[6:10]), (tokens[2:6], tokens[8:]), tokens.device
 
     def plain(prompt: Tensor, answer: Tensor) -> Tensor:
-        ids = torch.cat([prompt, answer])[None]
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, len(prompt) - 1 :].float()
+        ids, end = torch.cat([prompt, answer])[None], torch.tensor([len(prompt)], device=device)
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), **prompt_ends(model, end))
+        return out.logits[0, len(prompt) - 1 :].float()
 
     wanted = [[plain(prompt, answer) for answer in answers] for prompt in prompts]  # each (4, V)
     whole = Prefix(model, [prompt.tolist() for prompt in prompts], pad)

@@ -24,6 +24,7 @@ class Teacher:
         self._taken = self._without_adapter = False
         self._copy: dict[str, Tensor] = {}
         self._active: list[str] = []
+        self._groups = 0  # of prompts
 
     def __bool__(self) -> bool:
         return self._taken
@@ -31,7 +32,7 @@ class Teacher:
     def take(self, model: nn.Module, moves: bool = False) -> None:
         """Keep the model as it is now, instead of what was kept before. moves: it will `follow` the model, so that a fresh
         adapter is copied too."""
-        self._copy, self._active = {}, active(model)
+        self._copy, self._active, self._groups = {}, active(model), groups_of(model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         adapter = [p for n, p in trained.items() if ".lora_B." in n]
         one = bool(adapter) and all(len(layer.active_adapters) == 1 for _, layer in layers(model))
@@ -60,7 +61,7 @@ class Teacher:
         self._copy = beside(model, self._copy)
         adapter = disabled(model) if self._without_adapter else only(model, self._active)
         weights = swapped(model, self._copy) if self._copy else nullcontext()
-        with adapter, weights, evaluating(unwrapped(model), plain=False):
+        with adapter, first_groups(model, self._groups), weights, evaluating(unwrapped(model), plain=False):
             yield model
 
     def state(self) -> dict[str, Any]:
@@ -70,9 +71,29 @@ class Teacher:
             "without_adapter": self._without_adapter,
             "copy": self._copy,
             "active": self._active,
+            "groups": self._groups,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self._taken, self._without_adapter, self._copy = state["taken"], state["without_adapter"], state["copy"]
-        self._active = state["active"]
+        self._active, self._groups = state["active"], state["groups"]
+
+
+def groups_of(model: nn.Module) -> int:
+    """How many groups of prompts are at work (`models.prompted`); 0 also for a model that has none."""
+    return getattr(getattr(unwrapped(model), "prompter", None), "groups", 0)
+
+
+@contextmanager
+def first_groups(model: nn.Module, number: int) -> Iterator[None]:
+    """With so many groups of prompts at work, the first ones."""
+    if groups_of(model) == number:
+        yield
+        return
+    prompter = unwrapped(model).prompter
+    before, prompter.groups = prompter.groups, number
+    try:
+        yield
+    finally:
+        prompter.groups = before

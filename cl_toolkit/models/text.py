@@ -61,7 +61,8 @@ class TextCodec:
     stops: ids that end an answer: the tokenizer's end of sequence, the template's end mark, and the model's own list
     (`stops`). positions: how many tokens the model has places for; None: any number. rows: how many tokens the model knows;
     padding, which is masked, is by one of them.
-    truncated_ids: examples whose prompt was cut. writer: who writes a model's answers.
+    truncated_ids: examples whose prompt was cut. writer: who writes a model's answers. tells_prompts: whether a batch says
+    where its prompts end (`models.prompted`).
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class TextCodec:
             else Lines(prompt.suffix)
         )
         self.truncated_ids: set[str] = set()
-        self.writes = True
+        self.writes, self.tells_prompts = True, False
         self.writer: Writer = Own()
         self._rows = Rows()
         self._answers: dict[str, list[int]] = {}
@@ -344,8 +345,12 @@ class TextCodec:
         ids, labels = np.full(mask.shape, self.pad, np.int64), np.full(mask.shape, IGNORE, np.int64)
         ids[mask] = np.concatenate([tokens for tokens, _ in pairs])
         labels[mask] = np.concatenate([targets for _, targets in pairs])
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        if self.tells_prompts:
+            trained = labels != IGNORE
+            inputs["prompt_lengths"] = torch.from_numpy(np.where(trained.any(1), trained.argmax(1), lengths))
         return Batch(
-            inputs={"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))},
+            inputs=inputs,
             labels=torch.from_numpy(labels),
             examples=tuple(examples),
             along_tokens=frozenset({"input_ids", "attention_mask", "labels"}),

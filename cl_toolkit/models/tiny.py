@@ -46,7 +46,7 @@ class TinyLM(Kind):
     (drawn from `seed.init`)."""
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations", "documents")
-    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden"})
+    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "logits", "generates", "continues", "hidden", "prefixes"})
     auto: ClassVar[str] = "AutoModelForCausalLM"
 
     hidden_size: Annotated[int, at_least(2).up_to(65_536)] = 96

@@ -45,6 +45,7 @@ class VisionLanguage(LanguageModel):
     many tokens an image is, and what the model gets of it."""
 
     inputs: ClassVar[tuple[str, ...]] = ("conversations", "image+text")
+    gives: ClassVar[frozenset[str]] = LanguageModel.gives - {"prefixes"}
     auto: ClassVar[str] = "AutoModelForImageTextToText"
     packable: ClassVar[bool] = False
     head: Literal["vision"] = "vision"  # type: ignore[assignment]

@@ -32,6 +32,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "guard": {"margin": 8.0, "steps": 3},
     "sd_lora": {},
     "slao": {},
+    "coda_prompt": {"components": 2},
     "answer_styles": {"share": 0.5},
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
@@ -42,7 +43,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
 }
 WITHOUT_TERM = (
     *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "guard", "inf_lora", "answer_styles"),
-    *("merge", "ema", "instruction_residual", "sd_lora", "slao"),
+    *("merge", "ema", "instruction_residual", "sd_lora", "slao", "coda_prompt"),
 )
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}

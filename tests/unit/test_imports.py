@@ -164,6 +164,7 @@ DOORS = {
         "models.tiny",
         "models.targets",
         "models.product",
+        "models.prompted",
         "models.tokens",
         "models.fixed",
         "engine.schedules",

@@ -1,0 +1,141 @@
+"""Causal models that read each row behind a prefix of keys and values, made from the row's own prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_toolkit.engine.access import eval_mode
+from cl_toolkit.errors import UserError
+
+
+class Prompter(nn.Module):
+    """Groups of weights (layers, m, ...) that came one after the other, and what is made of a query and of all of them.
+
+    mix: queries (B, D), in fp32, and the weights of all groups, (layers, M, ...) each -> prefixes (layers, B, 2 P W): P keys,
+    then P values, W numbers wide over all heads. length: P. groups: how many are at work; without any there is no prefix.
+    """
+
+    def __init__(self, mix: Callable[..., Tensor], length: int) -> None:
+        super().__init__()
+        self.mix, self.length, self.groups = mix, length, 0
+        self.kinds: tuple[str, ...] = ()
+
+    def add(self, weights: Mapping[str, Tensor]) -> None:
+        """One more group, the one that is trained."""
+        self.requires_grad_(False)
+        for name, weight in weights.items():  # the module's own, so that ZeRO-3 gathers them with it
+            self.register_parameter(f"{name}_{self.groups}", nn.Parameter(weight))
+        self.kinds, self.groups = tuple(weights), self.groups + 1
+
+    def all_of(self, kind: str) -> list[Tensor]:
+        """That weight of each group at work."""
+        return [getattr(self, f"{kind}_{i}") for i in range(self.groups)]
+
+    def forward(self, query: Tensor) -> Tensor:
+        """Queries (B, D) as prefixes (layers, B, 2 P, W)."""
+        made = self.mix(query, *(torch.cat(self.all_of(kind), 1) for kind in self.kinds))
+        return made.unflatten(-1, (2 * self.length, -1))
+
+
+class Prompted:
+    """Beside a causal model's own class: it reads each row behind the prefix that its `prompter` makes of the prompt.
+
+    The query is the last hidden state, at the prompt's last token, of the model without a prefix; it has no gradient. Keys of a
+    prefix have no position. Where prompts end is told by `prompt_lengths` (B,) (`prompt_ends`); where it is not, a row is a
+    prompt from end to end. What goes on from a cache goes on behind the prefix that is in it.
+    """
+
+    reads_prompts = True
+    forwards_inside = 0  # of the last one: whether the prompt was read first
+    prompter: Prompter
+
+    def forward(
+        self: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        prompt_lengths: Tensor | None = None,
+        **rest: Any,
+    ) -> Any:
+        if not self.prompter.groups:
+            return super().forward(
+                input_ids, attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
+            )
+        before = 0  # tokens that were read already
+        if past_key_values is not None and past_key_values.get_seq_length():
+            before = past_key_values.get_seq_length() - self.prompter.length
+        width, device = before + input_ids.shape[1], input_ids.device
+        if attention_mask is None:
+            attention_mask = torch.ones(len(input_ids), width, dtype=torch.long, device=device)
+        if position_ids is None:
+            position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, before:]
+        self.forwards_inside = int(not before)
+        if not before:
+            if (
+                prompt_lengths is None
+            ):  # on whichever side it is padded, the last token that is attended to ends the row
+                prompt_lengths = (attention_mask * torch.arange(1, width + 1, device=device)).argmax(1) + 1
+            past_key_values = self._prefix(input_ids, attention_mask, position_ids, prompt_lengths)
+        ahead = attention_mask.new_ones(len(input_ids), self.prompter.length)
+        mask = torch.cat([ahead, attention_mask], 1)
+        return super().forward(input_ids, mask, position_ids=position_ids, past_key_values=past_key_values, **rest)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Of transformers, which counts a prefix as places."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        return {name: value for name, value in inputs.items() if name != "position_ids"}
+
+    def _prefix(self: Any, ids: Tensor, mask: Tensor, places: Tensor, lengths: Tensor) -> Any:
+        """A cache that holds the rows' prefixes."""
+        from transformers import DynamicCache
+
+        width = int(lengths.max())
+        with torch.no_grad(), eval_mode(self.base_model):
+            read = self.base_model(
+                input_ids=ids[:, :width],
+                attention_mask=mask[:, :width],
+                position_ids=places[:, :width],
+                use_cache=False,
+            )
+        rows = torch.arange(len(ids), device=ids.device)
+        made = self.prompter(read.last_hidden_state[rows, lengths - 1].float())
+        kind = made.device.type
+        made = made.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype)
+        settings, cache = self.config.get_text_config(), DynamicCache()
+        shape = (len(ids), self.prompter.length, settings.num_key_value_heads, -1)
+        for layer, (keys, values) in enumerate(zip(*made.chunk(2, 2), strict=True)):
+            cache.update(keys.reshape(shape).transpose(1, 2), values.reshape(shape).transpose(1, 2), layer)
+        return cache
+
+
+@cache
+def _prompted(kind: type) -> type:
+    return type(f"Prompted{kind.__name__}", (Prompted, kind), {})
+
+
+def prompted(model: Any, prompter: Prompter) -> nn.Module:
+    """Let a causal model read each row behind what this prompter makes. All else of it is frozen. Raises UserError for a model
+    whose layers do not all see all that came before."""
+    settings = model.config.get_text_config()
+    kinds = set(getattr(settings, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(settings, "sliding_window", None):
+        seen = " and ".join(sorted(kinds)) or "a sliding window"
+        raise UserError(f"{type(model).__name__}: has layers of {seen}, which do not see what stands before a row")
+    model.requires_grad_(False)
+    model.prompter = prompter.to(next(model.parameters()).device)
+    model.generation_config.use_cache = True  # by it `generate` of transformers goes on behind the prefix
+    model.__class__ = _prompted(type(model))  # and no wrapper: whoever asks this model finds what it had
+    return model
+
+
+def size_of(model: Any) -> tuple[int, int, int]:
+    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together."""
+    settings = model.config.get_text_config()
+    width = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
+    return settings.num_hidden_layers, settings.hidden_size, width * settings.num_key_value_heads
