@@ -9,7 +9,7 @@ and p(x) is put before the layer's keys and values. Each task adds components, a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
@@ -87,7 +87,7 @@ class CODAPrompt(Strategy):
             model = prompted(model, Prompter(mixed, length // 2))
         if groups_of(model) > index:  # they are there
             return model
-        prompter = model.prompter
+        prompter: Any = model.prompter
         draw, device, made = generator_from("coda_prompt", index), next(model.parameters()).device, {}
         for name, size in sizes.items():
             old = torch.cat([torch.empty(layers, 0, size), *(w.detach().cpu() for w in prompter.all_of(name))], 1)

@@ -151,7 +151,7 @@ class Session:
 
     def _leave_forward(self, module: nn.Module, *_: object) -> None:
         self._inside -= 1
-        self.forwards += self._inside == 0 and counted.get() and getattr(module, "forwards_inside", 0)
+        self.forwards += int(self._inside == 0 and counted.get()) * getattr(module, "forwards_inside", 0)
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ class Prompted:
         **rest: Any,
     ) -> Any:
         if not self.prompter.groups:
-            return super().forward(
+            return super().forward(  # type: ignore[misc]
                 input_ids, attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
             )
         before = 0  # tokens that were read already
@@ -84,7 +84,9 @@ class Prompted:
             past_key_values = self._prefix(input_ids, attention_mask, position_ids, prompt_lengths)
         ahead = attention_mask.new_ones(len(input_ids), self.prompter.length)
         mask = torch.cat([ahead, attention_mask], 1)
-        return super().forward(input_ids, mask, position_ids=position_ids, past_key_values=past_key_values, **rest)
+        return super().forward(  # type: ignore[misc]
+            input_ids, mask, position_ids=position_ids, past_key_values=past_key_values, **rest
+        )
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Of transformers, which counts a prefix as places."""
@@ -130,7 +132,8 @@ def prompted(model: Any, prompter: Prompter) -> nn.Module:
     model.requires_grad_(False)
     model.prompter = prompter.to(next(model.parameters()).device)
     model.generation_config.use_cache = True  # by it `generate` of transformers goes on behind the prefix
-    model.__class__ = _prompted(type(model))  # and no wrapper: whoever asks this model finds what it had
+    kind: Any = type(model)
+    model.__class__ = _prompted(kind)  # and no wrapper: whoever asks this model finds what it had
     return model
 
 
