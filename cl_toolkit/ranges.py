@@ -9,7 +9,8 @@ A number without a range must be finite, and no more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,10 @@ SHARE = at_least(0).up_to(1)
 """A part of a whole."""
 SEED = at_least(0).below(2**63)
 """What random generators take."""
+
+
+def refuse_idle(settings: Any, idle: bool, why: str, *names: str) -> None:
+    """Raise ValueError for one of these settings of a dataclass that is not as it is by default, where it would do nothing."""
+    for default in fields(settings) if idle else ():
+        if default.name in names and (value := getattr(settings, default.name)) != default.default:
+            raise ValueError(f"{default.name}: {value} does nothing {why}")

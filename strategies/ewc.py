@@ -18,7 +18,7 @@ from cl_toolkit.engine.access import beside, evaluating
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.anchor import check_there, quadratic
 from cl_toolkit.models.logits import drawn
-from cl_toolkit.ranges import SHARE, at_least
+from cl_toolkit.ranges import SHARE, at_least, refuse_idle
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ class EWC(Strategy):
         gamma: Annotated[float, SHARE] = 1.0
         fisher: Literal["exact", "sampled", "empirical", "batched"] = "sampled"
         fisher_examples: Annotated[int, at_least(1)] = 200
+
+        def __post_init__(self) -> None:
+            refuse_idle(self, self.mode == "separate", "with mode separate", "gamma")
 
     tags = Tags(
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",

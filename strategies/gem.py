@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.ranges import at_least
+from cl_toolkit.ranges import at_least, refuse_idle
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ class AGEM(Strategy):
         memory_batch_size: Annotated[int, at_least(0)] = 32
         buffer_size: Annotated[int, at_least(0)] | None = None
         policy: Literal["reservoir", "ring", "quota"] = "quota"
+
+        def __post_init__(self) -> None:
+            refuse_idle(self, self.buffer_size is None, "without a buffer_size: all examples stay", "policy")
 
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1812.00420",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cl_toolkit.engine.access import beside
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.merging import elected
-from cl_toolkit.ranges import above, at_least
+from cl_toolkit.ranges import above, at_least, refuse_idle
 from cl_toolkit.strategy import Cost, Strategy, Tags
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Merge(Strategy):
         parallel: bool = False
 
         def __post_init__(self) -> None:
+            refuse_idle(self, self.method not in ("ties", "dare"), f"with method {self.method}", "density")
             if self.parallel and self.method == "linear":
                 raise ValueError(
                     "parallel: expected false with method linear, which mixes with the weights before a task"

@@ -25,7 +25,7 @@ from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.copies import copied
 from cl_toolkit.models.logits import predicted
 from cl_toolkit.models.rollouts import sampled
-from cl_toolkit.ranges import SHARE, above, at_least
+from cl_toolkit.ranges import SHARE, above, at_least, refuse_idle
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
@@ -73,11 +73,9 @@ class Replay(Strategy):
         temperature: Annotated[float, above(0)] = 1.0
 
         def __post_init__(self) -> None:
-            for name, default in (("max_completion_length", 32), ("temperature", 1.0)):
-                if self.source != "self" and getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name}: does nothing with source {self.source}: nothing is written; use source self"
-                    )
+            written = ("max_completion_length", "temperature")
+            refuse_idle(self, self.source != "self", f"with source {self.source}: nothing is written", *written)
+            refuse_idle(self, self.buffer_size is None, "without a buffer_size: all examples stay", "policy")
 
     tags = Tags(
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
@@ -230,6 +228,9 @@ class SurpriseReplay(Replay):
         buffer_size: Annotated[int, at_least(0)] | None = 1000
         candidates: Annotated[int, at_least(1)] = 1000
 
+        def __post_init__(self) -> None:
+            refuse_idle(self, self.buffer_size is None, "without a buffer_size: all examples stay", "candidates")
+
     tags = replace(
         Replay.tags,
         paper="Hazard et al. 2025 (SuRe), arXiv 2511.22367",
@@ -285,6 +286,9 @@ class PowerLaw(Replay):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            refuse_idle(self, self.schedule == "uniform", "with schedule uniform", "exponent")
+            refuse_idle(self, self.schedule != "power_law", f"with schedule {self.schedule}", "offset")
+            refuse_idle(self, self.unrestricted, "with unrestricted: true", "replay_fraction")
             if self.schedule == "exponential" and self.exponent <= 0:
                 raise ValueError(
                     f"exponent: expected a number above 0 for the exponential schedule, got {self.exponent}"

@@ -34,7 +34,7 @@ from cl_toolkit.models.outside import Outside
 from cl_toolkit.models.rollouts import sampled
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
-from cl_toolkit.ranges import above, at_least
+from cl_toolkit.ranges import above, at_least, refuse_idle
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import Outputs
 
@@ -89,6 +89,8 @@ class OnPolicy(Objective):
         temperature: Annotated[float, above(0)] = 1.0
 
         def __post_init__(self) -> None:
+            refuse_idle(self, self.divergence != "jsd", f"with divergence {self.divergence}", "mixture")
+            refuse_idle(self, self.teacher != "ema", f"with teacher {self.teacher}", "teacher_update_rate")
             if self.teacher not in OWN and get_close_matches(self.teacher, OWN) and not Path(self.teacher).is_dir():
                 wanted = f"{', '.join(OWN)}, or a model by folder or id"
                 raise ValueError(f"teacher: expected {wanted}, got {self.teacher!r}")

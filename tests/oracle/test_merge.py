@@ -16,6 +16,7 @@ from cl_toolkit.strategies.merge import Merge, dropped, larger
 from cl_toolkit.strategy import Cost
 
 EXAMPLES = [ask("ab", "c"), ask("d", "efg"), ask("gh", "i")]
+HALF = {"ties": {"density": 0.5}, "dare": {"density": 0.5}}
 VECTORS = ([3.0, -1.0, 0.5, 2.0], [-2.0, -2.0, 0.1, 1.0])
 
 
@@ -61,14 +62,16 @@ MIXED = {
 @pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("method", MIXED)
 def test_two_task_vectors_by_hand(method, parallel):
-    strategy = merge(method=method, weight=1.0, density=0.5, parallel=parallel)
+    strategy = merge(method=method, weight=1.0, parallel=parallel, **HALF.get(method, {}))
     began, became = learned(strategy, [moved(v) for v in VECTORS])
     assert began[0] == [10.0] * 4
     assert began[1] == pytest.approx([10.0] * 4 if parallel else moved(VECTORS[0]))
     alone = [3.0, 0.0, 0.0, 2.0] if method == "ties" else VECTORS[0]  # trimmed to two of four
     assert became[0] == pytest.approx(moved(alone))
     assert became[1] == pytest.approx(moved(MIXED[method]), abs=1e-5)
-    half = learned(merge(method=method, weight=0.5, density=0.5, parallel=parallel), [moved(v) for v in VECTORS])
+    half = learned(
+        merge(method=method, weight=0.5, parallel=parallel, **HALF.get(method, {})), [moved(v) for v in VECTORS]
+    )
     assert half[1][1] == pytest.approx(moved(MIXED[method], 0.5), abs=1e-5)
 
 
@@ -86,7 +89,7 @@ def test_three_tasks_fold_into_one_vector_but_for_ties():
         "ties": merge_utils.ties(vectors, ones, 0.5),
     }
     for method, mixed in wanted.items():
-        strategy = merge(method=method, weight=1.0, density=0.5)
+        strategy = merge(method=method, weight=1.0, **HALF.get(method, {}))
         _, became = learned(strategy, targets)
         assert became[-1] == pytest.approx(moved(mixed.tolist()), abs=1e-5)
         assert len(strategy.vectors) == (3 if method == "ties" else 1)
@@ -214,7 +217,7 @@ def test_how_far_the_mixture_is_from_both_ends_by_hand():
 
 @pytest.mark.parametrize("method", MIXED)
 def test_of_task_vectors_the_ends_are_the_start_model_and_the_last_one(method):
-    strategy = merge(method=method, weight=1.0, density=0.5)
+    strategy = merge(method=method, weight=1.0, **HALF.get(method, {}))
     learned(strategy, [moved(v) for v in VECTORS])
     start, last, mixed = (torch.tensor(moved(v)) for v in ([0.0] * 4, VECTORS[1], MIXED[method]))
     wanted = {

@@ -243,9 +243,7 @@ def test_what_cannot_write_or_learn_from_it_is_refused(plain, said):
 
 
 def test_settings_of_what_is_written_ask_for_the_source():
-    with pytest.raises(
-        UserError, match="temperature: does nothing with source all: nothing is written; use source self"
-    ):
+    with pytest.raises(UserError, match=r"temperature: 0\.5 does nothing with source all: nothing is written"):
         tiny_run_config(strategies={"replay": {"temperature": 0.5}})
 
 

@@ -251,6 +251,28 @@ REFUSALS = [
     ("train: 3", "train: expected a mapping, got 3"),
     ("train:", "train: expected a mapping, got None"),
     ("train: {warmup_ratio: 0.1}", "train.warmup_ratio: 0.1 does nothing: the schedule constant has no warm-up"),
+    *(
+        (f"strategies: {{{name}: {{{given}}}}}", f"strategies.{name}.{told}")
+        for name, given, told in (
+            ("replay", "policy: ring", "policy: ring does nothing without a buffer_size: all examples stay"),
+            ("agem", "policy: ring", "policy: ring does nothing without a buffer_size: all examples stay"),
+            ("surprise_replay", "buffer_size: null, candidates: 9", "candidates: 9 does nothing without a buffer_size"),
+            ("power_law", "schedule: uniform, exponent: 1", "exponent: 1.0 does nothing with schedule uniform"),
+            ("power_law", "schedule: exponential, offset: 1", "offset: 1.0 does nothing with schedule exponential"),
+            (
+                "power_law",
+                "unrestricted: true, replay_fraction: 0.1",
+                "replay_fraction: 0.1 does nothing with unrestricted",
+            ),
+            ("merge", "method: magmax, density: 0.5", "density: 0.5 does nothing with method magmax"),
+            ("ewc", "gamma: 0.9", "gamma: 0.9 does nothing with mode separate"),
+        )
+    ),
+    ("objective: {name: on_policy, mixture: 0.1}", "objective.mixture: 0.1 does nothing with divergence forward"),
+    (
+        "objective: {name: on_policy, teacher: live, teacher_update_rate: 0.1}",
+        "objective.teacher_update_rate: 0.1 does nothing",
+    ),
     ("train: {lr_over: strem}", "train.lr_over: expected stage | stream, got 'strem'"),
     ("train: {lr_over: stream}", "train.lr_over: stream does nothing: the schedule constant is the same at every step"),
     ("train: {lr_per_stage: []}", "train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []"),
