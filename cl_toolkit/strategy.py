@@ -83,6 +83,7 @@ class Tags:
         (those between tasks), `lora_A` (where a new adapter's rows point).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
+    forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14).
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.
@@ -101,6 +102,7 @@ class Tags:
     owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] | None = None
     validates: bool = False
+    forks: bool = False
     edits_gradient: bool = False
     zero_stages: tuple[int, ...] = (0, 1, 2, 3)
     exceptions: Mapping[int, str] = field(default_factory=dict)

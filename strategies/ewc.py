@@ -86,6 +86,7 @@ class EWC(Strategy):
             refuse_idle(self, self.mode == "separate", "with mode separate", "gamma")
 
     tags = Tags(
+        forks=True,
         paper="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         off={"weight": 0.0},
         needs_trained=True,

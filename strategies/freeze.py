@@ -38,6 +38,7 @@ class Freeze(Strategy):
         from_task: Annotated[int, at_least(1)] = 2
 
     tags = Tags(
+        forks=True,
         paper="Zheng et al. 2025, arXiv 2501.13453",
         off={"layers": 0, "embeddings": False},
         life_cycles=LIFE_CYCLES,

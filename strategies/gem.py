@@ -62,6 +62,7 @@ class AGEM(Strategy):
             refuse_idle(self, self.buffer_size is None, "without a buffer_size: all examples stay", "policy")
 
     tags = Tags(
+        forks=True,
         paper="Chaudhry et al. 2019, arXiv 1812.00420",
         off={"memory_batch_size": 0},
         cost=Cost(forwards=1.0, backwards=1.0, copies=1.0),

@@ -56,6 +56,7 @@ class LwF(Strategy):
         teacher: Literal["previous", "start"] = "previous"
 
     tags = Tags(
+        forks=True,
         paper="Li & Hoiem 2016, arXiv 1606.09282",
         off={"weight": 0.0},
         cost=Cost(forwards=1.0, copies=1.0),

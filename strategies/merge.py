@@ -69,6 +69,7 @@ class Merge(Strategy):
                 )
 
     tags = Tags(
+        forks=True,
         paper="Wortsman et al. 2022, arXiv 2109.01903; task vectors: Ilharco et al. 2023, arXiv 2212.04089",
         off={"method": None},
         cost=Cost(copies=1.0),

@@ -48,6 +48,7 @@ class OLoRA(Strategy):
         squared: bool = False
 
     tags = Tags(
+        forks=True,
         paper="Wang et al. 2023, arXiv 2310.14152",
         off={"weight": 0.0, "norm_weight": 0.0},
         cost=Cost(copies_per_task=1.0),

@@ -70,6 +70,7 @@ class OGD(Strategy):
         examples: Annotated[int, at_least(0)] = 20
 
     tags = Tags(
+        forks=True,
         paper="Farajtabar et al. 2020, arXiv 1910.07104",
         off={"examples": 0},
         needs_trained=True,

@@ -59,6 +59,7 @@ class RegLoRA(Strategy):
         duplicates: bool = False
 
     tags = Tags(
+        forks=True,
         paper="Chen et al. 2025 (SEFE), arXiv 2505.02486",
         off={"weight": 0.0},
         extra_memory="4 bytes per protected position",

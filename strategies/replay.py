@@ -78,6 +78,7 @@ class Replay(Strategy):
             refuse_idle(self, self.buffer_size is None, "without a buffer_size: all examples stay", "policy")
 
     tags = Tags(
+        forks=True,
         paper="Chaudhry et al. 2019, arXiv 1902.10486",
         off={"replay_fraction": 0.0},
         cost=Cost(rows=1.0),

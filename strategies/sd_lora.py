@@ -31,6 +31,7 @@ class SDLoRA(Strategy):
         rescale: bool = True
 
     tags = Tags(
+        forks=True,
         paper="Wu et al. 2025, arXiv 2501.13198",
         off={"rescale": False},
         cost=Cost(copies_per_task=1.0),

@@ -47,6 +47,7 @@ class SLAO(Strategy):
         merge: bool = True
 
     tags = Tags(
+        forks=True,
         paper="Qiao & Mahdavi 2025, arXiv 2512.23017",
         off={"orthogonal": False, "merge": False},
         cost=Cost(copies=0.5),

@@ -16,6 +16,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.runs.events import Event, Learned, TaskBegan
+from cl_toolkit.runs.forks import ask_for, key_of
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.types import Stream, Task
@@ -332,3 +333,28 @@ def frozen(subject: Method) -> str:
     if moved:
         raise Broken(f"{moved[0]} is frozen and has moved")
     return "with an adapter, every frozen weight is bit-equal after two tasks"
+
+
+@law(14, "its first task may be trained once with others", "a comparison that shares work must give the same numbers")
+def forked(subject: Method) -> str:
+    needs_strategy(subject)
+    if not subject.thing.tags.forks:
+        raise NotApplicable("its tags do not say that it sees the two ends of the first task alone")
+    alone, shared = subject.trajectory(), subject.workplace / "shared"
+
+    def run(name: str, absent: bool) -> Run:
+        return Run(subject.config(absent=absent), subject.workplace / name, shared=shared)
+
+    plain, mine = run("plain", True), run("taking", False)
+    keys = [key_of(one.config, one.stream, one.identity) for one in (plain, mine)]
+    # one that needs the logits of training forwards has that in common with others of its kind
+    giving = plain if keys[0] == keys[1] else run("giving", False)
+    ask_for(shared, [keys[1], keys[1]])
+    giving.execute()
+    found = Trajectory(mine)
+    if found.record["reused"] == {}:
+        raise Broken("no other run has its first training too")
+    same(found, alone, "gone on")
+    if comparable(found.record) != comparable(alone.record):
+        raise Broken("its record is another one than that of a run alone")
+    return f"gone on from {found.record['reused']['from']} after task 1: losses, weights and record are bit-equal"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,8 +12,9 @@ from cl_toolkit.models.requests import Reply, Request
 if TYPE_CHECKING:
     from torch import nn
 
-    from cl_toolkit.measure.answers import Answers
     from cl_toolkit.measure.exam import Exam
+
+    Ask = Callable[[nn.Module, Sequence[Request]], list[Reply]]
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def due(probes: Mapping[str, Probe], moment: Moment) -> dict[str, Probe]:
     return {name: probe for name, probe in probes.items() if probe.due(moment)}
 
 
-def look(
-    answers: Answers, model: nn.Module, due: Mapping[str, Probe], moment: Moment
-) -> dict[str, list[dict[str, Any]]]:
+def look(answers: Ask, model: nn.Module, due: Mapping[str, Probe], moment: Moment) -> dict[str, list[dict[str, Any]]]:
     """The rows of probes that are due, by name; all their requests in one pass."""
     asked = {name: list(probe.ask(moment)) for name, probe in due.items()}
     replies = iter(answers(model, [request for requests in asked.values() for request in requests]))

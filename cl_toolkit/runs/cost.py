@@ -57,7 +57,8 @@ class Meter:
         self._inside: list[list[float]] = []
         forget_peak(device)
 
-    def _now(self) -> tuple[float, float]:
+    def now(self) -> tuple[float, float]:
+        """Seconds of the processor, or of the GPU, and of the clock."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             wall = time.perf_counter()
@@ -67,12 +68,12 @@ class Meter:
     @contextmanager
     def clock(self, phase: str):
         """Add the time spent inside to a phase; a phase within another one is not counted twice."""
-        started, self._inside = self._now(), [*self._inside, [0.0, 0.0]]
+        started, self._inside = self.now(), [*self._inside, [0.0, 0.0]]
         try:
             yield
         finally:
             *self._inside, inner = self._inside
-            spent = [after - before for after, before in zip(self._now(), started, strict=True)]
+            spent = [after - before for after, before in zip(self.now(), started, strict=True)]
             for key, total, within in zip(("compute_seconds", "wall_seconds"), spent, inner, strict=True):
                 self.cost[key][phase] += total - within
             if self._inside:

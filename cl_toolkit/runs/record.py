@@ -8,8 +8,9 @@ a number or "not_evaluated"), anchors, anchor_matrix,
 anchor_higher_is_better, metrics and undefined (metric -> reason) by `measure.metrics`,
 losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
-truncated_prompts. probes: name -> rows, those of the forgetting curves as `curves` (see `measure.probes`). stages: see
-`types.Stage`.
+truncated_prompts. reused: whose first training this run has gone on from, and its compute seconds, which stand in `cost` here
+too; {} where it has trained everything itself. probes: name -> rows, those of the forgetting curves as `curves` (see
+`measure.probes`). stages: see `types.Stage`.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def free_name(path: Path, word: str) -> Path:
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
     """A record without clock, memory and place: two runs of the same config on the same machine agree in it bit for bit."""
-    kept = {k: v for k, v in record.items() if k != "provenance"}
+    kept = {k: v for k, v in record.items() if k not in ("provenance", "reused")}
     clocks = ("compute_seconds", "wall_seconds", "peak_memory_bytes")
     kept["cost"] = {k: v for k, v in record["cost"].items() if k not in clocks}
     return kept
@@ -271,6 +272,7 @@ def fresh_record(run: Run) -> dict[str, Any]:
         "adapters": [],
         "cost": fresh_cost(engine.device),
         "truncated_prompts": 0,
+        "reused": {},
     }
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,13 +23,14 @@ from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
 from cl_toolkit.measure.matrix import Matrix
 from cl_toolkit.measure.metrics import explain
-from cl_toolkit.measure.probe import Moment, Probe, due, look
+from cl_toolkit.measure.probe import due
 from cl_toolkit.measure.scorers import score
 from cl_toolkit.measure.validation import Validation
 from cl_toolkit.models import adapters
 from cl_toolkit.models.beginnings import passed
 from cl_toolkit.models.documents import check_apart
-from cl_toolkit.runs import checkpoint, events, growth, resume, state
+from cl_toolkit.runs import checkpoint, events, forks, growth, resume, rows, state
+from cl_toolkit.runs.asked import Asked
 from cl_toolkit.runs.cost import Meter, peak_memory
 from cl_toolkit.runs.fit import check_fit, check_weights, codec_of, first_inputs, found_to_fit, ready, writer_of
 from cl_toolkit.runs.identity import changed, changed_parts, identity
@@ -38,14 +39,11 @@ from cl_toolkit.runs.parts import build_objective, build_probes, build_strategy,
 from cl_toolkit.runs.profile import profiled
 from cl_toolkit.runs.record import (
     add_losses,
-    add_row,
     add_stage,
-    answer_lines,
     fresh_record,
     now,
     run_folder,
     stored_record,
-    write_answers,
 )
 from cl_toolkit.runs.standing import standing_of
 from cl_toolkit.runs.tracker import Place
@@ -67,6 +65,7 @@ def execute(
     listener: events.Listener | None = None,
     expected: Mapping[str, Any] | None = None,
     profile: bool = False,
+    shared: Path | None = None,
 ) -> dict[str, Any]:
     """Train and score one method on one stream; returns the record, which is also `folder/record.json`.
 
@@ -74,6 +73,7 @@ def execute(
     finished task, and one on the first tasks of this stream goes on with the others. Raises UserError where the folder holds
     another run, or another process is at work in it. expected: the identity under which a comparison began; where it no
     longer holds the run is refused, since it would be another one. profile: write a trace of a few steps (`runs.profile`).
+    shared: a folder of the comparison, where its runs leave what others need not do again.
     """
     first = launch.rank() == 0
 
@@ -99,7 +99,7 @@ def execute(
                     return stored
             if first:
                 checkpoint.clear_litter(folder)
-            run = Run(config, folder, listener, stream, parts)
+            run = Run(config, folder, listener, stream, parts, shared)
             run.profiling = profile and first
             return run.execute()
     finally:
@@ -116,8 +116,9 @@ class Run:
         listener: events.Listener | None = None,
         stream: Stream | None = None,
         parts: dict[str, Any] | None = None,
+        shared: Path | None = None,
     ):
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.shared = config, folder, shared
         self.stream = stream or build_stream(config)
         self.identity = parts or identity(config, self.stream)
         torch.set_num_threads(config.train.num_threads)
@@ -138,6 +139,7 @@ class Run:
         if config.train.packing is not None:
             check_apart(self.model, f"train.packing: {config.train.packing}")
         self.answers = Answers(self.codec, config.evaluate.batch_size, self.engine.processes)
+        self.asked = Asked(self, shared and shared / "answers")
         self.exams = {task.name: Exam.of(task, config.evaluate) for task in self.stream.all_tasks}
         who = self.strategy.validating
         self.validation = Validation(self.answers, self.stream.anchors, config.evaluate) if who else None
@@ -188,14 +190,14 @@ class Run:
                 if anchor.train:
                     view = self.view(anchor, i - len(self.stream.anchors), self.objective)
                     self.model = self.strategy.after_task(self.model, view)
-            self.fill_row(0)
+            rows.fill_row(self, 0)
         for k in range(self.tasks_done, len(self.stream.stages)):
             stage = self.stream.stages[k]
             if stage.fresh and k > 0:
                 self.model = self.load_model()
             self.train(stage, k)
             check_weights(self.model, stage.task)
-            self.fill_row(stage.row, stage)
+            rows.fill_row(self, stage.row, stage)
             self.tasks_done = k + 1
             self.save(k)
             self.events(
@@ -221,7 +223,9 @@ class Run:
             adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
-        moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
+        fork = forks.of_run(self, k, counted)
+        strategy, engine = (self.strategy, self.engine) if fork is None else (fork, fork.engine)
+        moment = rows.moment_of(self, "step", stage, 0, 0)  # what is the same at every step is looked up once
         rollouts = objective.rollouts + self.strategy.rollouts
 
         def watch(session: Session) -> None:
@@ -232,7 +236,7 @@ class Run:
                 now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
                 if looking := due(self.probes, now):
                     with self.meter.clock("curves"), session.unwatched():
-                        self.look(now, session.model, looking)
+                        rows.look_at(self, now, session.model, looking)
             if session.step_number == session.steps:
                 counted["trained_parameters"] = session.trained_parameters
                 counted["all_parameters"] = session.all_parameters
@@ -244,7 +248,7 @@ class Run:
             torch.manual_seed(seed_from(self.config.seed.data, "dropout", k, self.engine.processes.rank))
             self.events(events.TaskBegan(task=task.name, index=k, of=len(self.stream.stages)))
             self.engine.standing = standing_of(self, k)
-            self.model = learn(self.model, view, objective, self.strategy, self.engine, watch)
+            self.model = learn(self.model, view, objective, strategy, engine, watch)
             self.events(events.Learned(task=task.name, index=k))
             for note in found_to_fit(self.engine, self.record["notes"]):
                 self.record["notes"] = [*self.record["notes"], note]
@@ -308,51 +312,6 @@ class Run:
             return value * (1 if exam.scorer.higher_is_better else -1)
 
         return reward
-
-    # what is asked ------------------------------------------------------------------------------------------------
-
-    def moment(
-        self, kind: Literal["start", "step", "task_end"], stage: Stage | None, step: int, examples_seen: int
-    ) -> Moment:
-        """Now, as probes see it."""
-        names = [task.name for task in self.stream.tasks]
-        row = 0 if stage is None else stage.row
-        columns = self.stream.scored(row, self.config.evaluate.tasks == "seen")
-        fresh = stage is not None and stage.fresh
-        return Moment(
-            kind=kind,
-            task="" if stage is None else stage.task.name,
-            row=row,
-            step=step,
-            examples_seen=examples_seen,
-            exams=self.exams,
-            scored=(*(names[i] for i in columns), *(() if fresh else (a.name for a in self.stream.anchors))),
-            past=() if stage is None else tuple(names[i] for i in stage.past),
-            learned=None if stage is None or stage.learned is None else names[stage.learned],
-            allowed=self.stream.allowed(row),
-        )
-
-    def look(self, moment: Moment, model: nn.Module, looking: Mapping[str, Probe]) -> dict[str, list[dict[str, Any]]]:
-        """Those that are due look; rows of the probes go into the record, those of the matrix (without a name) do not."""
-        found = look(self.answers, model, looking, moment)
-        for name, rows in found.items():
-            if name and rows:
-                self.record["probes"][name].extend(rows)
-                self.events(events.Measured(probe=name, step=moment.step, rows=rows))
-        return found
-
-    def fill_row(self, row: int, stage: Stage | None = None) -> None:
-        """Score the tasks that a row of the matrix asks for; keep the answers."""
-        cost = self.record["cost"]
-        moment = self.moment("start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
-        with self.meter.clock("evaluate"):
-            rows = self.look(moment, self.model, due({"": self.matrix, **self.probes}, moment))[""]
-        add_row(self.record, row, rows)
-        if self.writes:
-            lines = [line for scored in self.matrix.found.values() for line in answer_lines(scored)]
-            name, checksum = write_answers(self.folder, row, lines)
-            self.record["answers"][name] = checksum
-        self.events(events.Scored(row=row, step=cost["steps"], scores={r["task"]: r["score"] for r in rows}))
 
     def log(self, session: Session, stage: Stage, k: int) -> None:
         """A step's losses, where it is logged."""

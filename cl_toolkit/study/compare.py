@@ -68,10 +68,13 @@ def compare(
     a notebook works; else each worker is a process of its own. Lets KeyboardInterrupt pass; finished runs stay. A
     stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
     """
+    from cl_toolkit.runs import forks
+
     launch.refuse_several("a comparison")
     if jobs > 1:
         refuse_objects(study)
-    known = identities(study, say)
+    shared = folder / "shared"
+    known, keys = identities(study, say)
     with locked(folder):
         checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
         members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
@@ -82,9 +85,12 @@ def compare(
             if claim(config, parts, place, say):
                 update(run_name(config), 1.0, "already there")
             else:
-                todo.append(Job(run_name(config), config, place, parts))
+                todo.append(Job(run_name(config), config, place, parts, shared))
         execute_all = one_by_one if jobs == 1 else side_by_side
-        failures = list(execute_all(todo, jobs, update))
+        names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
+        forks.ask_for(shared, [names[job.name] for job in todo])
+        failures = list(execute_all(givers_first(todo, names), jobs, update))
+        forks.done_with(shared)
         found = find_records(folder)
         drop_checkpoints(study, folder, found)
         report(folder, found)
@@ -118,15 +124,22 @@ def refuse_objects(study: StudyConfig) -> None:
             )
 
 
-def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
-    """What each run will be known by. Reads every stream once and looks whether its examples fit, so that a fault in the data
-    is found before anything runs; makes the start model before several runs want it at once."""
+def givers_first(todo: list[Job], keys: Mapping[str, str | None]) -> list[Job]:
+    """Of those that have a first training in common one before all others, each time."""
+    giver = {key: job.name for job in reversed(todo) if (key := keys[job.name]) is not None}
+    return sorted(todo, key=lambda job: giver.get(keys[job.name]) != job.name)
+
+
+def identities(study: StudyConfig, say: Say) -> tuple[list[dict[str, Any]], list[str | None]]:
+    """What each run will be known by, and its first training. Reads every stream once and looks whether its examples fit, so
+    that a fault in the data is found before anything runs; makes the start model before several runs want it at once."""
     from cl_toolkit.data.streams import build_stream
+    from cl_toolkit.runs import forks
     from cl_toolkit.runs.fit import check_fit, codec_of
     from cl_toolkit.runs.identity import identity, shared_parts
 
     read, fitted, told = {}, set(), set()
-    parts = []
+    parts, keys = [], []
     for config in study.runs:
         key = json.dumps(
             [config.plain[k] for k in ("stream", "prompt", "model")] + [config.evaluate.split], default=str
@@ -143,7 +156,8 @@ def identities(study: StudyConfig, say: Say) -> list[dict[str, Any]]:
                     say(note)
                 told.add(note)
         parts.append(identity(config, stream, shared))
-    return parts
+        keys.append(forks.key_of(config, stream, parts[-1]))
+    return parts, keys
 
 
 def digest(config: Mapping[str, Any], parts: Mapping[str, Any] | None) -> str:
@@ -183,7 +197,7 @@ def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
         def listen(event: Event, name: str = job.name) -> None:
             update(name, event.fraction, event.name)
 
-        error = execute_run(job.config, job.place, listen, job.identity)
+        error = execute_run(job.config, job.place, listen, job.identity, job.shared)
         if error:
             update(job.name, 1.0, "failed")
             yield Failure(job.name, error)
@@ -200,13 +214,17 @@ def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure
 
 
 def execute_run(
-    config: RunConfig, place: Path, listener: Listener | None = None, expected: Mapping[str, Any] | None = None
+    config: RunConfig,
+    place: Path,
+    listener: Listener | None = None,
+    expected: Mapping[str, Any] | None = None,
+    shared: Path | None = None,
 ) -> str | None:
     """One run; the reason in one line if it failed, which its record then also says."""
     from cl_toolkit.runs.run import execute
 
     try:
-        execute(config, place, listener, expected)
+        execute(config, place, listener, expected, shared=shared)
     except KeyboardInterrupt:
         raise
     except Exception as error:

@@ -38,7 +38,8 @@ def main() -> None:
     while True:
         job = jobs.get()
         config = build_run(job["config"], job["where"], method=job["method"], order=job["order"])
-        error = execute_run(config, Path(job["place"]), lambda event: send({"event": event.plain()}), job["identity"])
+        place, shared = Path(job["place"]), Path(job["shared"])
+        error = execute_run(config, place, lambda event: send({"event": event.plain()}), job["identity"], shared)
         send({"done": True, "error": error})
 
 

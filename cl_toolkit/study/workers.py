@@ -29,11 +29,13 @@ class Job:
     config: RunConfig
     place: Path
     identity: dict[str, Any]
+    shared: Path
 
     def line(self) -> str:
         """What the worker is told."""
         told = {"config": self.config.plain, "where": self.name, "method": self.config.method}
         told |= {"order": self.config.order, "place": str(self.place), "identity": self.identity}
+        told["shared"] = str(self.shared)
         return json.dumps(told) + "\n"
 
 

@@ -11,6 +11,7 @@ from cl_toolkit import UserError
 from cl_toolkit.benchmarks.text import Text
 from cl_toolkit.models.tiny import byte_tokenizer
 from cl_toolkit.runs.record import comparable
+from cl_toolkit.runs.rows import fill_row
 from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
@@ -236,6 +237,6 @@ def test_windows_are_no_longer_than_the_model_has_positions(place, tmp_path):
     found.model.register_forward_pre_hook(
         lambda _, args, kwargs: longest.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    found.fill_row(0)
+    fill_row(found, 0)
     assert max(longest) == 24
     assert torch.isfinite(torch.tensor(found.record["matrix"][0])).all()
