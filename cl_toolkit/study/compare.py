@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ def compare(
     jobs: int = 1,
     update: Update = lambda run, fraction, what: None,
     say: Say = lambda text: None,
+    skip: Collection[str] = (),
+    page: bool = True,
 ) -> tuple[Found, list[Failure]]:
     """Run what is not yet there, then write the report on the runs of this study. Returns its records and the runs that
     failed.
@@ -67,6 +69,7 @@ def compare(
     One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
     a notebook works; else each worker is a process of its own. Lets KeyboardInterrupt pass; finished runs stay. A
     stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
+    skip: names of runs that are not begun. page: whether the report is written.
     """
     launch.refuse_several("a comparison")
     if jobs > 1:
@@ -81,13 +84,14 @@ def compare(
             place = folder / "runs" / run_name(config)
             if claim(config, parts, place, say):
                 update(run_name(config), 1.0, "already there")
-            else:
+            elif run_name(config) not in skip:
                 todo.append(Job(run_name(config), config, place, parts))
         execute_all = one_by_one if jobs == 1 else side_by_side
         failures = list(execute_all(todo, jobs, update))
         found = find_records(folder)
         drop_checkpoints(study, folder, found)
-        report(folder, found)
+        if page:
+            report(folder, found)
     return found, failures
 
 

@@ -1,9 +1,9 @@
-"""The trials of a search: each method's settings on validation data, equally many for all. `choice` picks among them, and the
-chosen settings become a config."""
+"""A search: each method's settings on validation data, equally many trials for all. `choice` picks among them, and the chosen
+settings become a config."""
 
 from __future__ import annotations
 
-import itertools
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,93 +12,136 @@ from typing import Any
 from cl_toolkit.config.layers import find_config, merge, normalise, shipped_configs
 from cl_toolkit.config.plain_yaml import parse_overrides, to_yaml
 from cl_toolkit.config.schema import StudyConfig
-from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs.checkpoint import write_text
-from cl_toolkit.study.cells import Layer, find_name, flatten, load_layers, load_study, own_tasks
-from cl_toolkit.study.choice import Outcome, remarks
+from cl_toolkit.study.cells import Layer, checked, find_name, flatten, load_layers, load_study, method_config, own_tasks
+from cl_toolkit.study.choice import Outcome, best, flips
 from cl_toolkit.study.orders import orders_of
+from cl_toolkit.study.search import Search, Trial, combinations, nested, read_search
+from cl_toolkit.study.widen import edges, widened
 
 TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forgetting_curve.schedule=off")
 """Of every trial: validation data alone, and nothing that the choice does not need."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """The `search` section of a config. seed: of all trials; one that the comparison does not use. orders: of tasks, written as
-    those of the comparison, and none of them one of its; null: the comparison's own. methods: name -> dotted key -> values;
-    every combination is a trial. Which is chosen: `cl_toolkit.study.choice`."""
+class Tuning:
+    """A config's search. name: of its comparison. methods: of the comparison, with what differs. searched: those with a search
+    -> key -> values."""
 
-    seed: int
-    orders: Any = None  # read by `orders_of`
-    methods: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One combination: `name` is the method and a number, `values` what it tries, `difference` the method with them."""
-
+    source: str
+    overrides: tuple[str, ...]
     name: str
-    method: str
-    values: dict[str, Any]
-    difference: dict[str, Any]
+    layers: Sequence[Layer]
+    search: Search
+    methods: Mapping[str, dict[str, Any]]
+    searched: Mapping[str, Mapping[str, Any]]
 
+    @staticmethod
+    def of(source: str, overrides: Sequence[str] = ()) -> Tuning:
+        """Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's,
+        methods would get unequal numbers of trials, or the test split is asked for."""
+        name, layers = load_layers(source, overrides)
+        plain, where = flatten(layers), layers[-2][0]
+        search = read_search(plain["search"], where)
+        if layers[-1][1].get("strategies"):
+            raise UserError("command line: strategies: belong into the config or its search when settings are searched")
+        if search.seed in plain["seeds"]:
+            raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
+        check_orders(plain, layers, search.orders, where)
+        check_split(layers, search.methods)
+        tuning = Tuning(
+            source=source,
+            overrides=tuple(overrides),
+            name=name,
+            layers=layers,
+            search=search,
+            methods={m: normalise(d or {}, where) for m, d in plain["methods"].items()},
+            searched={find_name(label, plain["methods"]): axes for label, axes in search.methods.items()},
+        )
+        sizes = {m: len(combinations(axes)) for m, axes in tuning.searched.items()}
+        if len(set(sizes.values())) > 1:
+            shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
+            raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
+        tuning.study(tuning.further(0, []))  # what is wrong with any trial is said before the first
+        return tuning
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` -> `{"a": {"b": 1}}`."""
-    found: dict[str, Any] = {}
-    for path, value in values.items():
-        for key in reversed(path.split(".")):
-            value = {key: value}
-        found = merge(found, value)
-    return found
+    @property
+    def title(self) -> str:
+        """What the comparison of the trials is called."""
+        return f"{self.name}-tune"
 
+    def trial(self, method: str, values: dict[str, Any]) -> Trial:
+        """A method with these values."""
+        return Trial(method=method, values=values, difference=merge(self.methods[method], nested(values)))
 
-def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values of several keys; the last key moves fastest."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    def further(self, number: int, made: Sequence[Outcome]) -> list[Trial]:
+        """The trials of a round, counted from 0, after those of all rounds before it; [] where the search is at its end. The
+        same outcomes give the same trials."""
+        if number == 0:
+            return [self.trial(m, values) for m, axes in self.searched.items() for values in combinations(axes)]
+        if number > self.search.widen:
+            return []
+        return widened(made, best(made, self.search), self.allows)
 
+    def allows(self, trial: Trial) -> bool:
+        """Whether its settings are ones that a run can have: each key has its own range."""
+        config = method_config(flatten(self.layers), trial.difference, self.layers, None, self.search.seed)
+        try:
+            checked(copy.deepcopy(config), self.layers, trial.method, "given", {})
+        except UserError:
+            return False
+        return True
 
-def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, list[Trial]]:
-    """The comparison of all trials of a config's `search`, and what each stands for.
+    def study(self, trials: Sequence[Trial]) -> StudyConfig:
+        """The comparison of these trials."""
+        given = {item.split("=")[0] for item in self.overrides}
+        settings = [item for item in TRIAL_SETTINGS if item.split("=")[0] not in given]
+        study = load_study(
+            self.source,
+            [*self.overrides, *settings],
+            methods={t.name: t.difference for t in trials},
+            seeds=[self.search.seed],
+            orders=self.search.orders,
+        )
+        methods = {t.name: study.plain["methods"][t.name] for t in trials}
+        runs = tuple(run for run in study.runs if run.method in methods)
+        plain = {**study.plain, "methods": methods, "name": self.title}
+        return replace(study, name=self.title, runs=runs, methods=tuple(methods), plain=plain)
 
-    Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's, methods
-    would get unequal numbers of trials, or the test split is asked for.
-    """
-    name, layers = load_layers(source, overrides)
-    plain, where = flatten(layers), layers[-2][0]
-    if plain["search"] is None:
-        raise UserError(f"{where}: search: is empty; it says which settings are tried, see configs/strategies.yaml")
-    if layers[-1][1].get("strategies"):
-        raise UserError("command line: strategies: belong into the config or its search when settings are searched")
-    search = typed(Search, plain["search"], "search", where)
-    if not search.methods:
-        raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
-    if search.seed in plain["seeds"]:
-        raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
-    check_orders(plain, layers, search.orders, where)
-    check_split(layers, search.methods)
-    found = []
-    for label, axes in search.methods.items():
-        method = find_name(label, plain["methods"])
-        if not isinstance(axes, Mapping) or not all(isinstance(v, list) and v for v in axes.values()):
-            raise UserError(f"{where}: search.methods.{label}: expected key: [values], got {axes!r}")
-        base = normalise(plain["methods"][method] or {}, where)
-        for number, values in enumerate(combinations(axes), 1):
-            difference = merge(base, nested(values))
-            found.append(Trial(name=f"{method}.{number}", method=method, values=values, difference=difference))
-    sizes = {m: sum(t.method == m for t in found) for m in dict.fromkeys(t.method for t in found)}
-    if len(set(sizes.values())) > 1:
-        shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
-        raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
-    settings = [item for item in TRIAL_SETTINGS if not any(o.split("=")[0] == item.split("=")[0] for o in overrides)]
-    differences = {t.name: t.difference for t in found}
-    study = load_study(source, [*overrides, *settings], methods=differences, seeds=[search.seed], orders=search.orders)
-    names = {t.name for t in found}
-    runs = tuple(run for run in study.runs if run.method in names)
-    methods = {t.name: study.plain["methods"][t.name] for t in found}
-    plain = {**study.plain, "methods": methods, "name": f"{name}-tune"}
-    return replace(study, name=f"{name}-tune", runs=runs, methods=tuple(methods), plain=plain), found
+    def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
+        """What must be known of a choice: the rule, what a second criterion says, values at the edge of what was tried, methods
+        without a search or without a trial that finished."""
+        lines = [
+            f"chosen on validation data: {self.search.rule}; a trial that failed in any order is never chosen",
+            flips(made, self.search),
+        ]
+        for method, outcome in chosen.items():
+            for step in edges(outcome, made, self.allows):
+                key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)
+                side = "smallest" if step.values[key] < outcome.trial.values[key] else "largest"
+                lines.append(
+                    f"{method}: {key}={outcome.trial.values[key]} is the {side} value tried; a better one may lie beyond"
+                )
+        if failed := [m for m in self.searched if m not in chosen]:
+            lines.append(f"every trial failed, settings as in the config: {', '.join(failed)}")
+        if unsearched := [m for m in self.methods if m not in self.searched]:
+            lines.append(f"not searched, settings as in the config: {', '.join(unsearched)}")
+        return lines
+
+    def write(self, folder: Path, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> Path:
+        """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
+        `<folder>/tuned.yaml`."""
+        path = find_config(self.source)
+        below = self.source if self.source in shipped_configs() else str(path.resolve())
+        methods = {**self.methods, **{method: outcome.trial.difference for method, outcome in chosen.items()}}
+        kept = [o for o in self.overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
+        given = parse_overrides(kept) if kept else {}
+        content = {**given, "extends": below, "name": f"{self.name}-tuned", "methods": methods}
+        lines = [f"# {m}: {o.metrics['acc']:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
+        lines += [f"# {line}" for line in self.remarks(made, chosen)]
+        write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
+        return folder / "tuned.yaml"
 
 
 def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any, where: str) -> None:
@@ -114,7 +157,7 @@ def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any,
             )
 
 
-def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Any]) -> None:
+def check_split(layers: Sequence[Layer], axes: Mapping[str, Any]) -> None:
     """Raises UserError where anything but the defaults asks for the test split: settings that were chosen on it would
     make the comparison's own scores worthless."""
     for where, layer in layers[1:]:
@@ -126,28 +169,5 @@ def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[s
                     f"{where}: {key}.split: {section['split']}: settings are chosen on validation data alone"
                 )
     for label, values in axes.items():
-        if isinstance(values, Mapping) and "evaluate.split" in values:
+        if "evaluate.split" in values:
             raise UserError(f"search.methods.{label}: evaluate.split: settings are chosen on validation data alone")
-
-
-def comparison_methods(source: str) -> dict[str, Any]:
-    """Methods of the searched config's own comparison."""
-    return dict(flatten(load_layers(source)[1])["methods"])
-
-
-def write_tuned(
-    source: str, folder: Path, found: Sequence[Trial], chosen: Mapping[str, Outcome], overrides: Sequence[str] = ()
-) -> Path:
-    """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
-    `<folder>/tuned.yaml`."""
-    path = find_config(source)
-    below = source if source in shipped_configs() else str(path.resolve())
-    searched = comparison_methods(source)
-    methods = searched | {method: outcome.trial.difference for method, outcome in chosen.items()}
-    kept = [o for o in overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
-    given = parse_overrides(kept) if kept else {}
-    content = {**given, "extends": below, "name": f"{load_layers(source)[0]}-tuned", "methods": methods}
-    lines = [f"# {m}: {o.metrics['acc']:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
-    lines += [f"# {line}" for line in remarks(found, chosen, list(searched))]
-    write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
-    return folder / "tuned.yaml"

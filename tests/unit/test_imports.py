@@ -176,7 +176,7 @@ DOORS = {
     "yaml": {"config.plain_yaml"},
     "omegaconf": {"config.plain_yaml"},
     "filelock": {"runs.lock"},
-    "typer": {"cli.app", "cli.product", "cli.watching"},
+    "typer": {"cli.app", "cli.product", "cli.tuning", "cli.watching"},
     "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders", "models.product"},
     "tokenizers": {"models.tiny"},
 }
