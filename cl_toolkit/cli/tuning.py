@@ -18,6 +18,9 @@ def tune(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file: train.max_steps=50")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="A config: settings are chosen on its stream, and not on the comparison's own.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder of the trials. Default: results/<name>-tune")] = None,
 ):
@@ -31,7 +34,7 @@ def tune(
     from cl_toolkit.study.search import Trial
     from cl_toolkit.study.tune import Tuning
 
-    tuning = Tuning.of(config, overrides or [])
+    tuning = Tuning.of(config, overrides or [], on)
     folder = out or Path("results") / tuning.title
     trials: list[Trial] = []
     made: list[choice.Outcome] = []

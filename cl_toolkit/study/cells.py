@@ -51,13 +51,16 @@ def load_study(
     add: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     orders: Sequence[Any] | None = None,
+    on: str | None = None,
 ) -> StudyConfig:
     """Every run of a comparison, checked. Raises UserError, before a model is loaded.
 
     methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
-    `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's.
+    `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's. on: a config whose
+    stream takes the place of the file's.
     """
     name, layers = load_layers(source, overrides)
+    layers = layers if on is None else on_stream(layers, on)
     where = layers[-2][0]
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
@@ -82,6 +85,33 @@ def load_study(
                 runs.append(checked(config, layers, label, order_name(order), instances))
     shown = {**plain, "methods": resolved, "seeds": seeds}
     return StudyConfig(name=plain["name"], runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown)
+
+
+def on_stream(layers: Sequence[Layer], other: str) -> list[Layer]:
+    """The layers of a comparison with the stream of another config in place of their own, and with what belongs to a stream:
+    prompt, orders, how many examples are scored, how long an answer is."""
+
+    def part(layer: Mapping[str, Any], of_stream: bool) -> dict[str, Any]:
+        kept = {
+            k: v for k, v in layer.items() if (k in ("stream", "prompt", "orders")) == of_stream and k != "evaluate"
+        }
+        if isinstance(section := layer.get("evaluate"), Mapping):
+            kept["evaluate"] = {k: v for k, v in section.items() if (k in ("limit", "max_new_tokens")) == of_stream}
+        return kept
+
+    base, *own, command_line = layers
+    for key in ("stream", "prompt", "orders"):
+        if key in command_line[1]:
+            raise UserError(
+                f"command line: {key}: is of one stream; write it into the config of the comparison or {other}"
+            )
+    theirs = load_layers(other)[1][1:-1]
+    return [
+        base,
+        *((where, part(layer, False)) for where, layer in own),
+        *((where, part(layer, True)) for where, layer in theirs),
+        command_line,
+    ]
 
 
 def holder(layers: Sequence[Layer], key: str) -> str:

@@ -12,9 +12,22 @@ from typing import Any
 from cl_toolkit.config.layers import find_config, merge, normalise, shipped_configs
 from cl_toolkit.config.plain_yaml import parse_overrides, to_yaml
 from cl_toolkit.config.schema import StudyConfig
-from cl_toolkit.errors import UserError
+from cl_toolkit.data.facts import task_hash
+from cl_toolkit.data.sections import Limit
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.errors import UserError, listed
 from cl_toolkit.runs.checkpoint import write_text
-from cl_toolkit.study.cells import Layer, checked, find_name, flatten, load_layers, load_study, method_config, own_tasks
+from cl_toolkit.study.cells import (
+    Layer,
+    checked,
+    find_name,
+    flatten,
+    load_layers,
+    load_study,
+    method_config,
+    on_stream,
+    own_tasks,
+)
 from cl_toolkit.study.choice import Outcome, best, flips
 from cl_toolkit.study.orders import orders_of
 from cl_toolkit.study.search import Search, Trial, combinations, nested, read_search
@@ -26,11 +39,12 @@ TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forge
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """A config's search. name: of its comparison. methods: of the comparison, with what differs. searched: those with a search
-    -> key -> values."""
+    """A config's search. on: the config on whose stream it goes on; None: on the comparison's own. name: of the comparison.
+    methods: of the comparison, with what differs. searched: those with a search -> key -> values."""
 
     source: str
     overrides: tuple[str, ...]
+    on: str | None
     name: str
     layers: Sequence[Layer]
     search: Search
@@ -38,9 +52,10 @@ class Tuning:
     searched: Mapping[str, Mapping[str, Any]]
 
     @staticmethod
-    def of(source: str, overrides: Sequence[str] = ()) -> Tuning:
+    def of(source: str, overrides: Sequence[str] = (), on: str | None = None) -> Tuning:
         """Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's,
-        methods would get unequal numbers of trials, or the test split is asked for."""
+        methods would get unequal numbers of trials, the test split is asked for, or the other stream has a task of the
+        comparison's."""
         name, layers = load_layers(source, overrides)
         plain, where = flatten(layers), layers[-2][0]
         search = read_search(plain["search"], where)
@@ -48,11 +63,16 @@ class Tuning:
             raise UserError("command line: strategies: belong into the config or its search when settings are searched")
         if search.seed in plain["seeds"]:
             raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
-        check_orders(plain, layers, search.orders, where)
         check_split(layers, search.methods)
+        if on is None:
+            check_orders(plain, layers, search.orders, where)
+        else:
+            own, layers = layers, on_stream(layers, on)
+            check_sister(own, layers, on)
         tuning = Tuning(
             source=source,
             overrides=tuple(overrides),
+            on=on,
             name=name,
             layers=layers,
             search=search,
@@ -69,7 +89,7 @@ class Tuning:
     @property
     def title(self) -> str:
         """What the comparison of the trials is called."""
-        return f"{self.name}-tune"
+        return f"{self.name}-tune" + ("" if self.on is None else f"-on-{find_config(self.on).stem}")
 
     def trial(self, method: str, values: dict[str, Any]) -> Trial:
         """A method with these values."""
@@ -103,6 +123,7 @@ class Tuning:
             methods={t.name: t.difference for t in trials},
             seeds=[self.search.seed],
             orders=self.search.orders,
+            on=self.on,
         )
         methods = {t.name: study.plain["methods"][t.name] for t in trials}
         runs = tuple(run for run in study.runs if run.method in methods)
@@ -112,8 +133,9 @@ class Tuning:
     def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
         """What must be known of a choice: the rule, what a second criterion says, values at the edge of what was tried, methods
         without a search or without a trial that finished."""
+        of = "" if self.on is None else f" of the stream of {self.on}"
         lines = [
-            f"chosen on validation data: {self.search.rule}; a trial that failed in any order is never chosen",
+            f"chosen on validation data{of}: {self.search.rule}; a trial that failed in any order is never chosen",
             flips(made, self.search),
         ]
         for method, outcome in chosen.items():
@@ -155,6 +177,23 @@ def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any,
             raise UserError(
                 f"{where}: search.orders: {', '.join(order or own)} is one of the comparison's orders; choose another"
             )
+
+
+def check_sister(own: Sequence[Layer], sister: Sequence[Layer], on: str) -> None:
+    """Raises UserError where the stream that settings are chosen on has a task of the comparison's, whatever its name and however
+    many of its examples are used."""
+
+    def known(layers: Sequence[Layer]) -> dict[str, str]:
+        config = checked(method_config(flatten(layers), {}, layers, None, 0), layers, "run", "given", {})
+        whole = replace(config.stream, limit=Limit(train=None, valid=None, test=None))
+        stream = build_stream(replace(config, stream=whole))
+        return {task_hash(task): task.name for task in stream.all_tasks}
+
+    mine, theirs = known(own), known(sister)
+    if shared := [theirs[key] for key in theirs if key in mine]:
+        raise UserError(
+            f"--on {on}: the comparison has the same data, as {listed(shared)} there; settings are to be chosen on other data"
+        )
 
 
 def check_split(layers: Sequence[Layer], axes: Mapping[str, Any]) -> None:

@@ -255,3 +255,52 @@ def test_trials_may_have_orders_that_the_comparison_does_not_use(tmp_path):
     _, _, study = first_round(str(path))
     assert {run.order for run in study.runs} == {"last+max"}
     assert study.plain["orders"] == ["reversed"]
+
+
+def sister(path, **stream):
+    """A config with another stream."""
+    plain = tiny_config(methods={"other": {}}, seeds=[0], evaluate={"max_new_tokens": 5, "batch_size": 3})
+    plain["stream"] = {"name": "skills", "tasks": ["sort", "vowels"], "train_size": 12, "test_size": 6, **stream}
+    path.write_text(to_yaml(plain))
+    return str(path)
+
+
+def test_settings_can_be_chosen_on_the_stream_of_another_config(tmp_path):
+    source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES})
+    on = sister(tmp_path / "other.yaml")
+    tuning = Tuning.of(source, ["train.max_steps=2"], on)
+    trials = tuning.further(0, [])
+    study = tuning.study(trials)
+    own = load_study(source)
+    assert tuning.title == "my-tune-on-other"
+    assert [run.method for run in study.runs] == [t.name for t in trials]
+    for run in study.runs:
+        assert (run.stream.name, run.stream.tasks) == ("skills", ("sort", "vowels"))
+        assert run.evaluate.max_new_tokens == 5  # as long as its answers are
+        assert (run.evaluate.split, run.train.max_steps) == ("valid", 2)
+        assert run.evaluate.batch_size == own.runs[0].evaluate.batch_size
+        assert run.plain["model"] == own.runs[0].plain["model"]
+    made = [choice.Outcome(t, {"acc": 0.5, "learning_accuracy": 0.9}) for t in trials]
+    path = tuning.write(tmp_path, made, {"sequential": made[1]})
+    assert f"# chosen on validation data of the stream of {on}: " in path.read_text()
+    tuned = load_study(str(path))
+    assert tuned.runs[0].stream == own.runs[0].stream
+    assert tuned.runs[0].train.learning_rate == 1e-2
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_another_stream_with_the_same_data_is_refused(tmp_path, limit):
+    source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES})
+    plain = tiny_config(methods=METHODS, seeds=[3], name="twin")
+    plain["stream"] = {**plain["stream"], "tasks": ["last", "sort"], "limit": {"train": limit}}
+    (tmp_path / "twin.yaml").write_text(to_yaml(plain))
+    with pytest.raises(UserError, match="--on .*twin.yaml: the comparison has the same data, as last there"):
+        Tuning.of(source, (), str(tmp_path / "twin.yaml"))
+
+
+def test_what_is_of_one_stream_is_not_said_of_two(tmp_path):
+    source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES})
+    with pytest.raises(UserError, match="command line: stream: is of one stream"):
+        Tuning.of(source, ["stream.limit.train=3"], sister(tmp_path / "other.yaml"))
+    with pytest.raises(UserError, match="quickstrat: neither a file nor a shipped config; did you mean 'quickstart'"):
+        Tuning.of(source, (), "quickstrat")
