@@ -33,6 +33,7 @@ def tune(
     from cl_toolkit.study import compare as studies
     from cl_toolkit.study.search import Trial
     from cl_toolkit.study.tune import Tuning
+    from cl_toolkit.study.tuned import write_tuned
 
     tuning = Tuning.of(config, overrides or [], on)
     folder = out or Path("results") / tuning.title
@@ -57,10 +58,10 @@ def tune(
     replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
     typer.echo(rows.to_string(index=False, na_rep="–"))
     typer.echo(f"\n{choice.rankings(made, tuning.search).to_string(index=False, na_rep='–')}")
-    tuned = tuning.write(folder, made, chosen)
+    tuned = write_tuned(tuning, folder, study, made, chosen)
     for failure in failures:
         typer.echo(f"failed: {failure.run}: {printable(failure.error)}", err=True)
-    for remark in tuning.remarks(made, chosen):
+    for remark in (tuning.rule, *tuning.remarks(made, chosen)):
         typer.echo(f"\n{remark}")
     typer.echo(f"\ncl-toolkit compare {tuned}")
     raise typer.Exit(1 if failures else 0)

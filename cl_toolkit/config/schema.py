@@ -77,6 +77,43 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A trial of a search. metrics: means over its task orders; none where it failed. seconds: of computing."""
+
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenMethod:
+    """A searched method. values: the chosen ones; null where every trial failed and the config's own settings are used."""
+
+    values: dict[str, Any] | None
+    trials: tuple[Tried, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The section `chosen`: how the settings of a comparison were chosen, as `cl-toolkit tune` writes it and the report shows.
+
+    on: the config whose stream they were chosen on; null: the comparison's own. stream, tasks, orders, split, seed: of the
+    trials. rule: in words. unit: of seconds. remarks: what else must be known, in sentences.
+    """
+
+    rule: str
+    on: str | None
+    stream: str
+    tasks: tuple[str, ...]
+    orders: tuple[str, ...]
+    split: str
+    seed: int
+    unit: str
+    remarks: tuple[str, ...]
+    methods: dict[str, ChosenMethod]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A comparison: every method x order x seed."""
 
@@ -87,4 +124,4 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
-COMPARISON_KEYS = ("seeds", "orders", "methods", "search")
+COMPARISON_KEYS = ("seeds", "orders", "methods", "search", "chosen")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_toolkit.report.choices import uneven
 from cl_toolkit.report.columns import amount
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import ENOUGH, mean
@@ -22,8 +23,8 @@ COUNTS = (
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, what runs have noted, unequal
-    budgets."""
+    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, what runs have noted, methods
+    whose settings were not searched like those of others, unequal budgets."""
     runs = comparison.runs
     if not runs:
         return []
@@ -32,6 +33,7 @@ def cautions(comparison: Comparison) -> list[str]:
         *_missing(comparison.records),
         *_data(runs, comparison.lower),
         *_noted(comparison),
+        *uneven(comparison),
         *_budgets(comparison),
     ]
 

@@ -12,7 +12,8 @@ from typing import Any
 from cl_toolkit.config.build import build_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
-from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, StudyConfig
+from cl_toolkit.config.schema import COMPARISON_KEYS, Chosen, RunConfig, StudyConfig
+from cl_toolkit.config.typed import convert
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
 from cl_toolkit.ranges import SEED
@@ -73,6 +74,8 @@ def load_study(
     for label, difference in chosen.items():
         check_difference(difference, f"{where}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen, where)
+    if plain["chosen"] is not None:
+        convert(Chosen, plain["chosen"], "chosen", holder(layers, "chosen"))
     plain["orders"] = plain["orders"] if orders is None else list(orders)
     every = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
     runs, resolved = [], {}
@@ -166,7 +169,7 @@ def load_run(
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
     check_folder_name(plain["name"], f"{layers[-2][0]}: name")
-    for key in ("seeds", "orders", "search"):
+    for key in ("seeds", "orders", "search", "chosen"):
         if key in layers[-1][1]:
             raise UserError(
                 f"command line: {key}: belongs to a comparison; one run takes seed=0 and stream.order=[...]"
@@ -224,6 +227,8 @@ def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
         if methods is not None and not isinstance(methods, dict):
             raise UserError(f"{where}: methods: expected name: differences, got {quoted(methods)}")
         plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)
+        if "chosen" in layer:
+            plain["chosen"] = layer["chosen"]  # of one search, and not in parts of several
         if methods is not None:
             plain["methods"] = merge(plain["methods"], methods) if where == "command line" else methods
     return plain

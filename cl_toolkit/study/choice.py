@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.measure.metrics import HEADLINE
-from cl_toolkit.report.costs import compute_unit
+from cl_toolkit.report.costs import SECONDS, compute_unit
 from cl_toolkit.report.reading import lower_is_better
 from cl_toolkit.study.search import METRIC, WORDS, Criterion, Search, Trial
 
@@ -28,7 +28,7 @@ class Outcome:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     lower: bool = False
     seconds: float = 0.0
-    unit: str = "compute s"
+    unit: str = SECONDS
 
     @property
     def learned(self) -> float | None:

@@ -28,7 +28,7 @@ Update = Callable[[str, float, str], None]
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 MEMBERS = "study.json"
-"""What belongs to a study: its methods in order, and for each run what it is known by."""
+"""What belongs to a study: its methods in order, for each run what it is known by, and how its settings were chosen."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run."""
+    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run. Where
+    the settings of a study were chosen by a search, each record has it under `chosen`, with its own method's part of it."""
 
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
@@ -78,7 +79,8 @@ def compare(
     with locked(folder):
         checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
         members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
-        checkpoint.write_checked(folder / MEMBERS, {"methods": list(study.methods), "runs": members})
+        known_by = {"methods": list(study.methods), "runs": members, "chosen": study.plain["chosen"]}
+        checkpoint.write_checked(folder / MEMBERS, known_by)
         todo = []
         for config, parts in zip(study.runs, known, strict=True):
             place = folder / "runs" / run_name(config)
@@ -254,7 +256,7 @@ def find_records(folder: Path) -> Found:
         if members is not None and not belongs(record, members["runs"].get(name)):
             others.append(name)
         else:
-            records.append(record)
+            records.append(record | chosen_for(record["method"], members))
             places.append(path.parent)
     notes += sorted({note for record in records for note in remarks(record, folder)})
     if members is None and (folder / "study.yaml").exists():
@@ -267,6 +269,16 @@ def find_records(folder: Path) -> Found:
     if not records:
         raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
     return Found(records, tuple(notes), tuple(places))
+
+
+def chosen_for(method: str, members: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a method's settings were chosen, as `chosen` of its records: what is common to all methods, and in `own` the method's
+    part, null where it was not searched. Empty where the study says nothing of a search."""
+    chosen = (members or {}).get("chosen")
+    if chosen is None:
+        return {}
+    common = {key: value for key, value in chosen.items() if key != "methods"}
+    return {"chosen": {**common, "own": chosen["methods"].get(method)}}
 
 
 def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:

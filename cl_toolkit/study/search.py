@@ -41,7 +41,7 @@ class Search:
     which nothing is learned forgets nothing either, so a final score alone would prefer it.
 
     widen: how often a grid may grow whose best value lies at its edge (`cl_toolkit.study.widen`), for all methods by equally
-    many trials. 1, since a best value at an edge says that the best one may not have been tried, and a step beyond tells mostly.
+    many trials. 1, since at an edge the best value may not have been tried yet, and a step beyond mostly tells.
     """
 
     seed: Annotated[int, SEED]

@@ -6,17 +6,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.layers import find_config, merge, normalise, shipped_configs
-from cl_toolkit.config.plain_yaml import parse_overrides, to_yaml
+from cl_toolkit.config.layers import find_config, merge, normalise
 from cl_toolkit.config.schema import StudyConfig
 from cl_toolkit.data.facts import task_hash
 from cl_toolkit.data.sections import Limit
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError, listed
-from cl_toolkit.runs.checkpoint import write_text
 from cl_toolkit.study.cells import (
     Layer,
     checked,
@@ -91,6 +88,12 @@ class Tuning:
         """What the comparison of the trials is called."""
         return f"{self.name}-tune" + ("" if self.on is None else f"-on-{find_config(self.on).stem}")
 
+    @property
+    def rule(self) -> str:
+        """How and on what a trial is chosen."""
+        of = "" if self.on is None else f" of the stream of {self.on}"
+        return f"chosen on validation data{of}: {self.search.rule}; a trial that failed in any order is never chosen"
+
     def trial(self, method: str, values: dict[str, Any]) -> Trial:
         """A method with these values."""
         return Trial(method=method, values=values, difference=merge(self.methods[method], nested(values)))
@@ -127,17 +130,13 @@ class Tuning:
         )
         methods = {t.name: study.plain["methods"][t.name] for t in trials}
         runs = tuple(run for run in study.runs if run.method in methods)
-        plain = {**study.plain, "methods": methods, "name": self.title}
+        plain = {**study.plain, "methods": methods, "name": self.title, "chosen": None}
         return replace(study, name=self.title, runs=runs, methods=tuple(methods), plain=plain)
 
     def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
-        """What must be known of a choice: the rule, what a second criterion says, values at the edge of what was tried, methods
-        without a search or without a trial that finished."""
-        of = "" if self.on is None else f" of the stream of {self.on}"
-        lines = [
-            f"chosen on validation data{of}: {self.search.rule}; a trial that failed in any order is never chosen",
-            flips(made, self.search),
-        ]
+        """What must be known of a choice: what a second criterion says, values at the edge of what was tried, methods without a
+        search or without a trial that finished."""
+        lines = [flips(made, self.search)]
         for method, outcome in chosen.items():
             for step in edges(outcome, made, self.allows):
                 key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)
@@ -150,20 +149,6 @@ class Tuning:
         if unsearched := [m for m in self.methods if m not in self.searched]:
             lines.append(f"not searched, settings as in the config: {', '.join(unsearched)}")
         return lines
-
-    def write(self, folder: Path, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> Path:
-        """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
-        `<folder>/tuned.yaml`."""
-        path = find_config(self.source)
-        below = self.source if self.source in shipped_configs() else str(path.resolve())
-        methods = {**self.methods, **{method: outcome.trial.difference for method, outcome in chosen.items()}}
-        kept = [o for o in self.overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
-        given = parse_overrides(kept) if kept else {}
-        content = {**given, "extends": below, "name": f"{self.name}-tuned", "methods": methods}
-        lines = [f"# {m}: {o.metrics['acc']:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
-        lines += [f"# {line}" for line in self.remarks(made, chosen)]
-        write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
-        return folder / "tuned.yaml"
 
 
 def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any, where: str) -> None:
@@ -180,8 +165,8 @@ def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any,
 
 
 def check_sister(own: Sequence[Layer], sister: Sequence[Layer], on: str) -> None:
-    """Raises UserError where the stream that settings are chosen on has a task of the comparison's, whatever its name and however
-    many of its examples are used."""
+    """Raises UserError where the stream that settings are chosen on has a task of the comparison's, whatever its name and
+    however many of its examples are used."""
 
     def known(layers: Sequence[Layer]) -> dict[str, str]:
         config = checked(method_config(flatten(layers), {}, layers, None, 0), layers, "run", "given", {})

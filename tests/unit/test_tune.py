@@ -10,6 +10,7 @@ from cl_toolkit.study.cells import load_study
 from cl_toolkit.study.compare import compare
 from cl_toolkit.study.search import Search, Trial, combinations, nested
 from cl_toolkit.study.tune import Tuning
+from cl_toolkit.study.tuned import write_tuned
 
 RATES = {"train.learning_rate": [1e-3, 1e-2]}
 METHODS = {"sequential": {}, "replay": {"strategies": ["replay"]}}
@@ -73,7 +74,7 @@ def test_the_best_trial_is_written_as_a_config(tmp_path):
         assert outcome.seconds > 0
         assert outcome.unit == "CPU s"
     assert choice.table(made, chosen).chosen.sum() == 2
-    tuned = load_study(str(tuning.write(tmp_path, made, chosen)))
+    tuned = load_study(str(write_tuned(tuning, tmp_path, study, made, chosen)))
     for run in tuned.runs:
         assert run.train.learning_rate == chosen[run.method].trial.values["train.learning_rate"]
         assert run.evaluate.split == "test"
@@ -81,9 +82,9 @@ def test_the_best_trial_is_written_as_a_config(tmp_path):
 
 def test_what_the_command_line_said_of_the_trials_is_in_the_tuned_config(tmp_path):
     source, overrides = config(tmp_path / "my.yaml", seed=7, methods={"sequential": RATES}), ["train.max_steps=2"]
-    tuning, trials, _ = first_round(source, overrides)
+    tuning, trials, study = first_round(source, overrides)
     made = [choice.Outcome(trials[0], {"acc": 0.5})]
-    tuned = load_study(str(tuning.write(tmp_path, made, {"sequential": made[0]})))
+    tuned = load_study(str(write_tuned(tuning, tmp_path, study, made, {"sequential": made[0]})))
     assert {run.train.max_steps for run in tuned.runs} == {2}
     with pytest.raises(UserError, match="command line: strategies"):
         Tuning.of(source, ["strategies.replay.replay_fraction=0.1"])
@@ -179,18 +180,18 @@ def test_a_trial_that_failed_or_is_missing_in_one_order_is_never_chosen(rest):
 
 def test_the_edge_of_an_axis_and_methods_without_a_search_are_named(tmp_path):
     rates = {"train.learning_rate": [1e-3, 1e-2, 1e-1]}
-    tuning, trials, _ = first_round(config(tmp_path / "my.yaml", seed=7, methods={"sequential": rates}))
+    tuning, trials, study = first_round(config(tmp_path / "my.yaml", seed=7, methods={"sequential": rates}))
     made = [choice.Outcome(t, {"acc": 0.5, "learning_accuracy": 0.9}) for t in trials]
     lines = tuning.remarks(made, {"sequential": made[2]})
-    assert "within 0.05" in lines[0]
-    assert lines[2:] == [
+    assert "within 0.05" in tuning.rule
+    assert lines[1:] == [
         "sequential: train.learning_rate=0.1 is the largest value tried; a better one may lie beyond",
         "not searched, settings as in the config: replay",
     ]
-    assert len(tuning.remarks(made, {"sequential": made[1]})) == 3
+    assert len(tuning.remarks(made, {"sequential": made[1]})) == 2
     failed = tuning.remarks([choice.Outcome(t) for t in trials], {})
     assert "every trial failed, settings as in the config: sequential" in failed
-    text = tuning.write(tmp_path, made, {"sequential": made[2]}).read_text()
+    text = write_tuned(tuning, tmp_path, study, made, {"sequential": made[2]}).read_text()
     assert "# not searched, settings as in the config: replay" in text
     assert "# sequential: train.learning_rate=0.1 is the largest value tried" in text
 
@@ -281,7 +282,7 @@ def test_settings_can_be_chosen_on_the_stream_of_another_config(tmp_path):
         assert run.evaluate.batch_size == own.runs[0].evaluate.batch_size
         assert run.plain["model"] == own.runs[0].plain["model"]
     made = [choice.Outcome(t, {"acc": 0.5, "learning_accuracy": 0.9}) for t in trials]
-    path = tuning.write(tmp_path, made, {"sequential": made[1]})
+    path = write_tuned(tuning, tmp_path, study, made, {"sequential": made[1]})
     assert f"# chosen on validation data of the stream of {on}: " in path.read_text()
     tuned = load_study(str(path))
     assert tuned.runs[0].stream == own.runs[0].stream
@@ -294,7 +295,7 @@ def test_another_stream_with_the_same_data_is_refused(tmp_path, limit):
     plain = tiny_config(methods=METHODS, seeds=[3], name="twin")
     plain["stream"] = {**plain["stream"], "tasks": ["last", "sort"], "limit": {"train": limit}}
     (tmp_path / "twin.yaml").write_text(to_yaml(plain))
-    with pytest.raises(UserError, match="--on .*twin.yaml: the comparison has the same data, as last there"):
+    with pytest.raises(UserError, match=r"--on .*twin\.yaml: the comparison has the same data, as last there"):
         Tuning.of(source, (), str(tmp_path / "twin.yaml"))
 
 
