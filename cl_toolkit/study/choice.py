@@ -95,6 +95,19 @@ def eligible(own: Sequence[Outcome], margin: float) -> list[Outcome]:
     return [o for o in own if o.learned is not None and o.learned >= max(learned) - margin - 1e-9]
 
 
+def merits(own: Sequence[Outcome], search: Search) -> list[float | None]:
+    """How good each of a method's trials is, for a sampler: the criterion's score, and below all of these for a trial that
+    learns too little, the less the lower. None for one that failed."""
+    done = [o for o in own if not o.failed]
+    good = done if search.criterion == "learning" else eligible(done, search.margin)
+    least = min((o.score(search.criterion) for o in good), default=0.0)
+    shortfall = max((o.score("learning") for o in good), default=0.0)
+    return [
+        None if o.failed else o.score(search.criterion) if o in good else least - (shortfall - o.score("learning"))
+        for o in own
+    ]
+
+
 def table(made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> pd.DataFrame:
     """A row per trial: method, status (`finished` or `failed`), the metrics that a trial has, whether it was chosen, values."""
     import pandas as pd

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -14,6 +15,8 @@ from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.ranges import SEED, at_least
 
+DIGITS = 6
+"""Significant digits of a value that a search makes up."""
 Criterion = Literal["final", "average", "learning"]
 METRIC: dict[Criterion, str] = {
     "final": "acc",
@@ -29,11 +32,39 @@ WORDS: dict[Criterion, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Span:
+    """A range that a sampler draws a setting from; log: evenly over its ratios. Whole numbers where both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low: expected less than high, got {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low: expected a number above 0 where log is true, got {self.low:g}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole numbers are drawn."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Axes = Mapping[str, Span | Sequence[Any]]
+"""Dotted key -> the values that are tried, or the range that they are drawn from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Search:
     """The `search` section of a config.
 
     seed: of all trials; one that the comparison does not use. orders: of tasks, written as those of the comparison, and none of
-    them one of its; null: the comparison's own. methods: name -> dotted key -> values; every combination is a trial.
+    them one of its; null: the comparison's own. methods: name -> dotted key -> values.
+
+    sampler: `grid`, where every combination is a trial, or `tpe` (Optuna, the extra `tune`), which draws as many `trials` for
+    each method out of lists of values and ranges such as {low: 1.0e-5, high: 1.0e-2, log: true}, the later ones where the
+    earlier ones were good.
 
     criterion: what a trial is chosen by, among those that learn within `margin` of the method's best learner: `final` score,
     the `average` over time (average incremental accuracy), or the best `learning` accuracy alone. margin: learning accuracy by
@@ -49,7 +80,15 @@ class Search:
     criterion: Criterion = "final"
     margin: Annotated[float, at_least(0)] = 0.05
     widen: Annotated[int, at_least(0)] = 1
+    sampler: Literal["grid", "tpe"] = "grid"
+    trials: Annotated[int, at_least(1)] | None = None
     methods: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.sampler == "tpe" and self.trials is None:
+            raise ValueError("trials: missing; expected how many each method gets where sampler is tpe")
+        if self.sampler == "grid" and self.trials is not None:
+            raise ValueError("trials: is for sampler: tpe; a grid has a trial for every combination")
 
     @property
     def second(self) -> Criterion:
@@ -102,6 +141,11 @@ def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
+def rounded(value: float) -> float:
+    """A value with as few digits as a reader needs."""
+    return float(f"{value:.{DIGITS}g}")
+
+
 def number(value: Any) -> bool:
     """Whether a setting has neighbours."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -114,7 +158,28 @@ def read_search(section: Any, where: str) -> Search:
     search = typed(Search, section, "search", where)
     if not search.methods:
         raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
-    for label, axes in search.methods.items():
-        if not isinstance(axes, Mapping) or not all(isinstance(v, list) and v for v in axes.values()):
-            raise UserError(f"{where}: search.methods.{label}: expected key: [values], got {quoted(axes)}")
     return search
+
+
+def read_axes(search: Search, label: str, where: str) -> Axes:
+    """What is tried for a method. Raises UserError for what is neither a list of values nor, where a sampler draws, a range."""
+    given, place = search.methods[label], f"search.methods.{label}"
+    wanted = "key: [values]" if search.sampler == "grid" else "key: [values] or key: {low, high, log}"
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f"{where}: {place}: expected {wanted}, got {quoted(given)}")
+    axes: dict[str, Span | Sequence[Any]] = {}
+    for key, axis in given.items():
+        if isinstance(axis, Mapping) and search.sampler == "tpe":
+            axes[key] = typed(Span, axis, f"{place}.{key}", where)
+        elif isinstance(axis, Mapping):
+            raise UserError(f"{where}: {place}.{key}: a range is for search.sampler: tpe; a grid has {wanted}")
+        elif isinstance(axis, list) and axis:
+            axes[key] = axis
+        else:
+            raise UserError(f"{where}: {place}: expected {wanted}, got {quoted(given)}")
+    return axes
+
+
+def size(axes: Axes) -> float:
+    """How many combinations there are."""
+    return math.prod(math.inf if isinstance(axis, Span) else len(axis) for axis in axes.values())

@@ -3,7 +3,6 @@ settings become a config."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,9 +24,10 @@ from cl_toolkit.study.cells import (
     on_stream,
     own_tasks,
 )
-from cl_toolkit.study.choice import Outcome, best, flips
+from cl_toolkit.study.choice import Outcome, best, flips, merits
 from cl_toolkit.study.orders import orders_of
-from cl_toolkit.study.search import Search, Trial, combinations, nested, read_search
+from cl_toolkit.study.sampler import AT_RANDOM, drawn
+from cl_toolkit.study.search import Axes, Search, Span, Trial, combinations, nested, read_axes, read_search, size
 from cl_toolkit.study.widen import edges, widened
 
 TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forgetting_curve.schedule=off")
@@ -46,7 +46,7 @@ class Tuning:
     layers: Sequence[Layer]
     search: Search
     methods: Mapping[str, dict[str, Any]]
-    searched: Mapping[str, Mapping[str, Any]]
+    searched: Mapping[str, Axes]
 
     @staticmethod
     def of(source: str, overrides: Sequence[str] = (), on: str | None = None) -> Tuning:
@@ -74,12 +74,9 @@ class Tuning:
             layers=layers,
             search=search,
             methods={m: normalise(d or {}, where) for m, d in plain["methods"].items()},
-            searched={find_name(label, plain["methods"]): axes for label, axes in search.methods.items()},
+            searched={find_name(label, plain["methods"]): read_axes(search, label, where) for label in search.methods},
         )
-        sizes = {m: len(combinations(axes)) for m, axes in tuning.searched.items()}
-        if len(set(sizes.values())) > 1:
-            shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
-            raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
+        check_sizes(tuning, where)
         tuning.study(tuning.further(0, []))  # what is wrong with any trial is said before the first
         return tuning
 
@@ -101,17 +98,33 @@ class Tuning:
     def further(self, number: int, made: Sequence[Outcome]) -> list[Trial]:
         """The trials of a round, counted from 0, after those of all rounds before it; [] where the search is at its end. The
         same outcomes give the same trials."""
+        if self.search.sampler == "tpe":
+            return [trial for method in self.searched for trial in self.drawn(method, made)]
         if number == 0:
             return [self.trial(m, values) for m, axes in self.searched.items() for values in combinations(axes)]
         if number > self.search.widen:
             return []
         return widened(made, best(made, self.search), self.allows)
 
-    def allows(self, trial: Trial) -> bool:
-        """Whether its settings are ones that a run can have: each key has its own range."""
+    def drawn(self, method: str, made: Sequence[Outcome]) -> list[Trial]:
+        """A method's next trials where a sampler draws them: several at random, then one at a time."""
+        own = [o for o in made if o.trial.method == method]
+        left = (self.search.trials or 0) - len(own)
+        if not left:
+            return []
+        known = [(o.trial.values, merit) for o, merit in zip(own, merits(own, self.search), strict=True)]
+        found = drawn(self.searched[method], known, 1 if own else min(AT_RANDOM, left), self.search.seed)
+        return [self.trial(method, values) for values in found]
+
+    def check(self, trial: Trial) -> None:
+        """Raises UserError where its settings are none that a run can have: each key has its own range."""
         config = method_config(flatten(self.layers), trial.difference, self.layers, None, self.search.seed)
+        checked(config, self.layers, trial.method, "given", {})
+
+    def allows(self, trial: Trial) -> bool:
+        """Whether its settings are ones that a run can have."""
         try:
-            checked(copy.deepcopy(config), self.layers, trial.method, "given", {})
+            self.check(trial)
         except UserError:
             return False
         return True
@@ -137,7 +150,7 @@ class Tuning:
         """What must be known of a choice: what a second criterion says, values at the edge of what was tried, methods without a
         search or without a trial that finished."""
         lines = [flips(made, self.search)]
-        for method, outcome in chosen.items():
+        for method, outcome in chosen.items() if self.search.sampler == "grid" else ():
             for step in edges(outcome, made, self.allows):
                 key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)
                 side = "smallest" if step.values[key] < outcome.trial.values[key] else "largest"
@@ -149,6 +162,26 @@ class Tuning:
         if unsearched := [m for m in self.methods if m not in self.searched]:
             lines.append(f"not searched, settings as in the config: {', '.join(unsearched)}")
         return lines
+
+
+def check_sizes(tuning: Tuning, where: str) -> None:
+    """Raises UserError where methods would get unequal numbers of trials, or an end of a range, or a value of a list, is none
+    that its key takes."""
+    sizes = {m: size(axes) for m, axes in tuning.searched.items()}
+    wanted = tuning.search.trials
+    if wanted is None and len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
+        raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
+    for method, axes in tuning.searched.items():
+        if wanted is not None and sizes[method] < wanted:
+            raise UserError(
+                f"{where}: search.methods.{method}: has {sizes[method]} combinations; every method gets {wanted} trials"
+            )
+        ends = {key: [axis.low, axis.high] if isinstance(axis, Span) else list(axis) for key, axis in axes.items()}
+        first = tuning.trial(method, {key: values[0] for key, values in ends.items()})
+        for key, values in ends.items():
+            for value in values:
+                tuning.check(first.but(key, value))
 
 
 def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any, where: str) -> None:

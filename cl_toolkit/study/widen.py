@@ -14,13 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import pstdev
 
 from cl_toolkit.study.choice import Outcome
-from cl_toolkit.study.search import Trial, number
+from cl_toolkit.study.search import Trial, number, rounded
 
 Number = int | float
 HALVINGS = 4
 """How often a gap is halved in a round."""
-DIGITS = 6
-"""Significant digits of a value that is tried."""
 
 
 def tried(made: Sequence[Outcome], method: str) -> dict[str, list[Number]]:
@@ -60,8 +58,7 @@ def gaps(values: Sequence[Number], chosen: Number) -> Iterator[Number]:
 
 def like(values: Sequence[Number], value: float) -> Number:
     """A value with few digits; a whole number where the others are."""
-    short = float(f"{value:.{DIGITS}g}")
-    return round(short) if all(isinstance(v, int) for v in values) else short
+    return round(value) if all(isinstance(v, int) for v in values) else rounded(value)
 
 
 def edges(outcome: Outcome, made: Sequence[Outcome], allowed: Callable[[Trial], bool]) -> list[Trial]:
