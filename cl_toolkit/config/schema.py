@@ -76,6 +76,17 @@ class RunConfig:
         return not self.regime.trained or (adapter is not None and adapter.between_tasks != "merge")
 
 
+Equal = Literal["steps", "new_examples", "rows", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """equal: what every method gets as much of as the comparison's own settings give; `cl_toolkit.study.budget` makes of it how
+    many steps a method takes. null: each trains as long as its settings say."""
+
+    equal: Equal | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tried:
     """A trial of a search. metrics: means over its task orders; none where it failed. seconds: of computing."""
@@ -124,4 +135,4 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
-COMPARISON_KEYS = ("seeds", "orders", "methods", "search", "chosen")
+COMPARISON_KEYS = ("seeds", "orders", "methods", "budget", "search", "chosen")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_toolkit.report import budgets
 from cl_toolkit.report.choices import uneven
 from cl_toolkit.report.columns import amount
 from cl_toolkit.report.comparison import Comparison
@@ -102,7 +103,10 @@ def _noted(comparison: Comparison) -> Iterator[str]:
 
 
 def _budgets(comparison: Comparison) -> Iterator[str]:
-    """A reference is an upper bound only of methods that train on no more rows than it does."""
+    """What methods are not given equally. A reference is an upper bound only of methods that train on no more rows than it
+    does."""
+    if said := budgets.uneven(budgets.given(comparison)):
+        yield said
     rows = {m: mean(runs, "cost.examples") for m, runs in comparison.methods.items()}
     rivals = [m for m in rows if comparison.regime(m)["is_method"] and rows[m] > 0]
     for method in rows:

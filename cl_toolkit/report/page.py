@@ -108,6 +108,8 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         facts.append(
             ("Scored on", f"{' to '.join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))} examples a task")
         )
+    if kept := list(dict.fromkeys(str(r["budget"]).replace("_", " ") for r in runs if r.get("budget"))):
+        facts.append(("Budget", f"equally many {' or '.join(kept)} for each method"))
     return [(name, text) for name, text in facts if text]
 
 

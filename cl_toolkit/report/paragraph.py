@@ -90,6 +90,8 @@ def _budget(comparison: Comparison, say: Say) -> Iterator[str]:
     parts = [length, told("global_batch_size", "", " new examples a step"), told("optim", "optimizer "),
              told("learning_rate", "learning rate "), told("lr_scheduler_type", "schedule ")]  # fmt: skip
     yield f"Training, for each task: {', '.join(filter(None, parts))}."
+    for equal in dict.fromkeys(r["budget"] for r in runs if r.get("budget")):
+        yield f"Steps are such that every method gets equally many {say(equal.replace('_', ' '))}."
     rows = {
         m: mean(group, "cost.examples") for m, group in comparison.methods.items() if mean(group, "cost.examples") > 0
     }

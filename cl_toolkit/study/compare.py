@@ -28,7 +28,8 @@ Update = Callable[[str, float, str], None]
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 MEMBERS = "study.json"
-"""What belongs to a study: its methods in order, for each run what it is known by, and how its settings were chosen."""
+"""What belongs to a study: its methods in order, for each run what it is known by, how its settings were chosen, and what its
+methods get equally."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run. Where
-    the settings of a study were chosen by a search, each record has it under `chosen`, with its own method's part of it."""
+    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run. Each
+    record has what its study says of its method (`said_of`)."""
 
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
@@ -79,7 +80,8 @@ def compare(
     with locked(folder):
         checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
         members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
-        known_by = {"methods": list(study.methods), "runs": members, "chosen": study.plain["chosen"]}
+        known_by = {"methods": list(study.methods), "runs": members}
+        known_by |= {"chosen": study.plain["chosen"], "budget": study.plain["budget"]["equal"]}
         checkpoint.write_checked(folder / MEMBERS, known_by)
         todo = []
         for config, parts in zip(study.runs, known, strict=True):
@@ -256,7 +258,7 @@ def find_records(folder: Path) -> Found:
         if members is not None and not belongs(record, members["runs"].get(name)):
             others.append(name)
         else:
-            records.append(record | chosen_for(record["method"], members))
+            records.append(record | said_of(record["method"], members))
             places.append(path.parent)
     notes += sorted({note for record in records for note in remarks(record, folder)})
     if members is None and (folder / "study.yaml").exists():
@@ -271,14 +273,18 @@ def find_records(folder: Path) -> Found:
     return Found(records, tuple(notes), tuple(places))
 
 
-def chosen_for(method: str, members: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How a method's settings were chosen, as `chosen` of its records: what is common to all methods, and in `own` the method's
-    part, null where it was not searched. Empty where the study says nothing of a search."""
-    chosen = (members or {}).get("chosen")
-    if chosen is None:
-        return {}
-    common = {key: value for key, value in chosen.items() if key != "methods"}
-    return {"chosen": {**common, "own": chosen["methods"].get(method)}}
+def said_of(method: str, members: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a study says of a method beside its records. chosen: how its settings were chosen, that is what is common to all
+    methods, and in `own` the method's part, null where it was not searched. budget: what all methods get equally. Both are
+    absent where the study has none."""
+    members = members or {}
+    found: dict[str, Any] = {}
+    if chosen := members.get("chosen"):
+        common = {key: value for key, value in chosen.items() if key != "methods"}
+        found["chosen"] = {**common, "own": chosen["methods"].get(method)}
+    if budget := members.get("budget"):
+        found["budget"] = budget
+    return found
 
 
 def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
