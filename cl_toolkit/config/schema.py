@@ -108,12 +108,12 @@ class ChosenMethod:
 class Chosen:
     """The section `chosen`: how the settings of a comparison were chosen, as `cl-toolkit tune` writes it and the report shows.
 
-    on: the config whose stream they were chosen on; null: the comparison's own. stream, tasks, orders, split, seed: of the
-    trials. rule: in words. unit: of seconds. remarks: what else must be known, in sentences.
+    stream_of: the config whose stream they were chosen on; null: the comparison's own. stream, tasks, orders, split, seed: of
+    the trials. rule: in words. unit: of seconds. remarks: what else must be known, in sentences.
     """
 
     rule: str
-    on: str | None
+    stream_of: str | None
     stream: str
     tasks: tuple[str, ...]
     orders: tuple[str, ...]

@@ -70,7 +70,7 @@ def departures(comparison: Comparison) -> Iterator[str]:
 def sentences(choice: Choice, say: Say = str) -> Iterator[str]:
     """Rule, data, seed, orders, number of trials and cost, for a page or a paper."""
     common = choice.common
-    where = "the same stream" if common["on"] is None else f"another stream, that of {say(common['on'])}"
+    where = "the same stream" if common["stream_of"] is None else f"another stream, that of {say(common['stream_of'])}"
     tasks, orders = ([say(name) for name in common[key]] for key in ("tasks", "orders"))
     split = {"valid": "validation"}.get(common["split"], say(common["split"]))
     many = " to ".join(str(n) for n in dict.fromkeys((choice.trials[0], choice.trials[-1])))

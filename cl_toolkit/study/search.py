@@ -136,8 +136,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values of several keys; the last key moves fastest."""
+def combinations(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the values of several keys, a list for each; the last key moves fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def provenance(
     units = {o.unit for o in made if not o.failed}
     return {
         "rule": tuning.search.rule,
-        "on": tuning.on,
+        "stream_of": tuning.on,
         "stream": first.stream.name,
         "tasks": sorted(chosen_tasks(first, "the config")),
         "orders": list(dict.fromkeys(run.order for run in study.runs)),
@@ -61,7 +62,7 @@ def searched(method: str, made: Sequence[Outcome], chosen: Outcome | None) -> di
     """A method's part of it."""
     trials = [
         {
-            "values": o.trial.values,
+            "values": copy.deepcopy(o.trial.values),  # YAML writes an object that stands twice as an alias
             "metrics": {key: round(value, DIGITS) for key, value in o.metrics.items() if value is not None},
             "seconds": round(o.seconds, DIGITS),
         }

@@ -18,7 +18,7 @@ from cl_toolkit.report.paragraph import setup
 
 RULE = "the best final score among the trials whose learning accuracy is within 0.05 of the method's best"
 COMMON = {
-    "rule": RULE, "on": None, "stream": "skills", "tasks": ["max", "sort"], "orders": ["given"], "split": "valid",
+    "rule": RULE, "stream_of": None, "stream": "skills", "tasks": ["max", "sort"], "orders": ["given"], "split": "valid",
     "seed": 100, "unit": "CPU s", "remarks": ["By score averaged over time the same trials would be chosen."],
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_methods_without_a_search_and_with_other_settings_are_named():
 
 
 def test_a_paper_says_it_too():
-    comparison = Comparison.of([searched(record(), on="/home/ann/other.yaml"), replay()])
+    comparison = Comparison.of([searched(record(), stream_of="/home/ann/other.yaml"), replay()])
     text = setup(comparison, {}, lambda text: str(text).rpartition("/")[2], whole=True)
     assert "chosen on validation data of another stream, that of other.yaml (skills: max, sort)." in text
     assert "Settings were not searched for replay." in text
