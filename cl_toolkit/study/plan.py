@@ -159,15 +159,17 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
             cost = replace(cost, rows=0.0)
         some = looked_at(task.train)
         units = objective.units(codec, some)
-        per_epoch = math.ceil(len(units) * len(task.train) / len(some) / train.global_batch_size)
+        count = math.ceil(len(units) * len(task.train) / len(some))
+        per_epoch = math.ceil(count / train.global_batch_size)
         here = max(1, round(per_epoch * train.num_train_epochs)) * objective.updates
         if train.max_steps > 0:
             here = train.max_steps * stage.tasks_at_once
         rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
         length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
         afterwards, written = min(cost.after_task, len(task.train)), cost.written * len(task.train)
-        examples = here // objective.updates * train.global_batch_size
-        new = here * train.global_batch_size * objective.copies * length
+        epochs, batches = divmod(here // objective.updates, per_epoch)
+        examples = epochs * count + batches * train.global_batch_size  # the last batch of an epoch is what is left
+        new = examples * objective.updates * objective.copies * length
         steps += here
         new_examples += examples
         trained += examples * (1 + cost.rows)

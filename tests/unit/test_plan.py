@@ -54,6 +54,11 @@ def test_passes_and_rows(strategies, rehearsed, beside):
     assert operations(found) == pytest.approx(1 + rehearsed * SECOND + beside)
 
 
+def test_the_last_batch_of_an_epoch_is_what_is_left():
+    found = expected(train={"global_batch_size": 5, "max_steps": 4})  # of twelve: 5, 5, 2, 5, in both tasks
+    assert (found.steps, found.new_examples) == (8, 34)
+
+
 def test_an_anchor_is_rehearsed_from_the_first_task_on():
     stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
     assert expected(stream=stream, strategies={"replay": {}}).rows == 2 * PLAIN.rows
