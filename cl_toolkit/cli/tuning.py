@@ -57,7 +57,8 @@ def tune(
     rows = choice.table(made, chosen)
     replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
     typer.echo(rows.to_string(index=False, na_rep="–"))
-    typer.echo(f"\n{choice.rankings(made, tuning.search).to_string(index=False, na_rep='–')}")
+    if chosen:
+        typer.echo(f"\n{choice.rankings(made, tuning.search).to_string(index=False, na_rep='–')}")
     tuned = write_tuned(tuning, folder, study, made, chosen)
     for failure in failures:
         typer.echo(f"failed: {failure.run}: {printable(failure.error)}", err=True)

@@ -151,9 +151,11 @@ def rankings(made: Sequence[Outcome], search: Search) -> pd.DataFrame:
 
 
 def flips(made: Sequence[Outcome], search: Search) -> str:
-    """Whether the second criterion would choose or rank otherwise, in a sentence."""
+    """Whether the second criterion would choose or rank otherwise, in a sentence; "" where nothing can be ranked by both."""
     first, second = ranked(made, search, search.criterion), ranked(made, search, search.second)
     both = [m for m, _ in first if m in dict(second)]
+    if not both:
+        return ""
     others = [m for m in both if dict(first)[m].trial.name != dict(second)[m].trial.name]
     order = [m for m, _ in second if m in both]
     told = []

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cl_toolkit.config.layers import merge
 from cl_toolkit.config.typed import typed
-from cl_toolkit.errors import UserError, quoted
+from cl_toolkit.errors import UserError, quoted, refuse_doubles
 from cl_toolkit.ranges import SEED, at_least
 
 DIGITS = 6
@@ -174,6 +174,7 @@ def read_axes(search: Search, label: str, where: str) -> Axes:
         elif isinstance(axis, Mapping):
             raise UserError(f"{where}: {place}.{key}: a range is for search.sampler: tpe; a grid has {wanted}")
         elif isinstance(axis, list) and axis:
+            refuse_doubles(list(map(str, axis)), f"{where}: {place}.{key}")
             axes[key] = axis
         else:
             raise UserError(f"{where}: {place}: expected {wanted}, got {quoted(given)}")

@@ -12,7 +12,7 @@ from cl_toolkit.config.schema import StudyConfig
 from cl_toolkit.data.facts import task_hash
 from cl_toolkit.data.sections import Limit
 from cl_toolkit.data.streams import build_stream
-from cl_toolkit.errors import UserError, listed
+from cl_toolkit.errors import UserError, listed, refuse_doubles
 from cl_toolkit.study.cells import (
     Layer,
     checked,
@@ -61,6 +61,7 @@ class Tuning:
         if search.seed in plain["seeds"]:
             raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
         check_split(layers, search.methods)
+        refuse_doubles([find_name(label, plain["methods"]) for label in search.methods], f"{where}: search.methods")
         if on is None:
             check_orders(plain, layers, search.orders, where)
         else:
@@ -149,7 +150,7 @@ class Tuning:
     def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
         """What must be known of a choice: what a second criterion says, values at the edge of what was tried, methods without a
         search or without a trial that finished."""
-        lines = [flips(made, self.search)]
+        lines = list(filter(None, [flips(made, self.search)]))
         for method, outcome in chosen.items() if self.search.sampler == "grid" else ():
             for step in edges(outcome, made, self.allows):
                 key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)
@@ -226,5 +227,5 @@ def check_split(layers: Sequence[Layer], axes: Mapping[str, Any]) -> None:
                     f"{where}: {key}.split: {section['split']}: settings are chosen on validation data alone"
                 )
     for label, values in axes.items():
-        if "evaluate.split" in values:
+        if isinstance(values, Mapping) and "evaluate.split" in values:
             raise UserError(f"search.methods.{label}: evaluate.split: settings are chosen on validation data alone")

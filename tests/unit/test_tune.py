@@ -184,11 +184,11 @@ def test_the_edge_of_an_axis_and_methods_without_a_search_are_named(tmp_path):
     made = [choice.Outcome(t, {"acc": 0.5, "learning_accuracy": 0.9}) for t in trials]
     lines = tuning.remarks(made, {"sequential": made[2]})
     assert "within 0.05" in tuning.rule
-    assert lines[1:] == [
+    assert lines == [  # there is no second criterion to rank by
         "sequential: train.learning_rate=0.1 is the largest value tried; a better one may lie beyond",
         "not searched, settings as in the config: replay",
     ]
-    assert len(tuning.remarks(made, {"sequential": made[1]})) == 2
+    assert len(tuning.remarks(made, {"sequential": made[1]})) == 1
     failed = tuning.remarks([choice.Outcome(t) for t in trials], {})
     assert "every trial failed, settings as in the config: sequential" in failed
     text = write_tuned(tuning, tmp_path, study, made, {"sequential": made[2]}).read_text()
@@ -232,6 +232,8 @@ def test_the_test_split_is_refused(tmp_path, overrides, changes):
         ({"seed": 7, "methods": {"replay": {"train.learning_rate": 0.1}}}, r"expected key: \[values\]"),
         ({"seed": 7, "methods": {"replay": {"train.learning_rat": [0.1]}}}, "train.learning_rat: unknown key"),
         ({"seeds": 7}, "search.seeds: unknown key"),
+        ({"seed": 7, "methods": {"replay": None}}, r"expected key: \[values\], got None"),
+        ({"seed": 7, "methods": {"replay": {"train.learning_rate": [0.1, 0.1]}}}, "learning_rate: 0.1 is given twice"),
         ({"seed": 7, "methods": {}}, "search.methods: is empty"),
     ],
 )

@@ -120,3 +120,29 @@ def test_an_interrupted_search_goes_on_with_what_is_there(tmp_path, monkeypatch,
     assert call(monkeypatch, capsys, "tune", source, "--out", out)[0] == 0
     assert len(begun) == 7
     assert (out / "tuned.yaml").read_text() == first
+
+
+def test_a_trial_that_fails_is_begun_once_in_a_search(tmp_path, monkeypatch, capsys):
+    from cl_toolkit.study import compare
+
+    begun = []
+    execute = compare.execute_run
+
+    def failing(config, place, *rest):
+        begun.append(config.method)
+        if config.train.learning_rate == 1e-3:
+            compare.write_failure(config, place, "it diverged")
+            return "it diverged"
+        return execute(config, place, *rest)
+
+    monkeypatch.setattr(compare, "execute_run", failing)
+    code, said, errors = call(monkeypatch, capsys, "tune", write(tmp_path / "my.yaml"), "--out", tmp_path / "out")
+    assert code == 1
+    assert len(begun) == len(set(begun)) == 6  # two for each method, and a round of one
+    assert errors.count("it diverged") == 1
+    assert "failed" in said
+    monkeypatch.setattr(
+        compare, "execute_run", lambda config, place, *rest: compare.write_failure(config, place, "x") or "x"
+    )
+    code, said, _ = call(monkeypatch, capsys, "tune", write(tmp_path / "my.yaml"), "--out", tmp_path / "none")
+    assert code == 1
