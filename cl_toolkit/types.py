@@ -45,7 +45,7 @@ class Example:
     Language: `messages` are the turns before the answer, `target` is the answer, `images` (uint8, (3, H, W)) stand before the
     first user turn; or `text` is plain text. Arrays: `x` is a float tensor, `y` the index of its class, `target` that class
     as text. `choices` are all allowed answers. `source` says how the example came into a batch: `task`, `memory` (rehearsed),
-    `aside` (for a strategy's own terms) or `filler` (keeps processes in step). The last two have no target, count nowhere.
+    `aside` (for a strategy's own terms) or `filler` (keeps processes in step). The last two have no target.
     """
 
     id: str
@@ -236,7 +236,7 @@ class Batch:
     extra: further tensors of the objective, one for each example, e.g. `advantages` (E,), or along tokens.
     along_tokens: the names of those tensors (of `inputs`, `extra`, and `labels`, which `targets` go with) with axes (B, T).
     total: counts over the *whole step*, all processes and micro-batches: divide every sum by one of these.
-        `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`. Set by the session.
+        `tokens` (targets), `sequences`, and per source `memory`, `memory_tokens`, `aside`. Set by the session.
     wants_logits: whether the objective's forward shall give `Outputs.logits`, for those who say that they need them.
     weights: what a target of a rehearsed example counts, and one of a new one; None: 1. Set by `TaskView.memory_share`.
     memo: what an objective keeps of this part from one update to the next (`Objective.updates`).
@@ -292,19 +292,20 @@ class Batch:
         return torch.tensor([e.source == name for e in self.examples], device=self.labels.device)
 
     def counts(self) -> dict[str, float]:
-        """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere."""
+        """What `total` sums over parts and processes, of rows that are not packed. Filler counts nowhere, `aside` alone."""
         if self.sources == {"task"}:
             classes = self.labels.dim() == 1  # so few that a call of torch takes longer than to count them
             missing = self.labels.tolist().count(IGNORE) if classes else (self.labels == IGNORE).sum()
-            tokens = float(self.labels.numel() - missing)
-            return {"tokens": tokens, "sequences": float(len(self.examples)), "memory": 0.0, "memory_tokens": 0.0}
+            others = dict.fromkeys(("memory", "memory_tokens", "aside"), 0.0)
+            return {"tokens": float(self.labels.numel() - missing), "sequences": float(len(self.examples)), **others}
         targets = (self.labels != IGNORE).reshape(len(self.examples), -1).sum(1)
-        memory, real = self.source("memory"), ~(self.source("filler") | self.source("aside"))
+        memory, aside = self.source("memory"), self.source("aside")
         return {
             "tokens": float(targets.sum()),
-            "sequences": float(real.sum()),
+            "sequences": float((~(self.source("filler") | aside)).sum()),
             "memory": float(memory.sum()),
             "memory_tokens": float(torch.where(memory, targets, 0).sum()),
+            "aside": float(aside.sum()),
         }
 
     def map(self, change: Callable[[str, Tensor], Tensor], **changes: Any) -> Batch:
@@ -326,9 +327,8 @@ class Batch:
             part = self.rows([0])
             answer = part.labels if part.targets is None else part.targets
             filler = tuple(replace(e, source="filler") for e in part.examples)
-            return replace(
-                part, labels=part.labels.new_full(part.labels.shape, IGNORE), targets=answer, examples=filler
-            )
+            nothing = part.labels.new_full(part.labels.shape, IGNORE)
+            return replace(part, labels=nothing, targets=answer, examples=filler)
         width = max(self.lengths[chosen].tolist()) if self.along_tokens else None
 
         def cut(name: str, tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cl_toolkit.cli import ends, product, watching
+from cl_toolkit.cli import ends, product, tuning, watching
 from cl_toolkit.cli.console import print_answers, print_results, printable
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError
@@ -77,37 +77,7 @@ def run_comparison(study, folder: Path, jobs: int) -> int:
     return 1 if failures else 0
 
 
-@app.command()
-def tune(
-    config: Config,
-    overrides: Overrides = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Folder of the trials. Default: results/<name>-tune")] = None,
-):
-    """Try the settings of the config's `search` on validation data, equally many per method; writes the chosen ones."""
-    from cl_toolkit.cli.progress import Progress
-    from cl_toolkit.report.tables import as_csv
-    from cl_toolkit.runs.checkpoint import replace_file
-    from cl_toolkit.study import choice
-    from cl_toolkit.study import compare as studies
-    from cl_toolkit.study import tune as tuning
-
-    study, trials = tuning.trials(config, overrides or [])
-    folder = out or Path("results") / study.name
-    with Progress([studies.run_name(run) for run in study.runs]) as progress:
-        found, failures = studies.compare(study, folder, jobs=jobs, update=progress, say=progress.say)
-    records = found.records
-    rows = choice.table(trials, records)
-    replace_file(folder / "trials.csv", lambda beside: beside.write_text(as_csv(rows), encoding="utf-8"))
-    typer.echo(rows.to_string(index=False, na_rep="–"))
-    chosen = choice.best(trials, records)
-    tuned = tuning.write_tuned(config, folder, trials, chosen, overrides or [])
-    for failure in failures:
-        typer.echo(f"failed: {failure.run}: {failure.error}", err=True)
-    for remark in choice.remarks(trials, chosen, list(tuning.comparison_methods(config))):
-        typer.echo(f"\n{remark}")
-    typer.echo(f"\ncl-toolkit compare {tuned}")
-    raise typer.Exit(1 if failures else 0)
+app.command()(tuning.tune)
 
 
 @app.command()

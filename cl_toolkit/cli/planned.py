@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cl_toolkit.config.plain_yaml import to_yaml
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.engine.choose import pick_device
+from cl_toolkit.report import budgets
 from cl_toolkit.study import plan as plans
 from cl_toolkit.study.memory import FULL, GIB
 
@@ -23,8 +24,8 @@ ORDER = (
 
 
 def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[str, Any]:
-    """The plan as plain data: `config`, `design` in sentences, `runs` (steps, tokens, seconds, memory of a process in bytes),
-    `notes`, `processes` and `room` of a device. gib: of a GPU that is not here."""
+    """The plan as plain data: `config`, `design` and `budget` in sentences, `runs` (what each trains on, seconds, memory of a
+    process in bytes), `notes`, `processes` and `room` of a device. gib: of a GPU that is not here."""
     from cl_toolkit.engine.session import in_bf16
     from cl_toolkit.report import design
     from cl_toolkit.study.measured import measured
@@ -56,6 +57,8 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
         row = {
             "run": cost.run,
             "steps": cost.steps,
+            "new_examples": cost.new_examples,
+            "rows": cost.rows,
             "tokens": cost.tokens,
             "seconds": seconds,
             "memory": memory.plain(),
@@ -69,6 +72,7 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
     return {
         "config": study.plain,
         "design": list(design.told(study, tasks)),
+        "budget": list(budget(study, runs)),
         "runs": runs,
         "notes": list(notes),
         "processes": processes,
@@ -77,13 +81,27 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
     }
 
 
+def budget(study: Any, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What all methods get equally, and what they do not."""
+    if equal := study.plain["budget"]["equal"]:
+        yield f"Every method takes as many steps as give it equally many {equal.replace('_', ' ')}."
+    counted = {"steps": "steps", "new examples": "new_examples", "rows": "rows", "tokens": "tokens"}
+    amounts = {
+        c.method: {name: row[key] for name, key in counted.items()} for c, row in zip(study.runs, runs, strict=True)
+    }
+    if said := budgets.uneven(amounts):
+        yield said
+
+
 def told(found: dict[str, Any]) -> Iterator[str]:
     """The same in lines."""
     yield to_yaml(found["config"])
-    yield f"{'run':32} {'steps':>8} {'tokens':>12} {'about':>10} {'memory':>10}"
+    heads = f"{'steps':>8} {'new':>10} {'rows':>10} {'tokens':>12}"
+    yield f"{'run':32} {heads} {'about':>10} {'memory':>10}"
     for row in found["runs"]:
         size = amount(row["memory"]["device_total"])
-        yield f"{row['run']:32} {row['steps']:>8} {row['tokens']:>12} {row['seconds']:>8.0f} s {size:>10}"
+        counts = f"{row['steps']:>8} {row['new_examples']:>10} {row['rows']:>10} {row['tokens']:>12}"
+        yield f"{row['run']:32} {counts} {row['seconds']:>8.0f} s {size:>10}"
     yield ""
     largest = max(found["runs"], key=lambda row: row["memory"]["device_total"])
     each = "the process" if found["processes"] == 1 else f"each of {found['processes']} processes"
@@ -102,6 +120,7 @@ def told(found: dict[str, Any]) -> Iterator[str]:
     else:
         yield "The time is rough: within a factor of three (--measure takes real steps)."
     yield from found["design"]
+    yield from found["budget"]
     yield from (f"note: {note}" for note in found["notes"])
 
 

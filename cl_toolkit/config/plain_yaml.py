@@ -99,6 +99,11 @@ def to_yaml(plain: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(_shielded(plain))).replace(SHIELD, "${")
 
 
+def to_compact_yaml(plain: Mapping[str, Any]) -> str:
+    """The same in fewer lines: the innermost mappings and lists stand on one each."""
+    return yaml.safe_dump(plain, default_flow_style=None, sort_keys=False, allow_unicode=True, width=10**6)
+
+
 def _shielded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_shielded(k): _shielded(v) for k, v in value.items()}

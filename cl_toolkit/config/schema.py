@@ -76,6 +76,54 @@ class RunConfig:
         return not self.regime.trained or (adapter is not None and adapter.between_tasks != "merge")
 
 
+Equal = Literal["steps", "new_examples", "rows", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """equal: what every method gets as much of as the comparison's own settings give; `cl_toolkit.study.budget` makes of it how
+    many steps a method takes. null: each trains as long as its settings say."""
+
+    equal: Equal | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A trial of a search. metrics: means over its task orders; none where it failed. seconds: of computing."""
+
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenMethod:
+    """A searched method. values: the chosen ones; null where every trial failed and the config's own settings are used."""
+
+    values: dict[str, Any] | None
+    trials: tuple[Tried, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The section `chosen`: how the settings of a comparison were chosen, as `cl-toolkit tune` writes it and the report shows.
+
+    stream_of: the config whose stream they were chosen on; null: the comparison's own. stream, tasks, orders, split, seed: of
+    the trials. rule: in words. unit: of seconds. remarks: what else must be known, in sentences.
+    """
+
+    rule: str
+    stream_of: str | None
+    stream: str
+    tasks: tuple[str, ...]
+    orders: tuple[str, ...]
+    split: str
+    seed: int
+    unit: str
+    remarks: tuple[str, ...]
+    methods: dict[str, ChosenMethod]
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A comparison: every method x order x seed."""
@@ -87,4 +135,4 @@ class StudyConfig:
     plain: dict[str, Any]
 
 
-COMPARISON_KEYS = ("seeds", "orders", "methods", "search")
+COMPARISON_KEYS = ("seeds", "orders", "methods", "budget", "search", "chosen")

@@ -81,8 +81,8 @@ class Session:
     """One task's training: cuts batches, adds up losses, steps. Subclasses implement the methods below the line.
 
     model: what the training forward goes through (the module, or DeepSpeed's engine around it). module: the module itself.
-    step_number: optimizer steps taken. examples_seen, tokens_seen: over all processes, this task. forwards: of the model
-    as a whole, those of its own generation included.
+    step_number: optimizer steps taken. examples_seen, of which new_examples_seen are not rehearsed, tokens_seen: over all
+    processes, this task. forwards: of the model as a whole, those of its own generation included.
     losses: the last step's terms by name, over the whole job. grad_norm: before clipping. rate: at which it was taken.
     """
 
@@ -91,11 +91,9 @@ class Session:
         self.model: Any = model  # under DeepSpeed its engine around the module
         self.processes = engine.processes
         self.step_number = 0
-        self.examples_seen = 0
+        self.examples_seen = self.new_examples_seen = 0
         self.tokens_seen = 0
-        self.forwards = 0
-        self.backwards = 0
-        self.extra_backwards = 0
+        self.forwards = self.backwards = self.extra_backwards = 0
         self.grad_norm: Tensor | float | None = None
         self.rate = 0.0
         self._sums: dict[str, Tensor] = {}
@@ -171,7 +169,8 @@ class Session:
         if (
             self.step_number % self.task.objective.updates == 0
         ):  # a further update on the same rollouts sees nothing new
-            self.examples_seen += int(total["sequences"]) // self.task.objective.copies
+            self.new_examples_seen += int(total["sequences"] - total["memory"]) // self.task.objective.copies
+            self.examples_seen += int(total["sequences"] + total["aside"]) // self.task.objective.copies
             self._cut = None
         self.tokens_seen += int(total["tokens"])
         self._examples = batch.examples

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from cl_toolkit.report import budgets
+from cl_toolkit.report.choices import uneven
 from cl_toolkit.report.columns import amount
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import ENOUGH, mean
@@ -22,8 +24,8 @@ COUNTS = (
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, what runs have noted, unequal
-    budgets."""
+    """Few runs, one order, the number of comparisons, one start model, cut data, small test sets, what runs have noted, methods
+    whose settings were not searched like those of others, unequal budgets."""
     runs = comparison.runs
     if not runs:
         return []
@@ -32,6 +34,7 @@ def cautions(comparison: Comparison) -> list[str]:
         *_missing(comparison.records),
         *_data(runs, comparison.lower),
         *_noted(comparison),
+        *uneven(comparison),
         *_budgets(comparison),
     ]
 
@@ -100,7 +103,10 @@ def _noted(comparison: Comparison) -> Iterator[str]:
 
 
 def _budgets(comparison: Comparison) -> Iterator[str]:
-    """A reference is an upper bound only of methods that train on no more rows than it does."""
+    """What methods are not given equally. A reference is an upper bound only of methods that train on no more rows than it
+    does."""
+    if said := budgets.uneven(budgets.given(comparison)):
+        yield said
     rows = {m: mean(runs, "cost.examples") for m, runs in comparison.methods.items()}
     rivals = [m for m in rows if comparison.regime(m)["is_method"] and rows[m] > 0]
     for method in rows:

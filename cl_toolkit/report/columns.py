@@ -44,6 +44,8 @@ COSTS = [
     Column("stored_examples", "cost.stored_examples", "Stored ex.", "Training examples of past tasks that are kept.",
            "measured"),
     Column("steps", "cost.steps", "Steps", "Optimizer steps.", "counted", ranked=False),
+    Column("new_examples", "cost.new_examples", "New ex.", "Rows trained on that are of the task at hand.", "counted",
+           ranked=False),
     Column("examples", "cost.examples", "Rows", "Rows trained on, rehearsed ones included, rollouts not.", "counted",
            ranked=False),
 ]  # fmt: skip

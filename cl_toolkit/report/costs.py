@@ -11,14 +11,16 @@ from cl_toolkit.report.reading import Record, lookup
 
 COUNTED = (("cost.steps", "steps"), ("cost.tokens", "tokens"), ("cost.forwards", "forwards"))
 """Counts of a run that are the same wherever it runs, and their names."""
+SECONDS = "compute s"
+"""Seconds of which it is not known whether they are a processor's or a GPU's."""
 SAME = 0.05
 """Costs that differ by less than this share are called equal."""
 
 
 def compute_unit(runs: Sequence[Record]) -> str:
-    """`CPU s` or `GPU s`; `compute s` where the runs do not share one or do not say."""
+    """`CPU s` or `GPU s`; `SECONDS` where the runs do not share one or do not say."""
     units = {lookup(r, "cost.compute_unit") for r in runs}
-    return str(*units) if len(units) == 1 and None not in units else "compute s"
+    return str(*units) if len(units) == 1 and None not in units else SECONDS
 
 
 def cost_sentence(runs: Sequence[Record], base: Sequence[Record]) -> str:
@@ -33,7 +35,7 @@ def cost_sentence(runs: Sequence[Record], base: Sequence[Record]) -> str:
             parts.append(_times(ratio, name))
     unit = compute_unit([*runs, *base])
     ratio = mean(runs, "cost.compute_seconds.train") / (mean(base, "cost.compute_seconds.train") or math.nan)
-    if unit != "compute s" and not math.isnan(ratio):
+    if unit != SECONDS and not math.isnan(ratio):
         parts.append(_times(ratio, unit.replace(" s", " seconds")))
     stored = mean(runs, "cost.stored_examples")
     kept = f"stores {amount(stored)} examples" if stored > 0 else ""

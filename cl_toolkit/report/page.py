@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_toolkit.report.cautions import cautions
+from cl_toolkit.report.choices import section
 from cl_toolkit.report.columns import COLUMNS, RANKED, Column, amount, cell, more_is_better
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import decimals
@@ -75,6 +76,7 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "told": _told(comparison),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,
+        "choices": section(comparison),
         "common": common,
         "runs": _runs(groups),
         "unfinished": [r for r in records if r.get("status") != "finished"],
@@ -106,6 +108,8 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         facts.append(
             ("Scored on", f"{' to '.join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))} examples a task")
         )
+    if kept := list(dict.fromkeys(str(r["budget"]).replace("_", " ") for r in runs if r.get("budget"))):
+        facts.append(("Budget", f"equally many {' or '.join(kept)} for each method"))
     return [(name, text) for name, text in facts if text]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cl_toolkit.measure.metrics import METRICS
+from cl_toolkit.report.choices import choices, sentences, unsearched
 from cl_toolkit.report.columns import amount
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import ENOUGH, LEVEL, mean
@@ -89,6 +90,8 @@ def _budget(comparison: Comparison, say: Say) -> Iterator[str]:
     parts = [length, told("global_batch_size", "", " new examples a step"), told("optim", "optimizer "),
              told("learning_rate", "learning rate "), told("lr_scheduler_type", "schedule ")]  # fmt: skip
     yield f"Training, for each task: {', '.join(filter(None, parts))}."
+    for equal in dict.fromkeys(r["budget"] for r in runs if r.get("budget")):
+        yield f"Steps are such that every method gets equally many {say(equal.replace('_', ' '))}."
     rows = {
         m: mean(group, "cost.examples") for m, group in comparison.methods.items() if mean(group, "cost.examples") > 0
     }
@@ -113,7 +116,19 @@ def _methods(comparison: Comparison, papers: Mapping[str, str], say: Say) -> Ite
         does = "" if regime["is_method"] else f", which {say(regime['does'])}"
         told.append(f"{say(method)}{cite}{does}{f' ({listed})' if listed else ''}")
     yield f"The methods are {'; '.join(told)}."
-    yield r"\textbf{[Say how these settings were chosen: the records do not hold it.]}"
+    yield from _choices(comparison, say)
+
+
+def _choices(comparison: Comparison, say: Say) -> Iterator[str]:
+    found = choices(comparison)
+    for choice in found:
+        if len(found) > 1:
+            yield f"For {', '.join(map(say, choice.own))}:"
+        yield from sentences(choice, say)
+    if left := unsearched(comparison):
+        yield f"Settings were not searched for {', '.join(map(say, left))}."
+    if not found:
+        yield r"\textbf{[Say how these settings were chosen: the records do not hold it.]}"
 
 
 def _metrics(comparison: Comparison) -> Iterator[str]:

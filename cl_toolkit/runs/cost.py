@@ -22,6 +22,7 @@ PHASES = ("train", "evaluate", "curves")
 COUNTS = (
     "steps",
     "examples",
+    "new_examples",
     "rollouts",
     "tokens",
     "forwards",
@@ -29,9 +30,9 @@ COUNTS = (
     "extra_forwards",
     "extra_backwards",
 )
-"""steps: optimizer steps. examples: rows trained on, rehearsed ones included. rollouts: answers that were sampled for
-training. tokens: targets. forwards, backwards: of training and rollouts, per process; extra_: those beyond a forward and a
-backward per micro-batch."""
+"""steps: optimizer steps. examples: rows trained on, rehearsed ones included. new_examples: those that are not. rollouts:
+answers that were sampled for training. tokens: targets. forwards, backwards: of training and rollouts, per process; extra_:
+those beyond a forward and a backward per micro-batch."""
 
 
 def fresh_cost(device: torch.device) -> dict[str, Any]:
@@ -81,8 +82,10 @@ class Meter:
 
     def count(self, session: Session) -> None:
         """Add what a task's session has counted."""
-        for key in ("examples", "tokens", "forwards", "backwards", "extra_backwards"):
-            self.cost[key] += getattr(session, f"{key}_seen" if key in ("examples", "tokens") else key)
+        for key in ("examples", "new_examples", "tokens"):
+            self.cost[key] += getattr(session, f"{key}_seen")
+        for key in ("forwards", "backwards", "extra_backwards"):
+            self.cost[key] += getattr(session, key)
         self.cost["extra_forwards"] += session.forwards - session.backwards
 
 

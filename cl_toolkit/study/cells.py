@@ -12,12 +12,14 @@ from typing import Any
 from cl_toolkit.config.build import build_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
-from cl_toolkit.config.schema import COMPARISON_KEYS, RunConfig, StudyConfig
+from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, RunConfig, StudyConfig
+from cl_toolkit.config.typed import convert
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
 from cl_toolkit.ranges import SEED
 from cl_toolkit.registry import canonical
 from cl_toolkit.strategy import Strategy
+from cl_toolkit.study.budget import steps_within
 from cl_toolkit.study.orders import find_order, order_name, orders_of
 
 Layer = tuple[str, dict[str, Any]]
@@ -51,13 +53,16 @@ def load_study(
     add: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     orders: Sequence[Any] | None = None,
+    on: str | None = None,
 ) -> StudyConfig:
     """Every run of a comparison, checked. Raises UserError, before a model is loaded.
 
     methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
-    `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's.
+    `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's. on: a config whose
+    stream takes the place of the file's.
     """
     name, layers = load_layers(source, overrides)
+    layers = layers if on is None else on_stream(layers, on)
     where = layers[-2][0]
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
@@ -70,18 +75,48 @@ def load_study(
     for label, difference in chosen.items():
         check_difference(difference, f"{where}: methods.{label}")
     check_strategy_overrides(layers[-1], plain, chosen, where)
+    if plain["chosen"] is not None:
+        convert(Chosen, plain["chosen"], "chosen", holder(layers, "chosen"))
     plain["orders"] = plain["orders"] if orders is None else list(orders)
     every = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
     runs, resolved = [], {}
     for label, difference in chosen.items():
         difference, instances = take_instances(normalise(difference or {}, f"{where}: methods.{label}"))
         resolved[label] = difference
+        steps = steps_allowed(difference, plain, layers, label, instances)
         for order in every:
             for seed in seeds:
-                config = method_config(plain, difference, layers, order, seed)
+                config = with_steps(method_config(plain, difference, layers, order, seed), steps)
                 runs.append(checked(config, layers, label, order_name(order), instances))
     shown = {**plain, "methods": resolved, "seeds": seeds}
     return StudyConfig(name=plain["name"], runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown)
+
+
+def on_stream(layers: Sequence[Layer], other: str) -> list[Layer]:
+    """The layers of a comparison with the stream of another config in place of their own, and with what belongs to a stream:
+    prompt, orders, how many examples are scored, how long an answer is."""
+
+    def part(layer: Mapping[str, Any], of_stream: bool) -> dict[str, Any]:
+        kept = {
+            k: v for k, v in layer.items() if (k in ("stream", "prompt", "orders")) == of_stream and k != "evaluate"
+        }
+        if isinstance(section := layer.get("evaluate"), Mapping):
+            kept["evaluate"] = {k: v for k, v in section.items() if (k in ("limit", "max_new_tokens")) == of_stream}
+        return kept
+
+    base, *own, command_line = layers
+    for key in ("stream", "prompt", "orders"):
+        if key in command_line[1]:
+            raise UserError(
+                f"command line: {key}: is of one stream; write it into the config of the comparison or {other}"
+            )
+    theirs = load_layers(other)[1][1:-1]
+    return [
+        base,
+        *((where, part(layer, False)) for where, layer in own),
+        *((where, part(layer, True)) for where, layer in theirs),
+        command_line,
+    ]
 
 
 def holder(layers: Sequence[Layer], key: str) -> str:
@@ -136,7 +171,7 @@ def load_run(
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
     check_folder_name(plain["name"], f"{layers[-2][0]}: name")
-    for key in ("seeds", "orders", "search"):
+    for key in ("seeds", "orders", "budget", "search", "chosen"):
         if key in layers[-1][1]:
             raise UserError(
                 f"command line: {key}: belongs to a comparison; one run takes seed=0 and stream.order=[...]"
@@ -152,6 +187,8 @@ def load_run(
         orders = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
         tasks = find_order(order, orders)
     config = method_config(plain, difference, layers, tasks, plain["seed"], add_strategies=method is None)
+    if method is not None:
+        config = with_steps(config, steps_allowed(difference, plain, layers, method, instances))
     return checked(config, layers, method or "run", order_name(tasks), instances)
 
 
@@ -194,6 +231,8 @@ def flatten(layers: Sequence[Layer]) -> dict[str, Any]:
         if methods is not None and not isinstance(methods, dict):
             raise UserError(f"{where}: methods: expected name: differences, got {quoted(methods)}")
         plain = merge(plain, {k: v for k, v in layer.items() if k != "methods"}, base)
+        if "chosen" in layer:
+            plain["chosen"] = layer["chosen"]  # of one search, and not in parts of several
         if methods is not None:
             plain["methods"] = merge(plain["methods"], methods) if where == "command line" else methods
     return plain
@@ -216,6 +255,31 @@ def method_config(plain, difference, layers, order, seed, *, add_strategies: boo
         config["stream"]["order"] = order
     config["seed"] = seed
     return config
+
+
+def steps_allowed(
+    difference: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    layers: Sequence[Layer],
+    label: str,
+    instances: Mapping[str, Strategy],
+) -> int | None:
+    """The steps for each task that the comparison's `budget` leaves a method; None where there is no budget."""
+    equal = convert(Budget, plain["budget"], "budget", holder(layers, "budget")).equal
+    if equal is None:
+        return None
+    where = f"{layers[-2][0]}: methods.{label}"
+    for key in ("max_steps", "num_train_epochs"):
+        if key in (difference.get("train") or {}):
+            raise UserError(f"{where}.train.{key}: how long a method trains is what budget.equal says")
+    own = checked(method_config(plain, {}, layers, None, 0), layers, "run", "given", {})
+    run = checked(method_config(plain, difference, layers, None, 0), layers, label, "given", instances)
+    return steps_within(run, own, equal, where)
+
+
+def with_steps(config: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    """A run's config with so many steps for each task; as it is with None."""
+    return config if steps is None else {**config, "train": {**config["train"], "max_steps": steps}}
 
 
 def check_strategy_overrides(

@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.measure.metrics import HEADLINE
+from cl_toolkit.report.costs import SECONDS, compute_unit
 from cl_toolkit.report.reading import lower_is_better
+from cl_toolkit.study.search import METRIC, WORDS, Criterion, Search, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cl_toolkit.study.tune import Trial
-
-LEARNING_MARGIN = 0.05
-"""Learning accuracy by which a trial may fall short of its method's best one and still be chosen (ours); of a perplexity
-the share by which it may lie above. A rate at which nothing is learned forgets nothing either, so final accuracy alone
-would prefer it."""
+SHOWN = (*HEADLINE, METRIC["average"])
+"""Metrics of a trial that its table has."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to, means over its task orders; -inf (score) where a run failed or is missing, None where a metric
-    is undefined. score: the final score, turned so that more is better. metrics: the headline ones."""
+    """What a trial came to. metrics: means over its task orders, None where one is undefined; empty where a run failed or is
+    missing. lower: of its scores less is better. seconds: of computing, in `unit`."""
 
     trial: Trial
-    score: float
     metrics: Mapping[str, float | None] = field(default_factory=dict)
+    lower: bool = False
+    seconds: float = 0.0
+    unit: str = SECONDS
 
     @property
     def learned(self) -> float | None:
         """How well it learned."""
-        return self.metrics.get("learning_accuracy")
+        return self.metrics.get(METRIC["learning"])
 
     @property
     def failed(self) -> bool:
         """Whether it has not finished in every order."""
-        return self.score == -math.inf
+        return not self.metrics
+
+    def value(self, criterion: Criterion) -> float | None:
+        """What the criterion looks at; None where it is undefined, as an average over time is of joint training."""
+        return self.metrics.get(METRIC[criterion])
+
+    def score(self, criterion: Criterion) -> float:
+        """The same, turned so that more is better; where it is undefined the final score."""
+        found = self.value(criterion)
+        found = self.metrics["acc"] if found is None else found
+        assert found is not None  # of a trial that finished
+        return -found if self.lower else found
 
 
 def outcomes(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     """Every trial's outcome. A trial has a run per task order; the orders are those of all records."""
     orders = {str(r.get("order")) for r in records}
-    sign = -1 if lower_is_better(records) else 1
+    lower = lower_is_better(records)
     made = []
     for trial in found:
         runs = [r for r in records if r["method"] == trial.name and r["status"] == "finished"]
-        acc = mean_metric(runs, "acc")
-        if acc is None or not orders <= {str(r.get("order")) for r in runs}:
-            made.append(Outcome(trial, -math.inf))
-        else:
-            made.append(Outcome(trial, sign * acc, {key: mean_metric(runs, key) for key in HEADLINE}))
+        metrics = {key: mean_metric(runs, key) for key in SHOWN}
+        if metrics["acc"] is None or not orders <= {str(r.get("order")) for r in runs}:
+            metrics = {}
+        seconds = sum(sum(r.get("cost", {}).get("compute_seconds", {}).values()) for r in runs)
+        made.append(Outcome(trial, metrics, lower, seconds, compute_unit(runs)))
     return made
 
 
@@ -63,38 +73,54 @@ def mean_metric(runs: Sequence[Mapping[str, Any]], metric: str) -> float | None:
     return None if None in values or not values else fmean(values)
 
 
-def best(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> dict[str, Outcome]:
-    """Method -> the trial with the best final score among those that learn within LEARNING_MARGIN of its best learner; of
-    equals the first. A method whose trials all failed is absent."""
-    lower, made = lower_is_better(records), outcomes(found, records)
+def best(made: Sequence[Outcome], search: Search, criterion: Criterion | None = None) -> dict[str, Outcome]:
+    """Method -> the trial that the search chooses, or would by another criterion; of equals the first. A method whose trials
+    all failed is absent."""
+    by = criterion or search.criterion
     chosen = {}
-    for method in dict.fromkeys(t.method for t in found):
-        own = [o for o in made if o.trial.method == method and not o.failed]
-        learned = [o.learned for o in own if o.learned is not None]
-        if learned and lower:
-            own = [o for o in own if (o.learned or math.inf) <= min(learned) * (1 + LEARNING_MARGIN)]
-        elif learned:
-            own = [o for o in own if (o.learned or 0.0) >= max(learned) - LEARNING_MARGIN - 1e-9]
+    for method in dict.fromkeys(o.trial.method for o in made):
+        own = eligible([o for o in made if o.trial.method == method and not o.failed], search.margin)
         if own:
-            chosen[method] = max(own, key=lambda o: o.score)
+            chosen[method] = max(own, key=lambda o: o.score(by))
     return chosen
 
 
-def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A row per trial: method, status (`finished` or `failed`), the headline metrics that a trial has, whether it was chosen,
-    values."""
+def eligible(own: Sequence[Outcome], margin: float) -> list[Outcome]:
+    """Of a method's trials those that learn within the margin of the best learner; all where learning is undefined."""
+    learned = [o.learned for o in own if o.learned is not None]
+    if not learned:
+        return list(own)
+    if own[0].lower:
+        return [o for o in own if o.learned is not None and o.learned <= min(learned) * (1 + margin) + 1e-9]
+    return [o for o in own if o.learned is not None and o.learned >= max(learned) - margin - 1e-9]
+
+
+def merits(own: Sequence[Outcome], search: Search) -> list[float | None]:
+    """How good each of a method's trials is, for a sampler: the criterion's score, and below all of these for a trial that
+    learns too little, the less the lower. None for one that failed."""
+    done = [o for o in own if not o.failed]
+    good = done if search.criterion == "learning" else eligible(done, search.margin)
+    least = min((o.score(search.criterion) for o in good), default=0.0)
+    shortfall = max((o.score("learning") for o in good), default=0.0)
+    return [
+        None if o.failed else o.score(search.criterion) if o in good else least - (shortfall - o.score("learning"))
+        for o in own
+    ]
+
+
+def table(made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> pd.DataFrame:
+    """A row per trial: method, status (`finished` or `failed`), the metrics that a trial has, whether it was chosen, values."""
     import pandas as pd
 
-    made = outcomes(found, records)
-    known = [key for key in HEADLINE if any(o.metrics.get(key) is not None for o in made)]
-    chosen = {outcome.trial.name for outcome in best(found, records).values()}
+    known = [key for key in SHOWN if any(o.metrics.get(key) is not None for o in made)]
+    names = {outcome.trial.name for outcome in chosen.values()}
     rows = [
         {
             "trial": o.trial.name,
             "method": o.trial.method,
             "status": "failed" if o.failed else "finished",
             **{key: o.metrics.get(key) for key in known},
-            "chosen": o.trial.name in chosen,
+            "chosen": o.trial.name in names,
             **o.trial.values,
         }
         for o in made
@@ -102,27 +128,44 @@ def table(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def remarks(found: Sequence[Trial], chosen: Mapping[str, Outcome], methods: Sequence[str]) -> list[str]:
-    """What must be known of a choice: the rule, values at the edge of what was tried, methods without a search or without
-    a trial that finished. methods: of the whole comparison."""
-    lines = [
-        f"chosen on validation data: the best final score among the trials whose learning accuracy is within "
-        f"{LEARNING_MARGIN} of the method's best; a trial that failed in any order is never chosen"
-    ]
-    for method, outcome in chosen.items():
-        for key, value in outcome.trial.values.items():
-            tried = sorted({t.values[key] for t in found if t.method == method and number(t.values.get(key))})
-            if number(value) and len(tried) > 1 and value in (tried[0], tried[-1]):
-                side = "smallest" if value == tried[0] else "largest"
-                lines.append(f"{method}: {key}={value} is the {side} value tried; a better one may lie beyond")
-    searched = dict.fromkeys(t.method for t in found)
-    if failed := [m for m in searched if m not in chosen]:
-        lines.append(f"every trial failed, settings as in the config: {', '.join(failed)}")
-    if unsearched := [m for m in methods if m not in searched]:
-        lines.append(f"not searched, settings as in the config: {', '.join(unsearched)}")
-    return lines
+def ranked(made: Sequence[Outcome], search: Search, criterion: Criterion) -> list[tuple[str, Outcome]]:
+    """Methods with the trials that a criterion chooses, the best first; without those where it is undefined."""
+    chosen = [(m, o) for m, o in best(made, search, criterion).items() if o.value(criterion) is not None]
+    return sorted(chosen, key=lambda pair: -pair[1].score(criterion))
 
 
-def number(value: Any) -> bool:
-    """Whether a setting has neighbours."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def rankings(made: Sequence[Outcome], search: Search) -> pd.DataFrame:
+    """A row per method: the value of the criterion and of the second one, each of the trial that it chooses, and the places
+    that these have."""
+    import pandas as pd
+
+    rows: dict[str, dict[str, Any]] = {}
+    for criterion in (search.criterion, search.second):
+        for place, (method, outcome) in enumerate(ranked(made, search, criterion), 1):
+            row = rows.setdefault(method, {"method": method})
+            row |= {WORDS[criterion]: outcome.value(criterion), f"place by {criterion}": place}
+            row[f"trial by {criterion}"] = outcome.trial.name
+    frame = pd.DataFrame(list(rows.values()))
+    places = [column for column in frame.columns if column.startswith("place")]
+    return frame.astype(dict.fromkeys(places, "Int64"))
+
+
+def flips(made: Sequence[Outcome], search: Search) -> str:
+    """Whether the second criterion would choose or rank otherwise, in a sentence; "" where nothing can be ranked by both."""
+    first, second = ranked(made, search, search.criterion), ranked(made, search, search.second)
+    both = [m for m, _ in first if m in dict(second)]
+    if not both:
+        return ""
+    others = [m for m in both if dict(first)[m].trial.name != dict(second)[m].trial.name]
+    order = [m for m, _ in second if m in both]
+    told = []
+    if others:
+        told.append(f"another trial would be chosen for {', '.join(others)}")
+    if order != both:
+        told.append(f"the order of methods would be {', '.join(order)}, and not {', '.join(both)}")
+    by = f"By {WORDS[search.second]}"
+    return (
+        f"{by} {', and '.join(told)}."
+        if told
+        else f"{by} the same trials would be chosen, in the same order of methods."
+    )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ Update = Callable[[str, float, str], None]
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 MEMBERS = "study.json"
-"""What belongs to a study: its methods in order, and for each run what it is known by."""
+"""What belongs to a study: its methods in order, for each run what it is known by, how its settings were chosen, and what its
+methods get equally."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run."""
+    """The records of a results folder that belong together, in sentences what else is there, and the folder of each run. Each
+    record has what its study says of its method (`said_of`)."""
 
     records: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
@@ -60,6 +62,8 @@ def compare(
     jobs: int = 1,
     update: Update = lambda run, fraction, what: None,
     say: Say = lambda text: None,
+    skip: Collection[str] = (),
+    page: bool = True,
 ) -> tuple[Found, list[Failure]]:
     """Run what is not yet there, then write the report on the runs of this study. Returns its records and the runs that
     failed.
@@ -67,6 +71,7 @@ def compare(
     One failing run does not stop the others. With jobs = 1 everything happens in this process, so that a class defined in
     a notebook works; else each worker is a process of its own. Lets KeyboardInterrupt pass; finished runs stay. A
     stored run that is another one (other settings, code, data, model or toolkit) is moved aside, and `say` tells why.
+    skip: names of runs that are not begun. page: whether the report is written.
     """
     from cl_toolkit.runs import forks
 
@@ -78,13 +83,15 @@ def compare(
     with locked(folder):
         checkpoint.write_text(folder / "study.yaml", to_yaml(study.plain))
         members = {run_name(c): digest(c.plain, i) for c, i in zip(study.runs, known, strict=True)}
-        checkpoint.write_checked(folder / MEMBERS, {"methods": list(study.methods), "runs": members})
+        known_by = {"methods": list(study.methods), "runs": members}
+        known_by |= {"chosen": study.plain["chosen"], "budget": study.plain["budget"]["equal"]}
+        checkpoint.write_checked(folder / MEMBERS, known_by)
         todo = []
         for config, parts in zip(study.runs, known, strict=True):
             place = folder / "runs" / run_name(config)
             if claim(config, parts, place, say):
                 update(run_name(config), 1.0, "already there")
-            else:
+            elif run_name(config) not in skip:
                 todo.append(Job(run_name(config), config, place, parts, shared))
         execute_all = one_by_one if jobs == 1 else side_by_side
         names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
@@ -93,7 +100,8 @@ def compare(
         forks.done_with(shared)
         found = find_records(folder)
         drop_checkpoints(study, folder, found)
-        report(folder, found)
+        if page:
+            report(folder, found)
     return found, failures
 
 
@@ -268,7 +276,7 @@ def find_records(folder: Path) -> Found:
         if members is not None and not belongs(record, members["runs"].get(name)):
             others.append(name)
         else:
-            records.append(record)
+            records.append(record | said_of(record["method"], members))
             places.append(path.parent)
     notes += sorted({note for record in records for note in remarks(record, folder)})
     if members is None and (folder / "study.yaml").exists():
@@ -281,6 +289,20 @@ def find_records(folder: Path) -> Found:
     if not records:
         raise UserError("; ".join([f"{folder}: no run records of this study here", *notes]))
     return Found(records, tuple(notes), tuple(places))
+
+
+def said_of(method: str, members: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a study says of a method beside its records. chosen: how its settings were chosen, that is what is common to all
+    methods, and in `own` the method's part, null where it was not searched. budget: what all methods get equally. Both are
+    absent where the study has none."""
+    members = members or {}
+    found: dict[str, Any] = {}
+    if chosen := members.get("chosen"):
+        common = {key: value for key, value in chosen.items() if key != "methods"}
+        found["chosen"] = {**common, "own": chosen["methods"].get(method)}
+    if budget := members.get("budget"):
+        found["budget"] = budget
+    return found
 
 
 def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:

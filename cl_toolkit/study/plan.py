@@ -16,6 +16,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models.rollouts import AT_ONCE
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
+from cl_toolkit.study.budget import rehearses
 from cl_toolkit.study.compare import run_name
 from cl_toolkit.study.memory import Job, Memory, Shape, arithmetic, cut, shape_of
 from cl_toolkit.types import Example, Stream
@@ -32,10 +33,12 @@ SAMPLED = 0.22
 
 @dataclass(frozen=True)
 class Forecast:
-    """One run: optimizer steps, tokens through the model, seconds."""
+    """One run: optimizer steps, new examples, rows with the rehearsed ones, tokens through the model, seconds."""
 
     run: str
     steps: int
+    new_examples: int
+    rows: int
     tokens: int
     seconds: float
 
@@ -148,27 +151,34 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     train, total = config.train, counted[0]
     kept = build_strategy(config).cost(train.global_batch_size)
     codec = codec_of(config, stream)
-    steps, tokens, passed, calls = 0, 0, 0.0, 0.0
-    for stage in stream.stages:
+    steps, new_examples, trained, tokens, passed, calls = 0, 0, 0.0, 0, 0.0, 0.0
+    for i, stage in enumerate(stream.stages):
         task, objective = stage.task, build_objective(stage.task.objective or config.objective)
         cost = objective.cost() + kept
+        if not rehearses(i, stream):
+            cost = replace(cost, rows=0.0)
         some = looked_at(task.train)
         units = objective.units(codec, some)
-        per_epoch = math.ceil(len(units) * len(task.train) / len(some) / train.global_batch_size)
-        here = max(1, round(per_epoch * train.num_train_epochs))
+        count = math.ceil(len(units) * len(task.train) / len(some))
+        per_epoch = math.ceil(count / train.global_batch_size)
+        here = max(1, round(per_epoch * train.num_train_epochs)) * objective.updates
         if train.max_steps > 0:
             here = train.max_steps * stage.tasks_at_once
         rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
         length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
         afterwards, written = min(cost.after_task, len(task.train)), cost.written * len(task.train)
-        new = here * train.global_batch_size * objective.copies * length
+        epochs, batches = divmod(here // objective.updates, per_epoch)
+        examples = epochs * count + batches * train.global_batch_size  # the last batch of an epoch is what is left
+        new = examples * objective.updates * objective.copies * length
         steps += here
+        new_examples += examples
+        trained += examples * (1 + cost.rows)
         tokens += round(new * (1 + cost.rows))
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
         passed += 2 * written
         calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
     seconds = passed * total / rate + calls * STEP_OVERHEAD
-    return Forecast(run_name(config), steps, tokens, seconds)
+    return Forecast(run_name(config), steps, new_examples, round(trained), tokens, seconds)
 
 
 def room(device: Any, processes: int) -> float:

@@ -1,104 +1,188 @@
-"""The trials of a search: each method's settings on validation data, equally many for all. `choice` picks among them, and the
-chosen settings become a config."""
+"""A search: each method's settings on validation data, equally many trials for all. `choice` picks among them, and the chosen
+settings become a config."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.layers import find_config, merge, normalise, shipped_configs
-from cl_toolkit.config.plain_yaml import parse_overrides, to_yaml
+from cl_toolkit.config.layers import find_config, merge, normalise
 from cl_toolkit.config.schema import StudyConfig
-from cl_toolkit.config.typed import typed
-from cl_toolkit.errors import UserError
-from cl_toolkit.runs.checkpoint import write_text
-from cl_toolkit.study.cells import Layer, find_name, flatten, load_layers, load_study, own_tasks
-from cl_toolkit.study.choice import Outcome, remarks
+from cl_toolkit.data.facts import task_hash
+from cl_toolkit.data.sections import Limit
+from cl_toolkit.data.streams import build_stream
+from cl_toolkit.errors import UserError, listed, refuse_doubles
+from cl_toolkit.study.cells import (
+    Layer,
+    checked,
+    find_name,
+    flatten,
+    load_layers,
+    load_study,
+    method_config,
+    on_stream,
+    own_tasks,
+)
+from cl_toolkit.study.choice import Outcome, best, flips, merits
 from cl_toolkit.study.orders import orders_of
+from cl_toolkit.study.sampler import AT_RANDOM, drawn
+from cl_toolkit.study.search import Axes, Search, Span, Trial, combinations, nested, read_axes, read_search, size
+from cl_toolkit.study.widen import edges, widened
 
 TRIAL_SETTINGS = ("evaluate.split=valid", "evaluate.tasks=seen", "evaluate.forgetting_curve.schedule=off")
 """Of every trial: validation data alone, and nothing that the choice does not need."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
-    """The `search` section of a config. seed: of all trials; one that the comparison does not use. orders: of tasks, written as
-    those of the comparison, and none of them one of its; null: the comparison's own. methods: name -> dotted key -> values;
-    every combination is a trial. Which is chosen: `cl_toolkit.study.choice`."""
+class Tuning:
+    """A config's search. on: the config on whose stream it goes on; None: on the comparison's own. name: of the comparison.
+    methods: of the comparison, with what differs. searched: those with a search -> key -> values."""
 
-    seed: int
-    orders: Any = None  # read by `orders_of`
-    methods: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One combination: `name` is the method and a number, `values` what it tries, `difference` the method with them."""
-
+    source: str
+    overrides: tuple[str, ...]
+    on: str | None
     name: str
-    method: str
-    values: dict[str, Any]
-    difference: dict[str, Any]
+    layers: Sequence[Layer]
+    search: Search
+    methods: Mapping[str, dict[str, Any]]
+    searched: Mapping[str, Axes]
+
+    @staticmethod
+    def of(source: str, overrides: Sequence[str] = (), on: str | None = None) -> Tuning:
+        """Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's,
+        methods would get unequal numbers of trials, the test split is asked for, or the other stream has a task of the
+        comparison's."""
+        name, layers = load_layers(source, overrides)
+        plain, where = flatten(layers), layers[-2][0]
+        search = read_search(plain["search"], where)
+        if layers[-1][1].get("strategies"):
+            raise UserError("command line: strategies: belong into the config or its search when settings are searched")
+        if search.seed in plain["seeds"]:
+            raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
+        check_split(layers, search.methods)
+        refuse_doubles([find_name(label, plain["methods"]) for label in search.methods], f"{where}: search.methods")
+        if on is None:
+            check_orders(plain, layers, search.orders, where)
+        else:
+            own, layers = layers, on_stream(layers, on)
+            check_sister(own, layers, on)
+        tuning = Tuning(
+            source=source,
+            overrides=tuple(overrides),
+            on=on,
+            name=name,
+            layers=layers,
+            search=search,
+            methods={m: normalise(d or {}, where) for m, d in plain["methods"].items()},
+            searched={find_name(label, plain["methods"]): read_axes(search, label, where) for label in search.methods},
+        )
+        check_sizes(tuning, where)
+        tuning.study(tuning.further(0, []))  # what is wrong with any trial is said before the first
+        return tuning
+
+    @property
+    def title(self) -> str:
+        """What the comparison of the trials is called."""
+        return f"{self.name}-tune" + ("" if self.on is None else f"-on-{find_config(self.on).stem}")
+
+    @property
+    def rule(self) -> str:
+        """How and on what a trial is chosen."""
+        of = "" if self.on is None else f" of the stream of {self.on}"
+        return f"chosen on validation data{of}: {self.search.rule}; a trial that failed in any order is never chosen"
+
+    def trial(self, method: str, values: dict[str, Any]) -> Trial:
+        """A method with these values."""
+        return Trial(method=method, values=values, difference=merge(self.methods[method], nested(values)))
+
+    def further(self, number: int, made: Sequence[Outcome]) -> list[Trial]:
+        """The trials of a round, counted from 0, after those of all rounds before it; [] where the search is at its end. The
+        same outcomes give the same trials."""
+        if self.search.sampler == "tpe":
+            return [trial for method in self.searched for trial in self.drawn(method, made)]
+        if number == 0:
+            return [self.trial(m, values) for m, axes in self.searched.items() for values in combinations(axes)]
+        if number > self.search.widen:
+            return []
+        return widened(made, best(made, self.search), self.allows)
+
+    def drawn(self, method: str, made: Sequence[Outcome]) -> list[Trial]:
+        """A method's next trials where a sampler draws them: several at random, then one at a time."""
+        own = [o for o in made if o.trial.method == method]
+        left = (self.search.trials or 0) - len(own)
+        if not left:
+            return []
+        known = [(o.trial.values, merit) for o, merit in zip(own, merits(own, self.search), strict=True)]
+        found = drawn(self.searched[method], known, 1 if own else min(AT_RANDOM, left), self.search.seed)
+        return [self.trial(method, values) for values in found]
+
+    def check(self, trial: Trial) -> None:
+        """Raises UserError where its settings are none that a run can have: each key has its own range."""
+        config = method_config(flatten(self.layers), trial.difference, self.layers, None, self.search.seed)
+        checked(config, self.layers, trial.method, "given", {})
+
+    def allows(self, trial: Trial) -> bool:
+        """Whether its settings are ones that a run can have."""
+        try:
+            self.check(trial)
+        except UserError:
+            return False
+        return True
+
+    def study(self, trials: Sequence[Trial]) -> StudyConfig:
+        """The comparison of these trials."""
+        given = {item.split("=")[0] for item in self.overrides}
+        settings = [item for item in TRIAL_SETTINGS if item.split("=")[0] not in given]
+        study = load_study(
+            self.source,
+            [*self.overrides, *settings],
+            methods={t.name: t.difference for t in trials},
+            seeds=[self.search.seed],
+            orders=self.search.orders,
+            on=self.on,
+        )
+        methods = {t.name: study.plain["methods"][t.name] for t in trials}
+        runs = tuple(run for run in study.runs if run.method in methods)
+        plain = {**study.plain, "methods": methods, "name": self.title, "chosen": None}
+        return replace(study, name=self.title, runs=runs, methods=tuple(methods), plain=plain)
+
+    def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
+        """What must be known of a choice: what a second criterion says, values at the edge of what was tried, methods without a
+        search or without a trial that finished."""
+        lines = list(filter(None, [flips(made, self.search)]))
+        for method, outcome in chosen.items() if self.search.sampler == "grid" else ():
+            for step in edges(outcome, made, self.allows):
+                key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)
+                side = "smallest" if step.values[key] < outcome.trial.values[key] else "largest"
+                lines.append(
+                    f"{method}: {key}={outcome.trial.values[key]} is the {side} value tried; a better one may lie beyond"
+                )
+        if failed := [m for m in self.searched if m not in chosen]:
+            lines.append(f"every trial failed, settings as in the config: {', '.join(failed)}")
+        if unsearched := [m for m in self.methods if m not in self.searched]:
+            lines.append(f"not searched, settings as in the config: {', '.join(unsearched)}")
+        return lines
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"a.b": 1}` -> `{"a": {"b": 1}}`."""
-    found: dict[str, Any] = {}
-    for path, value in values.items():
-        for key in reversed(path.split(".")):
-            value = {key: value}
-        found = merge(found, value)
-    return found
-
-
-def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Every combination of the values of several keys; the last key moves fastest."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def trials(source: str, overrides: Sequence[str] = ()) -> tuple[StudyConfig, list[Trial]]:
-    """The comparison of all trials of a config's `search`, and what each stands for.
-
-    Raises UserError where a method is unknown, an axis is no list, the seed or an order is one of the comparison's, methods
-    would get unequal numbers of trials, or the test split is asked for.
-    """
-    name, layers = load_layers(source, overrides)
-    plain, where = flatten(layers), layers[-2][0]
-    if plain["search"] is None:
-        raise UserError(f"{where}: search: is empty; it says which settings are tried, see configs/strategies.yaml")
-    if layers[-1][1].get("strategies"):
-        raise UserError("command line: strategies: belong into the config or its search when settings are searched")
-    search = typed(Search, plain["search"], "search", where)
-    if not search.methods:
-        raise UserError(f"{where}: search.methods: is empty; expected name: {{key: [values]}}")
-    if search.seed in plain["seeds"]:
-        raise UserError(f"{where}: search.seed: {search.seed} is one of the comparison's seeds; choose another")
-    check_orders(plain, layers, search.orders, where)
-    check_split(layers, search.methods)
-    found = []
-    for label, axes in search.methods.items():
-        method = find_name(label, plain["methods"])
-        if not isinstance(axes, Mapping) or not all(isinstance(v, list) and v for v in axes.values()):
-            raise UserError(f"{where}: search.methods.{label}: expected key: [values], got {axes!r}")
-        base = normalise(plain["methods"][method] or {}, where)
-        for number, values in enumerate(combinations(axes), 1):
-            difference = merge(base, nested(values))
-            found.append(Trial(name=f"{method}.{number}", method=method, values=values, difference=difference))
-    sizes = {m: sum(t.method == m for t in found) for m in dict.fromkeys(t.method for t in found)}
-    if len(set(sizes.values())) > 1:
+def check_sizes(tuning: Tuning, where: str) -> None:
+    """Raises UserError where methods would get unequal numbers of trials, or an end of a range, or a value of a list, is none
+    that its key takes."""
+    sizes = {m: size(axes) for m, axes in tuning.searched.items()}
+    wanted = tuning.search.trials
+    if wanted is None and len(set(sizes.values())) > 1:
         shown = ", ".join(f"{m} {n}" for m, n in sizes.items())
         raise UserError(f"{where}: search.methods: every method gets the same number of trials; here: {shown}")
-    settings = [item for item in TRIAL_SETTINGS if not any(o.split("=")[0] == item.split("=")[0] for o in overrides)]
-    differences = {t.name: t.difference for t in found}
-    study = load_study(source, [*overrides, *settings], methods=differences, seeds=[search.seed], orders=search.orders)
-    names = {t.name for t in found}
-    runs = tuple(run for run in study.runs if run.method in names)
-    methods = {t.name: study.plain["methods"][t.name] for t in found}
-    plain = {**study.plain, "methods": methods, "name": f"{name}-tune"}
-    return replace(study, name=f"{name}-tune", runs=runs, methods=tuple(methods), plain=plain), found
+    for method, axes in tuning.searched.items():
+        if wanted is not None and sizes[method] < wanted:
+            raise UserError(
+                f"{where}: search.methods.{method}: has {sizes[method]} combinations; every method gets {wanted} trials"
+            )
+        ends = {key: [axis.low, axis.high] if isinstance(axis, Span) else list(axis) for key, axis in axes.items()}
+        first = tuning.trial(method, {key: values[0] for key, values in ends.items()})
+        for key, values in ends.items():
+            for value in values:
+                tuning.check(first.but(key, value))
 
 
 def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any, where: str) -> None:
@@ -114,7 +198,24 @@ def check_orders(plain: Mapping[str, Any], layers: Sequence[Layer], orders: Any,
             )
 
 
-def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Any]) -> None:
+def check_sister(own: Sequence[Layer], sister: Sequence[Layer], on: str) -> None:
+    """Raises UserError where the stream that settings are chosen on has a task of the comparison's, whatever its name and
+    however many of its examples are used."""
+
+    def known(layers: Sequence[Layer]) -> dict[str, str]:
+        config = checked(method_config(flatten(layers), {}, layers, None, 0), layers, "run", "given", {})
+        whole = replace(config.stream, limit=Limit(train=None, valid=None, test=None))
+        stream = build_stream(replace(config, stream=whole))
+        return {task_hash(task): task.name for task in stream.all_tasks}
+
+    mine, theirs = known(own), known(sister)
+    if shared := [theirs[key] for key in theirs if key in mine]:
+        raise UserError(
+            f"--on {on}: the comparison has the same data, as {listed(shared)} there; settings are to be chosen on other data"
+        )
+
+
+def check_split(layers: Sequence[Layer], axes: Mapping[str, Any]) -> None:
     """Raises UserError where anything but the defaults asks for the test split: settings that were chosen on it would
     make the comparison's own scores worthless."""
     for where, layer in layers[1:]:
@@ -128,26 +229,3 @@ def check_split(layers: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[s
     for label, values in axes.items():
         if isinstance(values, Mapping) and "evaluate.split" in values:
             raise UserError(f"search.methods.{label}: evaluate.split: settings are chosen on validation data alone")
-
-
-def comparison_methods(source: str) -> dict[str, Any]:
-    """Methods of the searched config's own comparison."""
-    return dict(flatten(load_layers(source)[1])["methods"])
-
-
-def write_tuned(
-    source: str, folder: Path, found: Sequence[Trial], chosen: Mapping[str, Outcome], overrides: Sequence[str] = ()
-) -> Path:
-    """A config that extends the searched one, with the overrides of the search and the chosen settings in its methods:
-    `<folder>/tuned.yaml`."""
-    path = find_config(source)
-    below = source if source in shipped_configs() else str(path.resolve())
-    searched = comparison_methods(source)
-    methods = searched | {method: outcome.trial.difference for method, outcome in chosen.items()}
-    kept = [o for o in overrides if o.split("=")[0] != "evaluate.split"]  # the search's alone
-    given = parse_overrides(kept) if kept else {}
-    content = {**given, "extends": below, "name": f"{load_layers(source)[0]}-tuned", "methods": methods}
-    lines = [f"# {m}: {o.metrics['acc']:.3f} on validation data with {o.trial.values}" for m, o in chosen.items()]
-    lines += [f"# {line}" for line in remarks(found, chosen, list(searched))]
-    write_text(folder / "tuned.yaml", "\n".join([*lines, to_yaml(content)]))
-    return folder / "tuned.yaml"

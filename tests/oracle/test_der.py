@@ -163,4 +163,4 @@ def test_bad_settings(cls, settings):
 def test_a_batch_without_a_target_counts_nowhere():
     batch = task_view(OLD).encode([ask("ab", "c"), ask("d", "ef", source="aside")])
     assert isinstance(batch, Batch)
-    assert batch.total == {"tokens": 2.0, "sequences": 1.0, "memory": 0.0, "memory_tokens": 0.0}
+    assert batch.total == {"tokens": 2.0, "sequences": 1.0, "memory": 0.0, "memory_tokens": 0.0, "aside": 1.0}

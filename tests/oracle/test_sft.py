@@ -101,7 +101,7 @@ def test_counts_by_source():
     rows = [EXAMPLES[0], replace(EXAMPLES[1], source="memory"), replace(EXAMPLES[2], source="filler")]
     counts = SFT().encode(None, task_view(EXAMPLES), rows).counts()
     first, second = (len(e.target) + 1 for e in EXAMPLES[:2])
-    assert counts == {"tokens": first + second, "sequences": 2, "memory": 1, "memory_tokens": second}
+    assert counts == {"tokens": first + second, "sequences": 2, "memory": 1, "memory_tokens": second, "aside": 0}
 
 
 def test_parts_drop_columns_that_are_padding_in_all_rows():

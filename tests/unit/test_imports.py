@@ -173,11 +173,12 @@ DOORS = {
     },
     "peft": {"models.adapters", "models.peft_types", "models.merging"},
     "vllm": {"models.by_vllm"},
+    "optuna": {"study.sampler"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"config.plain_yaml"},
     "omegaconf": {"config.plain_yaml"},
     "filelock": {"runs.lock"},
-    "typer": {"cli.app", "cli.product", "cli.watching"},
+    "typer": {"cli.app", "cli.product", "cli.tuning", "cli.watching"},
     "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders", "models.product"},
     "tokenizers": {"models.tiny"},
 }

@@ -19,6 +19,8 @@ def expected(**changes):
 
 
 PLAIN = expected()
+SECOND = expected(stream={"tasks": ["last"]}).tokens / PLAIN.tokens
+"""What the second of two tasks has of all tokens."""
 
 
 def operations(found):
@@ -27,26 +29,39 @@ def operations(found):
 
 
 @pytest.mark.parametrize(
-    ("strategies", "rows", "passes"),
+    ("strategies", "rehearsed", "beside"),
     [
-        ({"replay": {"replay_fraction": 0.5}}, 2, 2),
-        ({"replay": {"replay_fraction": 0.75}}, 4, 4),
-        ({"replay": {"replay_fraction": 0.0}}, 1, 1),
-        ({"lwf": {}}, 1, 4 / 3),
-        ({"agem": {"memory_batch_size": 4}}, 1, 2),  # batches are of four
-        ({"agem": {"memory_batch_size": 8}}, 1, 3),
-        ({"der": {"memory_batch_size": 4}}, 2, 2),
-        ({"derpp": {"memory_batch_size": 4}}, 3, 3),
-        ({"derpp": {"memory_batch_size": 4, "beta": 0.0}}, 2, 2),
-        ({"replay": {}, "lwf": {}}, 2, 7 / 3),
-        ({"si": {}}, 1, 1),
+        ({"replay": {"replay_fraction": 0.5}}, 1, 0),
+        ({"replay": {"replay_fraction": 0.75}}, 3, 0),
+        ({"replay": {"replay_fraction": 0.0}}, 0, 0),
+        ({"lwf": {}}, 0, 1 / 3),
+        ({"agem": {"memory_batch_size": 4}}, 0, 1),  # batches are of four
+        ({"agem": {"memory_batch_size": 8}}, 0, 2),
+        ({"der": {"memory_batch_size": 4}}, 1, 0),
+        ({"derpp": {"memory_batch_size": 4}}, 2, 0),
+        ({"derpp": {"memory_batch_size": 4, "beta": 0.0}}, 1, 0),
+        ({"replay": {}, "lwf": {}}, 1, 1 / 3),
+        ({"si": {}}, 0, 0),
     ],
 )
-def test_passes_and_rows(strategies, rows, passes):
+def test_passes_and_rows(strategies, rehearsed, beside):
+    """rehearsed: rows per new one in the second of two tasks, before which there is nothing to rehearse."""
     found = expected(strategies=strategies)
     assert found.steps == PLAIN.steps == 8
-    assert found.tokens == pytest.approx(PLAIN.tokens * rows)
-    assert operations(found) == pytest.approx(passes)
+    assert found.new_examples == PLAIN.new_examples == PLAIN.rows == 8 * 4
+    assert found.rows == PLAIN.rows * (1 + rehearsed / 2)
+    assert found.tokens == pytest.approx(PLAIN.tokens * (1 + rehearsed * SECOND))
+    assert operations(found) == pytest.approx(1 + rehearsed * SECOND + beside)
+
+
+def test_the_last_batch_of_an_epoch_is_what_is_left():
+    found = expected(train={"global_batch_size": 5, "max_steps": 4})  # of twelve: 5, 5, 2, 5, in both tasks
+    assert (found.steps, found.new_examples) == (8, 34)
+
+
+def test_an_anchor_is_rehearsed_from_the_first_task_on():
+    stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
+    assert expected(stream=stream, strategies={"replay": {}}).rows == 2 * PLAIN.rows
 
 
 def test_a_fisher_is_taken_of_the_examples_that_there_are():

@@ -66,14 +66,19 @@ def test_cumulative_learns_a_task_together_with_those_before(tmp_path):
 
 def test_costs_are_measured(tmp_path):
     plain = trajectory(tmp_path / "a").record["cost"]
-    assert (plain["steps"], plain["examples"]) == (8, 32)
+    assert (plain["steps"], plain["examples"], plain["new_examples"]) == (8, 32, 32)
     assert plain["extra_forwards"] == plain["extra_backwards"] == plain["stored_examples"] == 0
     replay = trajectory(tmp_path / "b", strategies={"replay": {"buffer_size": 7}}).record["cost"]
-    assert replay["examples"] == 32 + 16
+    assert (replay["examples"], replay["new_examples"]) == (32 + 16, 32)
+    der = trajectory(tmp_path / "der", strategies={"der": {"memory_batch_size": 4}}).record["cost"]
+    assert (der["examples"], der["new_examples"]) == (
+        32 + 16,
+        32,
+    )  # logits of four rows in each step of the second task
     assert replay["stored_examples"] == 7
     assert replay["stored_bytes"] > 0
     rft = trajectory(tmp_path / "c", objective=RFT).record["cost"]
-    assert (rft["examples"], rft["rollouts"]) == (32, 32 * 3)
+    assert (rft["examples"], rft["new_examples"], rft["rollouts"]) == (32, 32, 32 * 3)
     # per step the rollout of at least one token and at most four, and one forward by the reference
     assert 8 * 2 <= rft["extra_forwards"] <= 8 * 5
     assert rft["extra_parameters"] == rft["trainable_parameters"]

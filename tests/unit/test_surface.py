@@ -21,6 +21,7 @@ from cl_toolkit.config.schema import Seeds
 from cl_toolkit.models.kind import HEADS, built_in, kind_class
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, TRACKERS
+from cl_toolkit.study.search import Search
 
 SURFACE = Path(__file__).with_name("surface.txt")
 FREE = ("methods",)
@@ -65,7 +66,10 @@ def surface() -> list[str]:
     found += [f"command {line}" for line in commands()]
     found += [f"config {key}" for key in keys(yaml.safe_load((config_dir() / "base.yaml").read_text(encoding="utf-8")))]
     found += ["config model.adapter.per_task"]  # lists of the others, taken apart before they are typed
-    found += [f"config {key}" for key in (*fields(Adapter, "model.adapter"), *fields(Seeds, "seed"))]
+    found += [
+        f"config {key}"
+        for key in (*fields(Adapter, "model.adapter"), *fields(Seeds, "seed"), *fields(Search, "search"))
+    ]
     kinds = built_in() | {f"({head})": kind_class({"name": "a folder", "head": head}, "test") for head in HEADS}
     for name, kind in kinds.items():
         found += [f"model {key}" for key in fields(kind, name)]

@@ -1,0 +1,70 @@
+"""What all methods of a comparison get as much of, and how many steps that leaves to each."""
+
+from __future__ import annotations
+
+from cl_toolkit.config.schema import Equal, RunConfig
+from cl_toolkit.data.regimes import VIEWS
+from cl_toolkit.data.streams import chosen_tasks
+from cl_toolkit.errors import UserError
+from cl_toolkit.types import Stream, Task
+
+
+def steps_within(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> int:
+    """`train.max_steps` of a method with which it gets as much as the comparison's own settings give, to half a step of each
+    task. own: the run of these settings. Rehearsed rows count as many as strategies say that they are at most (`Cost.rows`).
+    Raises UserError for what cannot be kept."""
+    from cl_toolkit.runs.parts import build_objective
+
+    if own.train.max_steps <= 0:
+        raise UserError(
+            f"{where}: budget.equal: {equal}: needs train.max_steps, since what an epoch is depends on the data of each task"
+        )
+    if not run.regime.trained:
+        return own.train.max_steps
+    updates = build_objective(run.objective).updates
+    exact = own.train.max_steps * per_step(own, own, equal, where) / per_step(run, own, equal, where)
+    steps = updates * round(exact / updates)
+    if steps < 1:
+        raise UserError(
+            f"{where}: budget.equal: {equal}: leaves it {exact:.2g} steps a task; a longer budget is needed"
+        )
+    return steps
+
+
+def per_step(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> float:
+    """What a run takes of the budget over all its stages, for each step that a task has."""
+    from cl_toolkit.runs.parts import build_objective, build_strategy
+
+    objective, stream = build_objective(run.objective), outline(run)
+    if equal == "steps":
+        return sum(stage.tasks_at_once for stage in stream.stages)
+    if any(part.objective != run.objective for part in run.then):
+        raise UserError(f"{where}: budget.equal: {equal}: cannot be kept where stages have objectives of their own")
+    size = run.train.global_batch_size
+    each = size / objective.updates
+    if equal == "tokens":
+        reference = build_objective(own.objective)
+        sampled = objective.cost().calls or reference.cost().calls
+        if sampled or (objective.inputs, objective.reads) != (reference.inputs, reference.reads):
+            raise UserError(
+                f"{where}: budget.equal: tokens: how long the rows of objective {run.objective.name} are is not known before; "
+                "rows can be kept equal"
+            )
+        each *= objective.copies
+    rehearsed = 0.0 if equal == "new_examples" else build_strategy(run).cost(size).rows
+    return sum(
+        stage.tasks_at_once * each * (1 + rehearsed * rehearses(i, stream)) for i, stage in enumerate(stream.stages)
+    )
+
+
+def rehearses(stage: int, stream: Stream) -> bool:
+    """Whether there is anything to rehearse in a stage: something was learned before it, or anchors count as learned."""
+    return stage > 0 or bool(stream.anchors)
+
+
+def outline(run: RunConfig) -> Stream:
+    """A run's stages, without reading their examples."""
+    names = [name for part in (run, *run.then) for name in chosen_tasks(part, "the config")]
+    tasks, anchors = ([Task(name=name, train=()) for name in group] for group in (names, run.stream.anchors))
+    plain = Stream.of(run.stream.name, tasks, anchors)
+    return VIEWS[run.stream.view](plain) if run.stream.view else plain
