@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cl_toolkit.errors import UserError
@@ -11,7 +12,8 @@ from cl_toolkit.runs.checkpoint import replace_file
 
 
 def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) -> Path:
-    """Write `summary.csv`, `plots/*.png`, `plots/*.svg` and `report.html` into the folder; returns the page's path.
+    """Write `summary.csv`, `retention.csv`, `fits.csv`, `plots/*.png`, `plots/*.svg` and `report.html` into the folder; returns
+    the page's path.
 
     Runs that failed or have not finished are listed with their status and counted nowhere. The same records give the
     same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Metrics are
@@ -24,15 +26,27 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     from cl_toolkit.report.figures import draw
     from cl_toolkit.report.page import render
     from cl_toolkit.report.tables import as_csv, per_run
+    from cl_toolkit.report.tidy import fitted, retention
 
     if not records:
         raise UserError(f"{folder}: no run records to report on")
     comparison = Comparison.of(records)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table = as_csv(per_run(comparison.records))
+    runs = comparison.records
+    tables = {"summary": per_run(runs), "retention": retention(runs), "fits": fitted(runs)}
     text = render(comparison, draw(comparison, folder / "plots"), notes)
-    replace_file(folder / "summary.csv", lambda beside: beside.write_text(table, encoding="utf-8", newline=""))
+    for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        if name == "summary" or len(table):
+            replace_file(path, partial(_written, as_csv(table)))
+        else:
+            path.unlink(missing_ok=True)  # of an earlier build
     page = folder / "report.html"
     replace_file(page, lambda beside: beside.write_text(text, encoding="utf-8"))
     return page
+
+
+def _written(text: str, path: Path) -> None:
+    """The text with the line ends that it has, on every system."""
+    path.write_text(text, encoding="utf-8", newline="")

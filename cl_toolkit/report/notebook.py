@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from cl_toolkit.errors import UserError
+from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
 from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.curves import STEPS, Since
 from cl_toolkit.report.figures import Plot, drawn
+from cl_toolkit.report.forgetting import AXES
 from cl_toolkit.report.reading import Record
 
 
@@ -28,9 +30,14 @@ class Plots:
 
     records: Sequence[Record]
 
-    def curves(self) -> Shown:
-        """Forgetting curves: the score on each task while the next ones are trained."""
-        return self._shown("curves")
+    def curves(self, x: str = "steps", fits: bool = False) -> Shown:
+        """Forgetting curves: the score on each task while the next ones are trained. x: what is counted since it was learned,
+        `steps`, `examples` or `tokens`. fits: draw those that may be stated (`report.fits`)."""
+        if x not in AXES:
+            raise UserError(
+                f"study.plot.curves: x: expected {listed(list(AXES))}, got {quoted(x)}{did_you_mean(x, AXES)}"
+            )
+        return self._shown("curves", since=Since(x, fits))
 
     def matrix(self) -> Shown:
         """The score on every task after every task, of each method."""
@@ -40,8 +47,8 @@ class Plots:
         """Learning against retention, and cost beside accuracy."""
         return self._shown("retention", "cost")
 
-    def _shown(self, *names: str) -> Shown:
-        found = Shown(drawn(Comparison.of(self.records), wanted=names))
+    def _shown(self, *names: str, since: Since = STEPS) -> Shown:
+        found = Shown(drawn(Comparison.of(self.records), wanted=names, since=since))
         if not found:
             raise UserError(f"study.plot: no finished run has what {' and '.join(names)} is drawn of")
         return found

@@ -19,6 +19,7 @@ from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
+from cl_toolkit.report.lasting import lasting
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, chance, lookup, number, one_level, scores
 from cl_toolkit.report.style import looks
@@ -72,6 +73,7 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "columns": COLUMNS,
         "other_columns": _other_columns(comparison),
         "anchors": _anchors(groups),
+        "lasting": lasting(comparison),
         "told": _told(comparison),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,
