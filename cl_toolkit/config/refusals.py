@@ -245,14 +245,20 @@ def told_where(where: str) -> Iterator[None]:
 
 
 def check_probes(config: RunConfig, where: str) -> None:
-    """The model must give what they ask for."""
-    model = config.kind
-    for component in config.probes:
-        key = f"evaluate.probes.{component.name}"
-        for lacking in sorted(PROBES.get(component.name, f"{where}: {key}").needs - model.gives):
+    """The model must give what they ask for. Under an objective that brings classes of its own it says those alone, and what it
+    makes of them is no distribution (SupCon's prototypes)."""
+    model, with_classes = config.kind, "classes" in objective_of(config).gives
+    gives = model.gives & {"hidden", "classes"} if with_classes else model.gives
+    said = f"{model.name} under objective {config.objective.name}" if with_classes else model.name
+    keys = {f"evaluate.probes.{c.name}": c.name for c in config.probes}
+    needs = {key: PROBES.get(name, f"{where}: {key}").needs for key, name in keys.items()}
+    if config.evaluate.forgetting_curve.loss:
+        needs["evaluate.forgetting_curve.loss"] = frozenset({"outputs"})
+    for key, its in needs.items():
+        for lacking in sorted(its - gives):
             raise UserError(
-                f"{where}: {key}: needs a model that gives {lacking}, model {model.name} gives "
-                f"{' and '.join(sorted(model.gives))}; leave it out"
+                f"{where}: {key}: needs a model that gives {lacking}, model {said} gives {' and '.join(sorted(gives))}; "
+                "leave it out"
             )
 
 

@@ -19,10 +19,12 @@ from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look,
 
 @dataclass(frozen=True)
 class Since:
-    """What a forgetting curve is drawn against, of `AXES`, and whether the fits that may be stated are drawn over it."""
+    """What a forgetting curve is drawn against, of `AXES`, and whether the fits that may be stated are drawn over it. of: what
+    is drawn, a point's `value` or its `loss`."""
 
     axis: str = "steps"
     fits: bool = False
+    of: str = "value"
 
     @property
     def label(self) -> str:
@@ -32,18 +34,24 @@ class Since:
     @property
     def caption(self) -> str:
         """How to read the figure."""
+        what = SCORES if self.of == "value" else LOSSES
         thin = f" Thin dark lines are fits; none is drawn where R² is below {GOOD}." if self.fits else ""
-        return CAPTION.format(counted=AXES[self.axis][1]) + thin
+        return f"{what} {CAPTION.format(counted=AXES[self.axis][1])}{SCORED if self.of == 'value' else ''} {NEXT}{thin}"
 
 
 STEPS = Since()
-CAPTION = (
-    "How well each task is still done while the next ones are trained. One panel per task; the x axis counts {counted} "
-    "since that task was learned, 0 being its own end (linear up to the first point, then logarithmic). Lines are means over "
-    "runs; bands are ± one standard deviation, or minimum to maximum where there are two runs; one run has no band. "
-    "A level dashed line: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing. Vertical lines "
-    "mark where the next task begins, if all methods take the same steps."
+SCORES = "How well each task is still done while the next ones are trained."
+LOSSES = (
+    "The loss of each task's right answers, in nats per token, while the next ones are trained: it moves where a score can no "
+    "longer fall."
 )
+CAPTION = (
+    "One panel per task; the x axis counts {counted} since that task was learned, 0 being its own end (linear up to the "
+    "first point, then logarithmic). Lines are means over runs; bands are ± one standard deviation, or minimum to maximum "
+    "where there are two runs; one run has no band."
+)
+SCORED = " A level dashed line: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing."
+NEXT = "Vertical lines mark where the next task begins, if all methods take the same steps."
 
 
 def forgetting_curves(
@@ -56,7 +64,7 @@ def forgetting_curves(
 ) -> Figure | None:
     """A panel per task that something was learned after; None where no run has such a curve with this axis. The runs share one
     task order, so that a step means the same in each."""
-    curves = {m: {task: _known(curve(runs, task), since) for task in tasks} for m, runs in groups.items()}
+    curves = {m: {task: _known(curve(runs, task, since.of), since) for task in tasks} for m, runs in groups.items()}
     panels = [task for task in tasks if any(c[task] for c in curves.values())]
     if not panels:
         return None
@@ -74,10 +82,10 @@ def forgetting_curves(
         drawn = {m: c for m, by_task in curves.items() if (c := by_task[task])}
         for method, found in drawn.items():
             handles[method] = _line(axes, found, look[method], since)
-            if since.fits and (fit := fitted(found, lower_is_better(groups[method]))):
+            if since.fits and (fit := fitted(found, since.of == "loss" or lower_is_better(groups[method]))):
                 axes.plot(found.times[since.axis], fit(found.lags), color=INK, linewidth=0.8, zorder=4)
         for method, runs in groups.items():
-            if method not in drawn and lookup(runs[0], "regime.upper_bound"):
+            if since.of == "value" and method not in drawn and lookup(runs[0], "regime.upper_bound"):
                 ends = [scores(r["matrix"])[-1, tasks.index(task)] for r in runs]
                 handles[method] = axes.axhline(
                     np.nanmean(ends), color=look[method].color, linestyle=look[method].dash, linewidth=1.2
@@ -86,7 +94,7 @@ def forgetting_curves(
         _decorate(axes, min(t[1] for t in times), max(t[-1] for t in times))
         _mark(axes, groups, task, sheet, since)
     for axes in grid[:, 0]:
-        axes.set_ylabel(unit)
+        axes.set_ylabel(unit if since.of == "value" else "loss (nats per token)")
     size = matplotlib.rcParams["font.size"]
     figure.supxlabel(since.label, fontsize=size, color=INK)
     names = [m for m in groups if m in handles]
@@ -130,7 +138,8 @@ def _mark(axes, groups: Methods, task: str, sheet: Sheet, since: Since) -> None:
     """The score of guessing, and where the next tasks begin."""
     first = next(iter(groups.values()))[0]
     starts = [s for runs in groups.values() for r in runs if (s := _next_tasks(r, task, since))]
-    _guessing(axes, first, task, starts[0] if starts else {task: 0.0})
+    if since.of == "value":
+        _guessing(axes, first, task, starts[0] if starts else {task: 0.0})
     if starts and all(s == starts[0] for s in starts):
         labelled = 0.0
         for name, at in list(starts[0].items())[1:]:

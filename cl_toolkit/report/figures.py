@@ -7,7 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.report import autopsy
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.curves import STEPS, Since, forgetting_curves
 from cl_toolkit.report.methods import Methods
@@ -120,11 +121,22 @@ def _figures(
         chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
         suffix, label = (f"-{number}", f", order {order}") if len(orders) > 1 else ("", "")
         label = re.sub(r'[<>&"]', "", label)
-        draw_curves = partial(forgetting_curves, chosen, tasks, look, unit, sheet, since)
-        yield f"curves{suffix}", f"Forgetting curves{label}", since.caption, draw_curves
+        for name, title, its in (
+            ("curves", "Forgetting curves", since),
+            ("losses", "Losses", replace(since, of="loss")),
+        ):
+            draw_curves = partial(forgetting_curves, chosen, tasks, look, unit, sheet, its)
+            yield f"{name}{suffix}", f"{title}{label}", its.caption, draw_curves
         caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
         draw_matrices = partial(matrices, chosen, tasks, unit, lower, sheet)
         yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, draw_matrices
+    untold = autopsy.left_out(groups)
+    yield (
+        "kinds",
+        "Which kind of forgetting",
+        f"{autopsy.CAPTION} {untold}".strip(),
+        partial(autopsy.stacked, groups, sheet),
+    )
     caption = RETENTION + ("" if lower else " " + ISO)
     yield (
         "retention",
@@ -150,7 +162,7 @@ COST = (
 )
 MOST_TASKS = 10
 """Tasks up to which a cell of a matrix has room for its number."""
-OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg|pdf)")
+OWN_FILES = re.compile(r"(curves|losses|matrix|kinds|retention|cost)(-\d+)?\.(png|svg|pdf)")
 
 
 def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False, sheet: Sheet = PAGE) -> Figure:

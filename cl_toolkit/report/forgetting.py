@@ -24,10 +24,10 @@ LAGS = (10, 100, 1000)
 
 @dataclass(frozen=True)
 class Curve:
-    """A task's score since it was learned, of one method.
+    """A task's score, or loss, since it was learned, of one method.
 
     lags: (L,) optimizer steps since its end, 0 first. values: (U, L), a row per unit. unit: `seeds` of one order, or `orders`,
-    each the mean over its seeds. floor: the score of pure guessing at the end, 0 where it is not known.
+    each the mean over its seeds. floor: the score of pure guessing at the last lag, 0 where it is not known.
     times: axis -> (L,) what was counted since then, mean over runs; NaN where the runs have not recorded it.
     """
 
@@ -45,16 +45,17 @@ def points(record: Record, task: str) -> dict[int, Mapping[str, Any]]:
     return dict(sorted(own.items()))
 
 
-def curve(runs: Sequence[Record], task: str) -> Curve | None:
+def curve(runs: Sequence[Record], task: str, of: str = "value") -> Curve | None:
     """The curve of a method's runs, at the lags that all of them have that learned something after the task; None where
-    there is no such run."""
+    there is no such run. of: what of a point, its `value` or its `loss`; those without it do not count."""
     known = [(run, found) for run in runs if len(found := points(run, task)) > 1]
+    known = [(run, found) for run, found in known if all(of in point for point in found.values())]
     if not known:
         return None
     lags = sorted(set.intersection(*(set(found) for _, found in known)))
     by_order: dict[str, list[list[float]]] = {}
     for run, found in known:
-        by_order.setdefault(str(run.get("order")), []).append([found[lag]["value"] for lag in lags])
+        by_order.setdefault(str(run.get("order")), []).append([found[lag][of] for lag in lags])
     several = len(by_order) > 1
     rows = [np.mean(v, axis=0) for v in by_order.values()] if several else next(iter(by_order.values()))
     floors = [_guess(run, task, found[lags[-1]]) for run, found in known]

@@ -31,17 +31,22 @@ class Plots:
     records: Sequence[Record]
 
     def curves(self, x: str = "steps", fits: bool = False) -> Shown:
-        """Forgetting curves: the score on each task while the next ones are trained. x: what is counted since it was learned,
-        `steps`, `examples` or `tokens`. fits: draw those that may be stated (`report.fits`)."""
+        """Forgetting curves: the score on each task, and its loss where it was measured, while the next ones are trained.
+        x: what is counted since it was learned, `steps`, `examples` or `tokens`. fits: draw those that may be stated
+        (`report.fits`)."""
         if x not in AXES:
             raise UserError(
                 f"study.plot.curves: x: expected {listed(list(AXES))}, got {quoted(x)}{did_you_mean(x, AXES)}"
             )
-        return self._shown("curves", since=Since(x, fits))
+        return self._shown("curves", "losses", since=Since(x, fits))
 
     def matrix(self) -> Shown:
         """The score on every task after every task, of each method."""
         return self._shown("matrix")
+
+    def kinds(self) -> Shown:
+        """Which kind of forgetting: what each task lost of its form, and of what is said (the probe `autopsy`)."""
+        return self._shown("kinds")
 
     def tradeoff(self) -> Shown:
         """Learning against retention, and cost beside accuracy."""

@@ -221,7 +221,7 @@ class Run:
             adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
-        moment = self.moment("step", stage, 0, 0)  # what is the same at every step is looked up once
+        moment = self.moment("step", stage)  # what is the same at every step is looked up once
         rollouts = objective.rollouts + self.strategy.rollouts
 
         def watch(session: Session) -> None:
@@ -229,7 +229,8 @@ class Run:
             cost["steps"] += 1
             self.log(session, stage, k)
             if self.probes:
-                now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
+                seen = {f"{key}_seen": cost[key] + getattr(session, f"{key}_seen") for key in ("examples", "tokens")}
+                now = replace(moment, step=cost["steps"], **seen)
                 if looking := due(self.probes, now):
                     with self.meter.clock("curves"), session.unwatched():
                         self.look(now, session.model, looking)
@@ -311,20 +312,19 @@ class Run:
 
     # what is asked ------------------------------------------------------------------------------------------------
 
-    def moment(
-        self, kind: Literal["start", "step", "task_end"], stage: Stage | None, step: int, examples_seen: int
-    ) -> Moment:
-        """Now, as probes see it."""
+    def moment(self, kind: Literal["start", "step", "task_end"], stage: Stage | None) -> Moment:
+        """Now, as probes see it; within a stage with the counts of its beginning."""
         names = [task.name for task in self.stream.tasks]
-        row = 0 if stage is None else stage.row
+        row, cost = 0 if stage is None else stage.row, self.record["cost"]
         columns = self.stream.scored(row, self.config.evaluate.tasks == "seen")
         fresh = stage is not None and stage.fresh
         return Moment(
             kind=kind,
             task="" if stage is None else stage.task.name,
             row=row,
-            step=step,
-            examples_seen=examples_seen,
+            step=cost["steps"],
+            examples_seen=cost["examples"],
+            tokens_seen=cost["tokens"],
             exams=self.exams,
             scored=(*(names[i] for i in columns), *(() if fresh else (a.name for a in self.stream.anchors))),
             past=() if stage is None else tuple(names[i] for i in stage.past),
@@ -344,7 +344,7 @@ class Run:
     def fill_row(self, row: int, stage: Stage | None = None) -> None:
         """Score the tasks that a row of the matrix asks for; keep the answers."""
         cost = self.record["cost"]
-        moment = self.moment("start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
+        moment = self.moment("start" if stage is None else "task_end", stage)
         with self.meter.clock("evaluate"):
             rows = self.look(moment, self.model, due({"": self.matrix, **self.probes}, moment))[""]
         add_row(self.record, row, rows)

@@ -190,5 +190,5 @@ def test_curves_are_drawn_against_what_is_asked_for(tmp_path):
     old = falling()
     for point in old["probes"]["curves"]:
         del point["tokens_seen"]
-    with pytest.raises(cl.UserError, match="no finished run has what curves is drawn of"):
+    with pytest.raises(cl.UserError, match="no finished run has what curves and losses is drawn of"):
         cl.Study(tmp_path, [old]).plot.curves(x="tokens")
