@@ -67,6 +67,12 @@ class Study:
 
         return tidy.fitted(self.records)
 
+    def autopsy(self) -> pandas.DataFrame:
+        """A row per run, stage and past task: of what its score lost, how much was form alone (`report.tidy.autopsy`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.autopsy(self.records)
+
     @property
     def plot(self) -> Plots:
         """The report's figures in a notebook: `plot.curves()`, `plot.matrix()`, `plot.tradeoff()`."""

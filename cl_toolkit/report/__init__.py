@@ -12,8 +12,8 @@ from cl_toolkit.runs.checkpoint import replace_file
 
 
 def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) -> Path:
-    """Write `summary.csv`, `retention.csv`, `fits.csv`, `plots/*.png`, `plots/*.svg` and `report.html` into the folder; returns
-    the page's path.
+    """Write `summary.csv` and what else there are tables of, `plots/*.png`, `plots/*.svg` and `report.html` into the folder;
+    returns the page's path.
 
     Runs that failed or have not finished are listed with their status and counted nowhere. The same records give the
     same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Metrics are
@@ -26,7 +26,7 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     from cl_toolkit.report.figures import draw
     from cl_toolkit.report.page import render
     from cl_toolkit.report.tables import as_csv, per_run
-    from cl_toolkit.report.tidy import fitted, retention
+    from cl_toolkit.report.tidy import autopsy, fitted, retention
 
     if not records:
         raise UserError(f"{folder}: no run records to report on")
@@ -34,7 +34,7 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     runs = comparison.records
-    tables = {"summary": per_run(runs), "retention": retention(runs), "fits": fitted(runs)}
+    tables = {"summary": per_run(runs), "retention": retention(runs), "fits": fitted(runs), "autopsy": autopsy(runs)}
     text = render(comparison, draw(comparison, folder / "plots"), notes)
     for name, table in tables.items():
         path = folder / f"{name}.csv"

@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cl_toolkit.report import autopsy
 from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.columns import COLUMNS, RANKED, Column, amount, cell, more_is_better
 from cl_toolkit.report.comparison import Comparison
@@ -74,6 +75,7 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "other_columns": _other_columns(comparison),
         "anchors": _anchors(groups),
         "lasting": lasting(comparison),
+        "kinds": autopsy.table(autopsy.kinds(groups)),
         "told": _told(comparison),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,

@@ -79,11 +79,10 @@ def _renamed(names: Iterable[str]) -> dict[str, str]:
 def _anonymous(
     record: Record, methods: Mapping[str, str], orders: Mapping[str, str], tasks: Mapping[str, str]
 ) -> dict[str, Any]:
-    probes = dict(record.get("probes") or {})
-    probes["curves"] = [
-        {**point, **{key: tasks.get(point[key], point[key]) for key in ("scored", "trained")}}
-        for point in probes.get("curves", ())
-    ]
+    probes = {
+        name: [{**row, **{k: tasks.get(row[k], row[k]) for k in ("scored", "trained") if k in row}} for row in rows]
+        for name, rows in (record.get("probes") or {}).items()
+    }
     named = {key: [tasks[str(t)] for t in record[key]] for key in ("tasks", "anchors") if record.get(key)}
     own = {"method": methods[str(record["method"])], "order": orders[str(record["order"])]}
     return {**record, **own, **named, "probes": probes}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from cl_toolkit.report.autopsy import rows as found_by_autopsy
 from cl_toolkit.report.fits import Fit, fits
 from cl_toolkit.report.forgetting import retained
 from cl_toolkit.report.methods import by_method
@@ -39,6 +40,20 @@ MATRIX = (*RUN, "row", "after", "task", "score", "chance", "unit", "higher_is_be
 ANSWERS = (*RUN, "row", "after", "task", "id", "question", "target", "answer", "score")
 COSTS = (*RUN, "cost", "value", "compute_unit")
 RETENTION = (*RUN, "task", "lag", "score", "share", "between")
+AUTOPSY = (
+    *RUN,
+    "row",
+    "after",
+    "task",
+    "strict",
+    "content",
+    "valid",
+    "reminded",
+    "drop",
+    "superficial",
+    "essential",
+    "n",
+)
 FITS = ("method", "task", *(f.name for f in fields(Fit)))
 
 
@@ -141,3 +156,14 @@ def fitted(records: Sequence[Record]) -> pd.DataFrame:
     tasks = list(dict.fromkeys(task for record in finished(records) for task in record["tasks"]))
     found = fits(by_method(records), tasks)
     return table(({"method": m, "task": task, **asdict(fit)} for (m, task), fit in found.items()), FITS)
+
+
+def autopsy(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per run, stage and task learned so far that the probe `autopsy` has looked at: its scores, and what they have lost
+    since the task's own end, drop = superficial + essential."""
+    rows = (
+        run_of(record) | {"after": row["trained"], "task": row["scored"]} | {k: row[k] for k in AUTOPSY if k in row}
+        for record in finished(records)
+        for row in found_by_autopsy(record)
+    )
+    return table(rows, AUTOPSY)
