@@ -11,7 +11,7 @@ from cl_toolkit.report.reading import Record
 from cl_toolkit.runs.checkpoint import replace_file
 
 
-def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) -> Path:
+def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = (), sweep: Sequence[Record] = ()) -> Path:
     """Write `summary.csv` and what else there are tables of, `plots/*.png`, `plots/*.svg` and `report.html` into the folder;
     returns the page's path.
 
@@ -19,11 +19,13 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     same bytes, in whatever order they come. Figures of an earlier build that no longer apply are deleted. Metrics are
     computed from the matrices. Files are replaced, never written through a link. Raises UserError without records, for a
     damaged record or one of another schema, and where runs of one method differ in more than seed and order; OSError if
-    the folder cannot be written. notes: what else the page has to say before one concludes.
+    the folder cannot be written. notes: what else the page has to say before one concludes. sweep: the records of a search over
+    learning rates, for the front (`report.front`); where it is empty, the runs' own rates.
     """
     # drawing and tables take a second to import, which a command that only asks for help must not pay
     from cl_toolkit.report.comparison import Comparison
     from cl_toolkit.report.figures import draw
+    from cl_toolkit.report.front import Front
     from cl_toolkit.report.page import render
     from cl_toolkit.report.tables import as_csv, per_run
     from cl_toolkit.report.tidy import autopsy, fitted, retention
@@ -35,7 +37,7 @@ def build(records: Sequence[Record], folder: Path, notes: Sequence[str] = ()) ->
     folder.mkdir(parents=True, exist_ok=True)
     runs = comparison.records
     tables = {"summary": per_run(runs), "retention": retention(runs), "fits": fitted(runs), "autopsy": autopsy(runs)}
-    text = render(comparison, draw(comparison, folder / "plots"), notes)
+    text = render(comparison, draw(comparison, folder / "plots", front=Front.of(comparison, sweep)), notes)
     for name, table in tables.items():
         path = folder / f"{name}.csv"
         if name == "summary" or len(table):

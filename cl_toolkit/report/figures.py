@@ -21,6 +21,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.report import autopsy
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.curves import STEPS, Since, forgetting_curves
+from cl_toolkit.report.front import Front, draw_front
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, scores
 from cl_toolkit.report.style import INK, LEGEND, PAGE, TICK, Sheet, looks
@@ -41,9 +42,9 @@ class Plot:
         return self.svg
 
 
-def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot]:
-    """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` (or the sheet's formats) into the folder, and
-    return the plots.
+def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE, front: Front | None = None) -> list[Plot]:
+    """Draw what the finished runs allow, and the front where there is one, write `<name>.png` and `<name>.svg` (or the sheet's
+    formats) into the folder, and return the plots.
 
     Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
     cannot be written, UserError if it is a link: nothing is written elsewhere than where it seems to be.
@@ -54,7 +55,7 @@ def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot
     for path in folder.iterdir():
         if OWN_FILES.fullmatch(path.name):
             path.unlink()
-    return list(drawn(comparison, folder, sheet))
+    return list(drawn(comparison, folder, sheet, front=front))
 
 
 def drawn(
@@ -63,13 +64,14 @@ def drawn(
     sheet: Sheet = PAGE,
     wanted: tuple[str, ...] = ("",),
     since: Since = STEPS,
+    front: Front | None = None,
 ) -> Iterator[Plot]:
     """The plots one by one. folder: where their files go; None: nowhere. wanted: how the names of those wanted begin. since:
     how forgetting curves are drawn."""
     with warnings.catch_warnings(), matplotlib.rc_context(dict(sheet.rc)):
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for name, title, caption, make in _figures(comparison, sheet, since):
+        for name, title, caption, make in _figures(comparison, sheet, since, front):
             if name.startswith(wanted) and (figure := make()):
                 with matplotlib.rc_context({"svg.hashsalt": name}):
                     files = _files(figure, sheet.formats)
@@ -111,7 +113,7 @@ def _for_page(text: str, name: str, title: str) -> str:
 
 
 def _figures(
-    comparison: Comparison, sheet: Sheet, since: Since
+    comparison: Comparison, sheet: Sheet, since: Since, front: Front | None
 ) -> Iterator[tuple[str, str, str, Callable[[], Figure | None]]]:
     """Name, title, caption, and what draws the figure: None where the runs do not allow it."""
     groups, look = comparison.methods, looks(comparison)
@@ -144,6 +146,8 @@ def _figures(
         caption,
         partial(learning_retention, groups, look, unit, lower, sheet),
     )
+    told = "" if front is None else front.caption
+    yield "front", "The front over learning rates", told, partial(draw_front, front, sheet)
     yield "cost", "Cost beside accuracy", COST, partial(cost_accuracy, groups, look, unit, sheet)
 
 
@@ -162,7 +166,7 @@ COST = (
 )
 MOST_TASKS = 10
 """Tasks up to which a cell of a matrix has room for its number."""
-OWN_FILES = re.compile(r"(curves|losses|matrix|kinds|retention|cost)(-\d+)?\.(png|svg|pdf)")
+OWN_FILES = re.compile(r"(curves|losses|matrix|kinds|retention|front|cost)(-\d+)?\.(png|svg|pdf)")
 
 
 def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False, sheet: Sheet = PAGE) -> Figure:

@@ -12,6 +12,7 @@ from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.curves import STEPS, Since
 from cl_toolkit.report.figures import Plot, drawn
 from cl_toolkit.report.forgetting import AXES
+from cl_toolkit.report.front import Front
 from cl_toolkit.report.reading import Record
 
 
@@ -52,8 +53,15 @@ class Plots:
         """Learning against retention, and cost beside accuracy."""
         return self._shown("retention", "cost")
 
-    def _shown(self, *names: str, since: Since = STEPS) -> Shown:
-        found = Shown(drawn(Comparison.of(self.records), wanted=names, since=since))
+    def front(self, sweep: Sequence[Record] = ()) -> Shown:
+        """What was learned against what was lost over all learning rates: of these runs, or of the records of `cl-toolkit tune`
+        (`cl.load("results/my-tune").records`)."""
+        return self._shown("front", sweep=sweep)
+
+    def _shown(self, *names: str, since: Since = STEPS, sweep: Sequence[Record] = ()) -> Shown:
+        comparison = Comparison.of(self.records)
+        front = Front.of(comparison, sweep) if "front" in names else None
+        found = Shown(drawn(comparison, wanted=names, since=since, front=front))
         if not found:
             raise UserError(f"study.plot: no finished run has what {' and '.join(names)} is drawn of")
         return found

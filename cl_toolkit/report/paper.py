@@ -11,6 +11,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.measure.metrics import METRICS
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.figures import draw
+from cl_toolkit.report.front import Front
 from cl_toolkit.report.latex import SCORES, results, tex
 from cl_toolkit.report.paragraph import components, setup
 from cl_toolkit.report.reading import Record
@@ -37,7 +38,7 @@ def write(records: Sequence[Record], folder: Path, papers: Mapping[str, str], an
         return tex(placeless(str(text)) if anonymous else text)
 
     folder.mkdir(parents=True, exist_ok=True)
-    draw(comparison, folder / "figures", PAPER)
+    draw(comparison, folder / "figures", PAPER, Front.of(comparison))
     used = dict.fromkeys(name for run in comparison.runs for name in components(run))
     keys = [key for name in used for key in cited(papers.get(name, ""))]
     keys += ["holm1979"] if comparison.size else []
