@@ -21,9 +21,9 @@ from cl_toolkit.report.forgetting import Curve, curve
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import lower_is_better
 
-GOOD = 0.8
-"""R^2 from which a fit is stated: 2,000 curves of 8 points that were noise alone (deviation 0.05) reach it in 0.45 %, of 13 in
-0.05 % (LOG.md)."""
+GOOD = 0.9
+"""R^2 from which a fit is stated. Of 2,000 curves of 8 points that were noise alone none reached it; a curve that stays level
+before it falls, which neither form describes, came to 0.88 (LOG.md)."""
 FEWEST = 8
 """Points that a fit needs, its own end among them."""
 APART = 2.0
