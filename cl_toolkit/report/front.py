@@ -235,8 +235,9 @@ def _panel(axes, front: Front, of: str, sheet: Sheet) -> None:
                   linewidth=1, marker=look.marker, markersize=5 * share**0.5, alpha=0.45, label=label)  # fmt: skip
     for p in best:
         look, at = front.looks[p.family], (p.learned, getattr(p, of))
-        axes.scatter(*at, s=70 * share, color=look.color, marker=look.marker, edgecolors=INK, linewidths=1.4, zorder=3)
-        axes.annotate(f"{p.rate:.0e}".replace("e-0", "e-"), at, xytext=(6, 5), textcoords="offset points",
+        axes.scatter(*at, s=50 * share, color=look.color, marker=look.marker, linewidths=0, zorder=3)
+        axes.scatter(*at, s=180 * share, facecolors="none", edgecolors=INK, linewidths=1.1, zorder=3)
+        axes.annotate(f"{p.rate:.0e}".replace("e-0", "e-"), at, xytext=(8, 6), textcoords="offset points",
                       fontsize=7, color=MUTED)  # fmt: skip
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
     axes.margins(0.14)
