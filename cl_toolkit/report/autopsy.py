@@ -74,7 +74,7 @@ def table(found: Sequence[Kinds]) -> list[list[str]]:
         return "-" if estimate is None else of(estimate)
 
     def lost(estimate: Estimate) -> str:
-        return signed(estimate.mean) + (f" ({estimate.interval})" if estimate.n > 1 else "")
+        return signed(estimate.mean) + (f" ({estimate.interval}, n={estimate.n})" if estimate.n > 1 else "")
 
     return [
         [kind.method, kind.task, *(told(kind.numbers[k], lost) for k in ("drop", "superficial", "essential")),

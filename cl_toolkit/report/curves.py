@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cl_toolkit.report.fits import GOOD, fitted
-from cl_toolkit.report.forgetting import AXES, Curve, curve, points
+from cl_toolkit.report.forgetting import AXES, Curve, curve, less_is_better, points
 from cl_toolkit.report.methods import Methods
-from cl_toolkit.report.reading import Record, guessing, lookup, lower_is_better, scores
+from cl_toolkit.report.reading import Record, guessing, lookup, scores
 from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look, Sheet
 
 
@@ -82,7 +82,7 @@ def forgetting_curves(
         drawn = {m: c for m, by_task in curves.items() if (c := by_task[task])}
         for method, found in drawn.items():
             handles[method] = _line(axes, found, look[method], since)
-            if since.fits and (fit := fitted(found, since.of == "loss" or lower_is_better(groups[method]))):
+            if since.fits and (fit := fitted(found, since.of == "loss" or less_is_better(groups[method][0], task))):
                 axes.plot(found.times[since.axis], fit(found.lags), color=INK, linewidth=0.8, zorder=4)
         for method, runs in groups.items():
             if since.of == "value" and method not in drawn and lookup(runs[0], "regime.upper_bound"):
@@ -105,7 +105,7 @@ def forgetting_curves(
 
 def _known(found: Curve | None, since: Since) -> Curve | None:
     """The curve, where it has this axis and more than its own end."""
-    return found if found and len(found.lags) > 1 and not np.isnan(found.times[since.axis]).any() else None
+    return found if found and len(found.lags) > 1 and (found.times[since.axis][1:] > 0).all() else None
 
 
 def _line(axes, found: Curve, look: Look, since: Since):

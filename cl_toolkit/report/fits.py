@@ -17,9 +17,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import stdtrit
 
 from cl_toolkit.report.estimate import NOTHING
-from cl_toolkit.report.forgetting import Curve, curve
+from cl_toolkit.report.forgetting import Curve, curve, less_is_better
 from cl_toolkit.report.methods import Methods
-from cl_toolkit.report.reading import lower_is_better
 
 GOOD = 0.9
 """R^2 from which a fit is stated. Of 2,000 curves of 8 points that were noise alone none reached it; a curve that stays level
@@ -177,6 +176,8 @@ def _around(half: float, error: float, freedom: int) -> tuple[float, float]:
 def fits(methods: Methods, tasks: Sequence[str]) -> dict[tuple[str, str], Fit]:
     """(method, task) -> what its curve is described by, of those that may be."""
     made = {
-        (m, task): fitted(curve(runs, task), lower_is_better(runs)) for m, runs in methods.items() for task in tasks
+        (m, task): fitted(curve(runs, task), less_is_better(runs[0], task))
+        for m, runs in methods.items()
+        for task in tasks
     }
     return {key: fit for key, fit in made.items() if fit}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cl_toolkit.report.estimate import Estimate, over_orders
-from cl_toolkit.report.reading import Record, guessing, lower_is_better
+from cl_toolkit.report.reading import Record, guessing
 
 AXES = {
     "steps": ("step", "optimizer steps"),
@@ -64,6 +64,12 @@ def curve(runs: Sequence[Record], task: str, of: str = "value") -> Curve | None:
     return Curve(np.array(lags), np.array(rows, dtype=float), "orders" if several else "seeds", floor, times)
 
 
+def less_is_better(record: Record, task: str) -> bool:
+    """Whether a task's score is better when it is lower."""
+    known = dict(zip(record.get("tasks") or (), record.get("higher_is_better") or (), strict=False))
+    return known.get(task) is False
+
+
 def _since(found: Mapping[int, Mapping[str, Any]], lags: Sequence[int], key: str) -> list[float]:
     """What was counted between the first point and each of these."""
     counts = [found[lag].get(key) for lag in lags]
@@ -98,7 +104,6 @@ def retained(record: Record, lags: Sequence[int] = LAGS) -> Iterator[Retained]:
     """Of every task at the lags that lie within its curve. share = (s(t) - g(t)) / (s(0) - g(0)) with the score s and that of
     guessing g, 1 minus the forget ratio of Zhang et al. 2024 (arXiv 2409.02228); of scores of which less is better there is
     none. Between two points the score is linear in log(1 + lag) (ours)."""
-    lower = lower_is_better([record])
     for task in record.get("tasks") or ():
         found = points(record, task)
         if len(found) < 2 or 0 not in found:
@@ -110,7 +115,7 @@ def retained(record: Record, lags: Sequence[int] = LAGS) -> Iterator[Retained]:
             if lag > known[-1]:
                 continue
             score, left = (float(np.interp(np.log1p(lag), np.log1p(known), v)) for v in (values, above))
-            share = math.nan if lower or not above[0] > 0 else left / above[0]
+            share = math.nan if less_is_better(record, task) or not above[0] > 0 else left / above[0]
             yield Retained(task, lag, score, share, lag not in found)
 
 

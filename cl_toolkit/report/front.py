@@ -133,17 +133,23 @@ class Front:
     @staticmethod
     def of(comparison: Comparison, sweep: Sequence[Record] = ()) -> Front | None:
         """sweep: the records of `cl-toolkit tune`; without them the comparison's own. None where nothing is tried at two rates.
-        Raises UserError where the sweep is on another stream or model."""
+        Raises UserError where the sweep is on another stream or model, or has no two rates of a method."""
         methods = comparison.methods
         if sweep:
             records = in_order([trusted(record) for record in sweep])
             methods = by_method(records)
+            if not methods:
+                raise UserError("--sweep: none of its runs has finished")
             check_unmixed(methods)
             check_ground(comparison.runs, [r for runs in methods.values() for r in runs])
         known = {kind_of(runs[0]): m for m, runs in comparison.methods.items()} if sweep else {}
         of = families(methods, known)
         found = points(methods, of)
         if not any(len({p.rate for p in found if p.family == family}) > 1 for family in of):
+            if sweep:
+                raise UserError(
+                    "--sweep: no method is tried at two learning rates there, so that there is no front to draw"
+                )
             return None
         runs, own = [r for its in methods.values() for r in its], looks(comparison)
         split = str(lookup(runs[0], "config.evaluate.split") or "test")

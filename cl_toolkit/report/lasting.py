@@ -43,10 +43,10 @@ def lasting(comparison: Comparison) -> Lasting | None:
 
 
 def _retention(estimate: Estimate | None, tasks: int) -> str:
-    """`0.61 (0.52 to 0.70), 3 tasks`."""
+    """`0.61 (0.52 to 0.70, n=3), 2 tasks`."""
     if estimate is None:
         return "-"
-    interval = f" ({decimals(estimate.low)} to {decimals(estimate.high)})" if estimate.n > 1 else ""
+    interval = f" ({decimals(estimate.low)} to {decimals(estimate.high)}, n={estimate.n})" if estimate.n > 1 else ""
     return f"{decimals(estimate.mean)}{interval}, {tasks} task{'s' if tasks > 1 else ''}"
 
 

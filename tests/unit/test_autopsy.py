@@ -188,7 +188,7 @@ def test_the_page_says_what_was_lost_and_of_which_task_it_cannot(tmp_path):
     row = re.search(r"<td>sort</td>(.*?)</tr>", text[text.index("<h2>Which kind") :]).group(1)
     # t(2) = 4.3027 times 0.1 / sqrt(3)
     assert re.findall(r">([^<]+)</td>", row) == [
-        "+0.50 (+0.25 to +0.75)", "+0.40 (+0.15 to +0.65)", "+0.10 (+0.10 to +0.10)", "0.40", "-", "-",
+        "+0.50 (+0.25 to +0.75, n=3)", "+0.40 (+0.15 to +0.65, n=3)", "+0.10 (+0.10 to +0.10, n=3)", "0.40", "-", "-",
     ]  # fmt: skip
     assert "Left out, since the score is not right or wrong as a whole of a written answer: max (token_f1)." in text
     assert (tmp_path / "plots" / "kinds.svg").is_file()

@@ -9,7 +9,7 @@ from reported import TASKS, record
 import cl_toolkit as cl
 from cl_toolkit.report import build
 from cl_toolkit.report.estimate import Estimate
-from cl_toolkit.report.fits import FEWEST, Fit, fitted
+from cl_toolkit.report.fits import FEWEST, Fit, fits, fitted
 from cl_toolkit.report.forgetting import Curve, curve, retained, retention
 from cl_toolkit.report.lasting import half_life
 
@@ -150,6 +150,16 @@ def test_retention_has_the_reports_interval():
     lower = {"units": ["perplexity"] * 3, "higher_is_better": [False] * 3}
     assert retention([falling(**lower)], 50) == (None, 0), "a perplexity has no zero"
     assert next(retained(falling(**lower))).score > 0
+
+
+def test_each_task_has_its_own_direction():
+    """Of a stream of accuracies and perplexities."""
+    mixed = falling(higher_is_better=[False, True, True])
+    for point in mixed["probes"]["curves"]:
+        point["value"] = 40 - point["value"]
+    assert fits({"sequential": [mixed]}, TASKS)["sequential", "sort"].c == pytest.approx(39.9, abs=1e-6)
+    assert fits({"sequential": [falling(higher_is_better=[False, True, True])]}, TASKS) == {}
+    assert all(math.isnan(left.share) for left in retained(mixed))
 
 
 def test_the_mean_of_an_order_comes_first():

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from reported import record, replay, write_study
+from reported import failed, record, replay, write_study
 from typer.testing import CliRunner
 
 import cl_toolkit as cl
@@ -127,3 +127,9 @@ def test_the_command_draws_it_and_refuses_another_stream(tmp_path):
         run["config"]["stream"] = {"name": "digits"}
     with pytest.raises(cl.UserError, match=r"--sweep: is of another study: stream.name is digits there and None here"):
         Front.of(Comparison.of([record()]), other)
+    for runs, words in (
+        (sweep()[:1], "no method is tried at two learning rates"),
+        ([failed()], "none of its runs has finished"),
+    ):
+        with pytest.raises(cl.UserError, match=f"--sweep: {words}"):
+            Front.of(Comparison.of([record()]), runs)

@@ -46,8 +46,8 @@ class Autopsy(Probe):
 
     def _exams(self, moment: Moment) -> list[Exam]:
         """Those that are looked at, in an order that does not depend on that of the tasks."""
-        names = {*moment.past, moment.learned} & set(moment.scored)
-        return [e for name in sorted(names) if (e := moment.exams[name]).scorer.exact and e.scorer.reads == "answer"]
+        names = [name for name in sorted(moment.scored) if name in moment.past or name == moment.learned]
+        return [e for name in names if (e := moment.exams[name]).scorer.exact and e.scorer.reads == "answer"]
 
     def ask(self, moment: Moment) -> list[Request]:
         k = self.config.reminder
