@@ -111,6 +111,7 @@ def stacked(methods: Methods, sheet: Sheet = PAGE) -> Figure | None:
         _bars(axes, [own.get(name, {}) for name in names])
         axes.set_yticks(range(len(names)), [sheet.short(name, LEGEND) for name in names])
         axes.axvline(0, color=INK, linewidth=0.8)
+        axes.use_sticky_edges = False
         axes.margins(x=0.06)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
