@@ -122,6 +122,13 @@ def test_a_score_that_is_not_right_or_wrong_is_left_out():
     assert read(probe, moment(1, learned="sum", scorer="choices")) == []
 
 
+def test_it_looks_after_each_stage_and_with_a_reminder_once_before():
+    kinds = ("start", "step", "task_end")
+    for reminder, wanted in ((0, [False, False, True]), (1, [True, False, True])):
+        probe = Autopsy(Autopsy.Config(reminder=reminder))
+        assert [probe.due(moment(1, kind=kind, learned="sum")) for kind in kinds] == wanted
+
+
 def test_a_reminder_stands_before_the_question():
     probe = Autopsy(Autopsy.Config(reminder=2))
     (first,) = [r for r in probe.ask(moment(0, kind="start")) if r.example.id.startswith("10")]

@@ -9,7 +9,7 @@ from reported import TASKS, record
 import cl_toolkit as cl
 from cl_toolkit.report import build
 from cl_toolkit.report.estimate import Estimate
-from cl_toolkit.report.fits import FEWEST, Fit, fits, fitted
+from cl_toolkit.report.fits import Fit, fits, fitted
 from cl_toolkit.report.forgetting import Curve, curve, retained, retention
 from cl_toolkit.report.lasting import half_life
 
@@ -60,7 +60,8 @@ def test_noise_a_level_line_and_few_points_have_no_fit():
     found = [fitted(of(0.7 + 0.05 * draw.standard_normal(len(LAGS)))) for _ in range(50)]
     assert found == [None] * 50
     assert fitted(of(np.full(len(LAGS), 0.7))) is None
-    assert fitted(of(power(0.6, 0.5)[: FEWEST - 1], lags=LAGS[: FEWEST - 1])) is None
+    assert fitted(of(power(0.6, 0.5)[:7], lags=LAGS[:7])) is None
+    assert fitted(of(power(0.6, 0.5)[:8], lags=LAGS[:8])).points == 8
     assert fitted(of(0.9 - 1e-4 * LAGS)) is None, "a straight line falls without a half-life"
     assert fitted(None) is None
 
