@@ -36,7 +36,7 @@ $(PEERS)/installed: $(BIN)/pytest
 $(SPEED)/installed: $(BIN)/pytest
 	$(call apart,speed-peers)
 
-.PHONY: quickstart test test-cpus peers package types reference mutants grid null speed speed-peers speed-gpu style clean
+.PHONY: quickstart test test-cpus peers package types reference accessible mutants grid null speed speed-peers speed-gpu style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
@@ -64,6 +64,14 @@ types: $(BIN)/pytest  ## mypy over an installed wheel; a minute
 
 reference: $(BIN)/pytest  ## the API reference as pages, in docs/reference
 	$(BIN)/python docs/reference.py
+
+AXE := build/axe-core/package/axe.min.js
+$(AXE):
+	mkdir -p build/axe-core
+	cd build/axe-core && tar -xzf "$$(npm pack --silent axe-core@4.14.1)"
+
+accessible: $(BIN)/pytest $(AXE)  ## the report's page in Chromium: axe-core, a phone's width, light and dark; needs npm and chromium
+	$(BIN)/python -m pytest -rs tests/unit/test_accessible.py
 
 mutants: $(BIN)/pytest  ## how many small faults the tests notice, a sample; N=all for all of them
 	$(BIN)/python tests/mutants.py --number $(N) --jobs $(JOBS)

@@ -55,6 +55,24 @@ class Study:
 
         return tidy.costs(self.records)
 
+    def retention(self) -> pandas.DataFrame:
+        """A row per run, task and lag of 10, 100 and 1000 steps: what is left of the task (`report.tidy.retention`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.retention(self.records)
+
+    def fits(self) -> pandas.DataFrame:
+        """A row per method and task whose forgetting curve has a fit: form, half-life, interval, R² (`report.tidy.fitted`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.fitted(self.records)
+
+    def autopsy(self) -> pandas.DataFrame:
+        """A row per run, stage and past task: of what its score lost, how much was form alone (`report.tidy.autopsy`)."""
+        from cl_toolkit.report import tidy
+
+        return tidy.autopsy(self.records)
+
     @property
     def plot(self) -> Plots:
         """The report's figures in a notebook: `plot.curves()`, `plot.matrix()`, `plot.tradeoff()`."""

@@ -224,7 +224,11 @@ STREAMS = Registry(
 PROBES = Registry(
     "probe",
     "cl_toolkit.probes",
-    {"drift": "cl_toolkit.measure.probes.drift:Drift", "lm_eval": "cl_toolkit.measure.probes.lm_eval:LmEval"},
+    {
+        "drift": "cl_toolkit.measure.probes.drift:Drift",
+        "autopsy": "cl_toolkit.measure.probes.autopsy:Autopsy",
+        "lm_eval": "cl_toolkit.measure.probes.lm_eval:LmEval",
+    },
 )
 TRACKERS = Registry(
     "tracker",

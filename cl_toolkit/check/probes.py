@@ -10,6 +10,7 @@ from cl_toolkit.check.law import Broken, Laws, NotApplicable
 from cl_toolkit.check.runs import TASKS, TINY, Subject, Trajectory, global_states, moved, stop_after, tiny_config
 from cl_toolkit.config.schema import RunConfig
 from cl_toolkit.errors import UserError, quoted
+from cl_toolkit.measure.exam import REMINDED
 from cl_toolkit.measure.probe import Moment
 from cl_toolkit.models.arrays import MLP
 from cl_toolkit.models.kind import Kind
@@ -78,7 +79,8 @@ class Spy:
         for request in found:
             if not isinstance(request, get_args(Request)):
                 raise Broken(f"ask: expected requests (Answer, Choice, Logprobs, Sample), got {quoted(request)}")
-            if request.example.id and request.example.id not in known:  # plain text is of no example
+            name = request.example.id.removesuffix(REMINDED)
+            if name and name not in known:  # plain text is of no example
                 raise Broken(f"ask: {request.example.id} is in none of the moment's exams")
         self.asked.append((moment, found))
         if found != again:

@@ -17,6 +17,7 @@ from torch import nn
 
 from cl_toolkit.benchmarks.skills import Skills
 from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.measure.scorers import accuracy
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs.events import Event, Saved
 from cl_toolkit.runs.run import Run
@@ -80,6 +81,7 @@ def stream_for(objective: Any) -> str:
     return f"{__name__}:{(fitting or [EasySkills])[0].__name__}"
 
 
+@accuracy
 def even(example: Example, answer: str) -> float:
     """1 for an answer whose bytes add up to an even number."""
     return float(sum(answer.encode()) % 2 == 0)

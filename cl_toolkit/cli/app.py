@@ -145,6 +145,9 @@ def report(
         list[Path], typer.Argument(metavar="RESULTS...", help="Folders that comparisons or runs wrote; several as one.")
     ],
     out: Annotated[Path | None, typer.Option(help="Where to. Default: RESULTS; of several results/<A>+<B>")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="Folder of `tune`: its trials as a front of what is learned and what is kept.")
+    ] = None,
     paper: Annotated[
         Path | None, typer.Option(help="Folder for a paper: vector figures, results.tex, setup.tex, references.bib.")
     ] = None,
@@ -163,7 +166,7 @@ def report(
     for source in results if len(results) > 1 else ():
         if folder.resolve().is_relative_to(source.resolve()):
             raise UserError(f"--out {folder}: lies in {source}, which is read and stays as it is; name another folder")
-    build(study.records, folder, study.notes)
+    build(study.records, folder, study.notes, load(sweep).records if sweep else ())
     print_results(study, folder)
     if paper is not None:
         typer.echo(f"\npaper: {study.paper(paper, anonymous=anonymous)}")

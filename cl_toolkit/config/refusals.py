@@ -8,22 +8,20 @@ from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from cl_toolkit.config.layers import base_layer
+from cl_toolkit.config.able import check_engine, check_generation, check_prefixes
+from cl_toolkit.config.parts import tags_of
 from cl_toolkit.data.streams import chosen_tasks, task_names
-from cl_toolkit.engine import choose, launch
-from cl_toolkit.engine.deepspeed_config import final_config, offloaded
+from cl_toolkit.engine import launch
 from cl_toolkit.engine.schedules import SCHEDULES, settings
 from cl_toolkit.errors import UserError, did_you_mean, listed, quoted
-from cl_toolkit.models import writers
 from cl_toolkit.models.kind import built_in
-from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STRATEGIES, STREAMS, made
-from cl_toolkit.strategy import LIFE_CYCLES, Strategy, Tags
+from cl_toolkit.registry import OBJECTIVES, PROBES, SCORERS, STREAMS, made
+from cl_toolkit.strategy import LIFE_CYCLES, Tags
 
 if TYPE_CHECKING:
-    from cl_toolkit.config.schema import Component, RunConfig
+    from cl_toolkit.config.schema import RunConfig
     from cl_toolkit.models.sections import AnyAdapter
     from cl_toolkit.objective import Objective
-    from cl_toolkit.strategy import Strategy
 
 
 def check(config: RunConfig, where: str) -> None:
@@ -246,14 +244,20 @@ def told_where(where: str) -> Iterator[None]:
 
 
 def check_probes(config: RunConfig, where: str) -> None:
-    """The model must give what they ask for."""
-    model = config.kind
-    for component in config.probes:
-        key = f"evaluate.probes.{component.name}"
-        for lacking in sorted(PROBES.get(component.name, f"{where}: {key}").needs - model.gives):
+    """The model must give what they ask for. Under an objective that brings classes of its own it says those alone, and what it
+    makes of them is no distribution (SupCon's prototypes)."""
+    model, with_classes = config.kind, "classes" in objective_of(config).gives
+    gives = model.gives & {"hidden", "classes"} if with_classes else model.gives
+    said = f"{model.name} under objective {config.objective.name}" if with_classes else model.name
+    keys = {f"evaluate.probes.{c.name}": c.name for c in config.probes}
+    needs = {key: PROBES.get(name, f"{where}: {key}").needs for key, name in keys.items()}
+    if config.evaluate.forgetting_curve.loss:
+        needs["evaluate.forgetting_curve.loss"] = frozenset({"outputs"})
+    for key, its in needs.items():
+        for lacking in sorted(its - gives):
             raise UserError(
-                f"{where}: {key}: needs a model that gives {lacking}, model {model.name} gives "
-                f"{' and '.join(sorted(model.gives))}; leave it out"
+                f"{where}: {key}: needs a model that gives {lacking}, model {said} gives {' and '.join(sorted(gives))}; "
+                "leave it out"
             )
 
 
@@ -277,22 +281,6 @@ def check_strategies(config: RunConfig, where: str) -> None:
                 "adapter is there; leave out the anchors or the adapter"
             )
     check_needs({name: its.needs for name, its in tags.items()}, config.objective.name, where)
-
-
-def check_prefixes(config: RunConfig, where: str) -> None:
-    """What would lose, or does not know, the keys and values that a strategy puts before each row."""
-    train, generation = config.train, config.generation
-    wrong = {
-        f"train.packing: {train.packing}": train.packing is not None,
-        "train.gradient_checkpointing: true": train.gradient_checkpointing,
-        f"generation.engine: {generation.engine}": generation.engine != "own",
-        f"generation.cache: {generation.cache}": generation.cache != "dynamic",
-    }
-    users = [c.name for c in config.strategies if "prefixes" in tags_of(c).of_model]
-    for setting in [setting for setting, holds in wrong.items() if holds and users]:
-        raise UserError(
-            f"{where}: {setting}: cannot be where strategies.{users[0]} puts prompts before each row; leave it out"
-        )
 
 
 def conflict(one: Tags, other: Tags) -> str:
@@ -339,61 +327,3 @@ def check_needs(needs: Mapping[str, frozenset[str]], objective: str, where: str)
             f"{where}: strategies.{name}: needs {' and '.join(sorted(its - given))}, which objective {objective} does not "
             f"give; {hint}"
         )
-
-
-def tags_of(component: Component) -> Tags:
-    """What a strategy with these settings asks for."""
-    cls, settings = strategy_class(component), component.settings
-    return (settings if isinstance(settings, cls) else made(cls, settings, f"strategies.{component.name}")).as_set
-
-
-def strategy_class(component: Component) -> type[Strategy]:
-    """The class behind a strategy component; its settings may be a ready instance (notebooks)."""
-    from cl_toolkit.strategy import Strategy
-
-    if isinstance(component.settings, Strategy):
-        return type(component.settings)
-    return STRATEGIES.get(component.name, "strategies")
-
-
-def check_generation(config: RunConfig, stage: int | None, where: str) -> None:
-    """What writes answers must be able to here, at a ZeRO stage; None: nothing is sharded."""
-    if config.plain["generation"] != base_layer()["generation"] and "generates" not in config.kind.gives:
-        raise UserError(
-            f"{where}: generation: is for models that write text; {config.model.name} does not; leave it out"
-        )
-    try:
-        writers.check_generation(config.generation, stage)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def check_engine(config: RunConfig, where: str) -> int | None:
-    """Device and engine must be able to what is asked. Returns the ZeRO stage; None: nothing is sharded."""
-    try:
-        stage = choose.check_engine(config.engine, config.train)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if stage is None:
-        return None
-    objective = OBJECTIVES.get(config.objective.name, f"{where}: objective.name")
-    parts = [(f"objective {config.objective.name}", objective.zero_stages)]
-    parts += [(f"strategy {c.name}", tags_of(c).zero_stages) for c in config.strategies]
-    for name, stages in parts:
-        if stage not in stages:
-            raise UserError(
-                f"{where}: engine.deepspeed: {name} does not work at ZeRO-{stage}; use stage {max(stages)} instead"
-            )
-    if config.train.max_grad_norm and "optimizer" in offloaded(final_config(config.engine.deepspeed, config.train)):
-        for component in config.strategies:
-            if changes_gradients(strategy_class(component)):
-                raise UserError(
-                    f"{where}: engine.deepspeed: with offload_optimizer DeepSpeed clips by the gradient's norm before strategy "
-                    f"{component.name} has changed it; use train.max_grad_norm: 0, or leave offload_optimizer out"
-                )
-    return stage
-
-
-def changes_gradients(strategy: type[Strategy]) -> bool:
-    """Whether a step's gradient is another one after its last backward."""
-    return strategy.tags.edits_gradient or strategy.penalty is not Strategy.penalty

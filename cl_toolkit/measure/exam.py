@@ -13,10 +13,13 @@ from cl_toolkit.data.spread import spread
 from cl_toolkit.measure.scorers import Scorer, as_scorer, score
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Reply, Request
 from cl_toolkit.registry import SCORERS
-from cl_toolkit.types import Example, Task
+from cl_toolkit.types import Example, Message, Task
 
 if TYPE_CHECKING:
     from cl_toolkit.measure.sections import Evaluate
+
+REMINDED = " after a reminder"
+"""What the id of a reminded example ends with: it is another question."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Exam:
     examples: tuple[Example, ...]
     max_new_tokens: int
     _parts: dict[int, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _reminded: dict[int, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
     _asked: dict[tuple[str, ...] | None, list[Request]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -56,6 +60,15 @@ class Exam:
         if size not in self._parts:
             self._parts[size] = replace(self, examples=tuple(spread(self.examples, size)))
         return self._parts[size]
+
+    def reminded(self, count: int) -> Exam:
+        """The same examples with so many of the task's training examples, spread over them, as turns before the question."""
+        if count not in self._reminded:
+            shown = [e for e in spread(self.task.train, count) if e.messages and not e.images]
+            before = tuple(m for e in shown for m in (*e.messages, Message(role="assistant", content=e.target)))
+            examples = tuple(replace(e, id=e.id + REMINDED, messages=_after(before, e.messages)) for e in self.examples)
+            self._reminded[count] = replace(self, examples=examples)
+        return self._reminded[count]
 
     @property
     def name(self) -> str:
@@ -101,6 +114,12 @@ class Exam:
         if self.scorer.reads == "likelihood":
             return None
         return max(Counter(e.target for e in self.examples).values()) / len(self.examples)
+
+
+def _after(before: tuple[Message, ...], own: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Turns after others, with one system turn, their own."""
+    system = own[:1] if own and own[0].role == "system" else ()
+    return *system, *(m for m in before if m.role != "system"), *own[len(system) :]
 
 
 def chance_of(scored: Sequence[Scored]) -> float | None:

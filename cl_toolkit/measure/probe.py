@@ -22,10 +22,10 @@ class Moment:
     """When a probe may look.
 
     kind: `start` (before any training), `step` (after an optimizer step), `task_end` (a stage is over, adapters merged).
-    task: what is, or was, trained. step, examples_seen: of the whole run. row: of the matrix, the tasks learned by the end of
-    the stage. exams: of every task and anchor, by name. scored: those that the row asks for. past: those learned before,
-    whose forgetting is watched. learned: the one whose own end this is. allowed: what answers are chosen from; None: from
-    each example's own choices.
+    task: what is, or was, trained. step, examples_seen, tokens_seen: of the whole run. row: of the matrix, the tasks learned
+    by the end of the stage. exams: of every task and anchor, by name. scored: those that the row asks for. past: those
+    learned before, whose forgetting is watched. learned: the one whose own end this is. allowed: what answers are chosen
+    from; None: from each example's own choices.
     """
 
     kind: Literal["start", "step", "task_end"]
@@ -33,6 +33,7 @@ class Moment:
     row: int
     step: int
     examples_seen: int
+    tokens_seen: int
     exams: Mapping[str, Exam]
     scored: tuple[str, ...] = ()
     past: tuple[str, ...] = ()

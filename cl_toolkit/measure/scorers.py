@@ -40,6 +40,8 @@ class Scorer:
     bounded: every score lies between 0 and 1.
     references: of several right answers (`references` in an example's `extra`) the `best` counts, or the function reads `all`.
     aggregate: (scores, weights) of a task's examples -> the task's number.
+    exact: a written answer is right or wrong as a whole.
+    parses: whether an answer has the form that is asked for, right or wrong; None where that cannot be told by it alone.
     """
 
     function: Callable[[Example, Any], float]
@@ -50,6 +52,8 @@ class Scorer:
     bounded: bool = True
     references: Literal["best", "all"] = "best"
     aggregate: Callable[[Sequence[float], Sequence[float]], float] = mean
+    exact: bool = False
+    parses: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         # a scorer is known by its function: `list` prints the docstring, the identity of a result hashes the module
@@ -97,7 +101,7 @@ def _where(task: str, name: str, example: Example) -> str:
     return f"task {task}: scorer {name}: example {example.id}"
 
 
-accuracy = partial(Scorer, unit="accuracy")
+accuracy = partial(Scorer, unit="accuracy", exact=True)
 choosing = partial(Scorer, unit="accuracy", reads="choices")
 
 
@@ -190,7 +194,7 @@ def _value(match: re.Match[str]) -> Decimal | None:
     return value.copy_sign(Decimal(sign)) if value.is_finite() else None
 
 
-@accuracy
+@partial(accuracy, parses=lambda answer: last_number(answer) is not None)
 def numeric(example: Example, answer: str) -> float:
     """1 if the last number of the answer equals the last number of the target: whole numbers exactly, others to a relative
     1e-6."""

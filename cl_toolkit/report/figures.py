@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +18,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cl_toolkit.errors import UserError
+from cl_toolkit.report import autopsy
 from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.curves import STEPS, Since, forgetting_curves
+from cl_toolkit.report.front import Front, draw_front
 from cl_toolkit.report.methods import Methods
-from cl_toolkit.report.reading import Record, guessing, lookup, scores
-from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look, Sheet, looks
+from cl_toolkit.report.reading import Record, scores
+from cl_toolkit.report.style import INK, LEGEND, PAGE, TICK, Sheet, looks
 from cl_toolkit.report.tradeoffs import cost_accuracy, learning_retention
 from cl_toolkit.runs.checkpoint import replace_file
 
@@ -40,9 +42,9 @@ class Plot:
         return self.svg
 
 
-def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot]:
-    """Draw what the finished runs allow, write `<name>.png` and `<name>.svg` (or the sheet's formats) into the folder, and
-    return the plots.
+def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE, front: Front | None = None) -> list[Plot]:
+    """Draw what the finished runs allow, and the front where there is one, write `<name>.png` and `<name>.svg` (or the sheet's
+    formats) into the folder, and return the plots.
 
     Figures of an earlier build are deleted first. The same records give the same bytes. Raises OSError if the folder
     cannot be written, UserError if it is a link: nothing is written elsewhere than where it seems to be.
@@ -53,17 +55,23 @@ def draw(comparison: Comparison, folder: Path, sheet: Sheet = PAGE) -> list[Plot
     for path in folder.iterdir():
         if OWN_FILES.fullmatch(path.name):
             path.unlink()
-    return list(drawn(comparison, folder, sheet))
+    return list(drawn(comparison, folder, sheet, front=front))
 
 
 def drawn(
-    comparison: Comparison, folder: Path | None = None, sheet: Sheet = PAGE, wanted: tuple[str, ...] = ("",)
+    comparison: Comparison,
+    folder: Path | None = None,
+    sheet: Sheet = PAGE,
+    wanted: tuple[str, ...] = ("",),
+    since: Since = STEPS,
+    front: Front | None = None,
 ) -> Iterator[Plot]:
-    """The plots one by one. folder: where their files go; None: nowhere. wanted: how the names of those wanted begin."""
+    """The plots one by one. folder: where their files go; None: nowhere. wanted: how the names of those wanted begin. since:
+    how forgetting curves are drawn."""
     with warnings.catch_warnings(), matplotlib.rc_context(dict(sheet.rc)):
         # a name in a script that the font lacks is drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        for name, title, caption, make in _figures(comparison, sheet):
+        for name, title, caption, make in _figures(comparison, sheet, since, front):
             if name.startswith(wanted) and (figure := make()):
                 with matplotlib.rc_context({"svg.hashsalt": name}):
                     files = _files(figure, sheet.formats)
@@ -104,7 +112,9 @@ def _for_page(text: str, name: str, title: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
 
 
-def _figures(comparison: Comparison, sheet: Sheet) -> Iterator[tuple[str, str, str, Callable[[], Figure | None]]]:
+def _figures(
+    comparison: Comparison, sheet: Sheet, since: Since, front: Front | None
+) -> Iterator[tuple[str, str, str, Callable[[], Figure | None]]]:
     """Name, title, caption, and what draws the figure: None where the runs do not allow it."""
     groups, look = comparison.methods, looks(comparison)
     unit, lower = comparison.unit, comparison.lower
@@ -113,11 +123,22 @@ def _figures(comparison: Comparison, sheet: Sheet) -> Iterator[tuple[str, str, s
         chosen = {m: same for m, runs in groups.items() if (same := [r for r in runs if str(r["order"]) == order])}
         suffix, label = (f"-{number}", f", order {order}") if len(orders) > 1 else ("", "")
         label = re.sub(r'[<>&"]', "", label)
-        draw_curves = partial(forgetting_curves, chosen, tasks, look, unit, sheet)
-        yield f"curves{suffix}", f"Forgetting curves{label}", CURVES, draw_curves
+        for name, title, its in (
+            ("curves", "Forgetting curves", since),
+            ("losses", "Losses", replace(since, of="loss")),
+        ):
+            draw_curves = partial(forgetting_curves, chosen, tasks, look, unit, sheet, its)
+            yield f"{name}{suffix}", f"{title}{label}", its.caption, draw_curves
         caption = MATRIX + f" Tasks in the order in which they were learned: {', '.join(tasks)}."
         draw_matrices = partial(matrices, chosen, tasks, unit, lower, sheet)
         yield f"matrix{suffix}", f"Score on every task after every task{label}", caption, draw_matrices
+    untold = autopsy.left_out(groups)
+    yield (
+        "kinds",
+        "Which kind of forgetting",
+        f"{autopsy.CAPTION} {untold}".strip(),
+        partial(autopsy.stacked, groups, sheet),
+    )
     caption = RETENTION + ("" if lower else " " + ISO)
     yield (
         "retention",
@@ -125,16 +146,11 @@ def _figures(comparison: Comparison, sheet: Sheet) -> Iterator[tuple[str, str, s
         caption,
         partial(learning_retention, groups, look, unit, lower, sheet),
     )
+    told = "" if front is None else front.caption
+    yield "front", "The front over learning rates", told, partial(draw_front, front, sheet)
     yield "cost", "Cost beside accuracy", COST, partial(cost_accuracy, groups, look, unit, sheet)
 
 
-CURVES = (
-    "How well each task is still done while the next ones are trained. One panel per task; the x axis counts optimizer "
-    "steps since that task was learned, 0 being its own end (linear up to 1, then logarithmic). Lines are means over "
-    "runs; bands are ± one standard deviation, or minimum to maximum where there are two runs; one run has no band. "
-    "A level dashed line: a model that saw all tasks at once, at its end. Dotted: the score of pure guessing. Vertical lines "
-    "mark where the next task begins, if all methods take the same steps."
-)
 MATRIX = (
     "Row: what had been trained so far. Column: the task that is scored. Framed cells were learned just then; below "
     "them in a column is what became of it. Hatched cells were not evaluated. Means over runs."
@@ -150,7 +166,7 @@ COST = (
 )
 MOST_TASKS = 10
 """Tasks up to which a cell of a matrix has room for its number."""
-OWN_FILES = re.compile(r"(curves|matrix|retention|cost)(-\d+)?\.(png|svg|pdf)")
+OWN_FILES = re.compile(r"(curves|losses|matrix|kinds|retention|front|cost)(-\d+)?\.(png|svg|pdf)")
 
 
 def matrices(groups: Methods, tasks: Sequence[str], unit: str, lower: bool = False, sheet: Sheet = PAGE) -> Figure:
@@ -236,112 +252,3 @@ def _small() -> float:
 
 def _short(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
-
-
-def forgetting_curves(
-    groups: Methods, tasks: Sequence[str], look: Mapping[str, Look], unit: str, sheet: Sheet = PAGE
-) -> Figure | None:
-    """A panel per task that something was learned after; None where no run has such a curve. The runs share one task
-    order, so that a step means the same in each."""
-    curves = {m: {task: _curve(runs, task) for task in tasks} for m, runs in groups.items()}
-    panels = [task for task in tasks if any(len(c[task][0]) > 1 for c in curves.values())]
-    if not panels:
-        return None
-    columns = sheet.across(len(panels), 1.5)
-    rows = -(-len(panels) // columns)
-    full = sheet.narrow or columns == sheet.panels
-    height = 1.4 * rows + 0.4 + 0.17 * -(-len(groups) // sheet.legend) if sheet.narrow else 2.9 * rows + 0.5
-    figure = Figure(figsize=(sheet.width if full else 4.4 * columns, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    handles = {}
-    for axes in grid.flat[len(panels) :]:
-        axes.remove()
-    for axes, task in zip(grid.flat, panels, strict=False):
-        axes.set_title(sheet.short(task, TICK))
-        for method, by_task in curves.items():
-            lags, values = by_task[task]
-            if len(lags) > 1:
-                handles[method] = _line(axes, lags, values, look[method])
-            elif lookup(groups[method][0], "regime.upper_bound"):
-                end = _mean_matrix(groups[method])[-1, tasks.index(task)]
-                handles[method] = axes.axhline(
-                    end, color=look[method].color, linestyle=look[method].dash, linewidth=1.2
-                )
-        _decorate(axes, groups, task, sheet, max(c[task][0][-1] for c in curves.values() if len(c[task][0])))
-    for axes in grid[:, 0]:
-        axes.set_ylabel(unit)
-    size = matplotlib.rcParams["font.size"]
-    figure.supxlabel("optimizer steps since the task was learned", fontsize=size, color=INK)
-    names = [m for m in groups if m in handles]
-    shown = [sheet.short(m, LEGEND) for m in names]
-    figure.legend([handles[m] for m in names], shown, loc="outside upper left", ncols=min(sheet.legend, len(names)))
-    return figure
-
-
-def _line(axes, lags: np.ndarray, values: np.ndarray, look: Look):
-    mean = np.nanmean(values, axis=0)
-    if len(values) == 2:
-        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-    else:
-        spread = values.std(axis=0, ddof=1) if len(values) > 2 else np.zeros(len(lags))
-        low, high = mean - spread, mean + spread
-    if len(values) > 1:
-        axes.fill_between(lags, low, high, color=look.color, alpha=0.16, linewidth=0)
-    return axes.plot(lags, mean, color=look.color, linestyle=look.dash, marker=look.marker, markersize=3.5,
-                     markevery=max(1, len(lags) // 8))[0]  # fmt: skip
-
-
-def _curve(runs: Sequence[Record], task: str) -> tuple[np.ndarray, np.ndarray]:
-    """(lags, values (runs, lags)) of one task, at the lags that every run with a curve has."""
-    series = [
-        {c["lag"]: c["value"] for c in r["probes"].get("curves", ()) if c["scored"] == task and _lag(c) >= 0}
-        for r in runs
-    ]
-    series = [s for s in series if s]
-    lags = sorted(set.intersection(*(set(s) for s in series))) if series else []
-    return np.array(lags), np.array([[s[lag] for lag in lags] for s in series], dtype=float)
-
-
-def _lag(point: Mapping) -> float:
-    return -1 if point.get("lag") is None else point["lag"]
-
-
-def _decorate(axes, groups: Methods, task: str, sheet: Sheet, last: float) -> None:
-    axes.set_xscale("symlog", linthresh=1, linscale=0.5)
-    axes.set_xlim(-0.15, last * 1.15)
-    ticks = [0, *(10**k for k in range(int(np.log10(max(last, 1))) + 1))]
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.margins(y=0.08)
-    first = next(iter(groups.values()))[0]
-    starts = [s for runs in groups.values() for r in runs if (s := _next_tasks(r, task))]
-    _guessing(axes, first, task, starts[0] if starts else {task: 0.0})
-    if starts and all(s == starts[0] for s in starts):
-        labelled = 0.0
-        for name, lag in list(starts[0].items())[1:]:
-            axes.axvline(lag, color=FAINT, linewidth=1.2, zorder=0)
-            if lag > 1.35 * labelled:  # the names of nearer ones would overlap on a logarithmic axis
-                label = sheet.short(name, TICK)
-                axes.annotate(label, (lag, 1), xycoords=("data", "axes fraction"), xytext=(2, -2), va="top", rotation=90,
-                              textcoords="offset points", fontsize=7, color=MUTED)  # fmt: skip
-                labelled = lag
-
-
-def _guessing(axes, record: Record, task: str, starts: Mapping[str, float]) -> None:
-    """The score of pure guessing: it falls where the answers of further tasks come to be choices."""
-    names, levels = record["tasks"], guessing(record)
-    steps = [(lag, levels[names.index(name) + 1, names.index(task)]) for name, lag in starts.items()]
-    steps = [(lag, level) for lag, level in steps if not np.isnan(level)]
-    if any(level for _, level in steps):
-        lags, values = zip(*steps, (axes.get_xlim()[1], steps[-1][1]), strict=True)
-        axes.step(lags, values, where="post", color=MUTED, linestyle=":", linewidth=1)
-
-
-def _next_tasks(record: Record, task: str) -> dict[str, float]:
-    """Task trained later -> lag at which its training began: the last lag seen under the one before."""
-    ends: dict[str, float] = {}
-    for point in record["probes"].get("curves", ()):
-        if point["scored"] == task and _lag(point) >= 0:
-            ends[point["trained"]] = max(_lag(point), ends.get(point["trained"], 0))
-    names = sorted(ends, key=ends.__getitem__)
-    return {name: ends[before] for before, name in itertools.pairwise(names)}

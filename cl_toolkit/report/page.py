@@ -12,6 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from cl_toolkit.report import autopsy
 from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.choices import section
 from cl_toolkit.report.columns import COLUMNS, RANKED, Column, amount, cell, more_is_better
@@ -20,6 +21,7 @@ from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
 from cl_toolkit.report.findings import findings
 from cl_toolkit.report.headline import headline
+from cl_toolkit.report.lasting import lasting
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, chance, lookup, number, one_level, scores
 from cl_toolkit.report.style import looks
@@ -73,6 +75,8 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "columns": COLUMNS,
         "other_columns": _other_columns(comparison),
         "anchors": _anchors(groups),
+        "lasting": lasting(comparison),
+        "kinds": autopsy.table(autopsy.kinds(groups)),
         "told": _told(comparison),
         "plots": [(plot, Markup(plot.svg)) for plot in plots],
         "differing": differing,

@@ -11,6 +11,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.measure.metrics import METRICS
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.figures import draw
+from cl_toolkit.report.front import Front
 from cl_toolkit.report.latex import SCORES, results, tex
 from cl_toolkit.report.paragraph import components, setup
 from cl_toolkit.report.reading import Record
@@ -37,7 +38,7 @@ def write(records: Sequence[Record], folder: Path, papers: Mapping[str, str], an
         return tex(placeless(str(text)) if anonymous else text)
 
     folder.mkdir(parents=True, exist_ok=True)
-    draw(comparison, folder / "figures", PAPER)
+    draw(comparison, folder / "figures", PAPER, Front.of(comparison))
     used = dict.fromkeys(name for run in comparison.runs for name in components(run))
     keys = [key for name in used for key in cited(papers.get(name, ""))]
     keys += ["holm1979"] if comparison.size else []
@@ -79,11 +80,10 @@ def _renamed(names: Iterable[str]) -> dict[str, str]:
 def _anonymous(
     record: Record, methods: Mapping[str, str], orders: Mapping[str, str], tasks: Mapping[str, str]
 ) -> dict[str, Any]:
-    probes = dict(record.get("probes") or {})
-    probes["curves"] = [
-        {**point, **{key: tasks.get(point[key], point[key]) for key in ("scored", "trained")}}
-        for point in probes.get("curves", ())
-    ]
+    probes = {
+        name: [{**row, **{k: tasks.get(row[k], row[k]) for k in ("scored", "trained") if k in row}} for row in rows]
+        for name, rows in (record.get("probes") or {}).items()
+    }
     named = {key: [tasks[str(t)] for t in record[key]] for key in ("tasks", "anchors") if record.get(key)}
     own = {"method": methods[str(record["method"])], "order": orders[str(record["order"])]}
     return {**record, **own, **named, "probes": probes}

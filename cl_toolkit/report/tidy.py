@@ -1,17 +1,23 @@
 """Records as tidy tables: a row per observation, the same names for the same things in each.
 
-Every table begins with `method`, `order` and `seed`, which name the run; a seed of several parts is text, `0-1-2-3`. `row`
-counts the rows of the accuracy matrix, 0 before training; `after` is the task that was trained last then, "" in row 0.
+Every table begins with `method`, `order` and `seed`, which name the run (but that of fits, which are of methods); a seed of
+several parts is text, `0-1-2-3`. `row` counts the rows of the accuracy matrix, 0 before training; `after` is the task that was
+trained last then, "" in row 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cl_toolkit.report.autopsy import rows as found_by_autopsy
+from cl_toolkit.report.fits import Fit, fits
+from cl_toolkit.report.forgetting import retained
+from cl_toolkit.report.methods import by_method
 from cl_toolkit.report.reading import Record, guessing, lookup, number, objective, one_level, scores
 from cl_toolkit.runs.record import read_answers, run_folder
 
@@ -33,6 +39,22 @@ RUNS = (
 MATRIX = (*RUN, "row", "after", "task", "score", "chance", "unit", "higher_is_better", "examples")
 ANSWERS = (*RUN, "row", "after", "task", "id", "question", "target", "answer", "score")
 COSTS = (*RUN, "cost", "value", "compute_unit")
+RETENTION = (*RUN, "task", "lag", "score", "share", "between")
+AUTOPSY = (
+    *RUN,
+    "row",
+    "after",
+    "task",
+    "strict",
+    "content",
+    "valid",
+    "reminded",
+    "drop",
+    "superficial",
+    "essential",
+    "n",
+)
+FITS = ("method", "task", *(f.name for f in fields(Fit)))
 
 
 def table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
@@ -120,3 +142,28 @@ def costs(records: Sequence[Record]) -> pd.DataFrame:
         if not isinstance(value, str)
     )
     return table(rows, COSTS)
+
+
+def retention(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per run, task and lag within the task's curve: score and share of what is left (`forgetting.Retained`)."""
+    rows = (run_of(record) | asdict(found) for record in finished(records) for found in retained(record))
+    return table(rows, RETENTION)
+
+
+def fitted(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per method and task whose forgetting curve is described by a power law or an exponential (`fits.Fit`), over all
+    its orders and seeds."""
+    tasks = list(dict.fromkeys(task for record in finished(records) for task in record["tasks"]))
+    found = fits(by_method(records), tasks)
+    return table(({"method": m, "task": task, **asdict(fit)} for (m, task), fit in found.items()), FITS)
+
+
+def autopsy(records: Sequence[Record]) -> pd.DataFrame:
+    """A row per run, stage and task learned so far that the probe `autopsy` has looked at: its scores, and what they have lost
+    since the task's own end, drop = superficial + essential."""
+    rows = (
+        run_of(record) | {"after": row["trained"], "task": row["scored"]} | {k: row[k] for k in AUTOPSY if k in row}
+        for record in finished(records)
+        for row in found_by_autopsy(record)
+    )
+    return table(rows, AUTOPSY)

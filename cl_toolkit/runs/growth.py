@@ -86,7 +86,7 @@ def grown(run: Run, record: Mapping[str, Any]) -> dict[str, Any]:
 def fill(run: Run, record: dict[str, Any], done: int, known: set[str]) -> None:
     """The cells of the new tasks in the row after so many stages."""
     stage = run.stream.stages[done - 1] if done else None
-    moment = moment_of(run, "task_end" if done else "start", stage, 0, 0)
+    moment = moment_of(run, "task_end" if done else "start", stage)
     anchors = {anchor.name for anchor in run.stream.anchors}
     missing = tuple(name for name in moment.scored if name not in known | anchors)
     if not missing:

@@ -17,20 +17,19 @@ if TYPE_CHECKING:
     from cl_toolkit.types import Stage
 
 
-def moment_of(
-    run: Run, kind: Literal["start", "step", "task_end"], stage: Stage | None, step: int, examples_seen: int
-) -> Moment:
-    """Now, as probes see it."""
+def moment_of(run: Run, kind: Literal["start", "step", "task_end"], stage: Stage | None) -> Moment:
+    """Now, as probes see it; within a stage with the counts of its beginning."""
     names = [task.name for task in run.stream.tasks]
-    row = 0 if stage is None else stage.row
+    row, cost = 0 if stage is None else stage.row, run.record["cost"]
     columns = run.stream.scored(row, run.config.evaluate.tasks == "seen")
     fresh = stage is not None and stage.fresh
     return Moment(
         kind=kind,
         task="" if stage is None else stage.task.name,
         row=row,
-        step=step,
-        examples_seen=examples_seen,
+        step=cost["steps"],
+        examples_seen=cost["examples"],
+        tokens_seen=cost["tokens"],
         exams=run.exams,
         scored=(*(names[i] for i in columns), *(() if fresh else (a.name for a in run.stream.anchors))),
         past=() if stage is None else tuple(names[i] for i in stage.past),
@@ -55,7 +54,7 @@ def look_at(
 def fill_row(run: Run, row: int, stage: Stage | None = None) -> None:
     """Score the tasks that a row of the matrix asks for; keep the answers."""
     cost = run.record["cost"]
-    moment = moment_of(run, "start" if stage is None else "task_end", stage, cost["steps"], cost["examples"])
+    moment = moment_of(run, "start" if stage is None else "task_end", stage)
     with run.meter.clock("evaluate"):
         rows = look_at(run, moment, run.model, due({"": run.matrix, **run.probes}, moment), run.asked)[""]
     add_row(run.record, row, rows)

@@ -225,7 +225,7 @@ class Run:
         counted: dict[str, int] = {}
         fork = forks.of_run(self, k, counted)
         strategy, engine = (self.strategy, self.engine) if fork is None else (fork, fork.engine)
-        moment = rows.moment_of(self, "step", stage, 0, 0)  # what is the same at every step is looked up once
+        moment = rows.moment_of(self, "step", stage)  # what is the same at every step is looked up once
         rollouts = objective.rollouts + self.strategy.rollouts
 
         def watch(session: Session) -> None:
@@ -233,7 +233,8 @@ class Run:
             cost["steps"] += 1
             self.log(session, stage, k)
             if self.probes:
-                now = replace(moment, step=cost["steps"], examples_seen=cost["examples"] + session.examples_seen)
+                seen = {f"{key}_seen": cost[key] + getattr(session, f"{key}_seen") for key in ("examples", "tokens")}
+                now = replace(moment, step=cost["steps"], **seen)
                 if looking := due(self.probes, now):
                     with self.meter.clock("curves"), session.unwatched():
                         rows.look_at(self, now, session.model, looking)

@@ -232,7 +232,9 @@ def test_classes(measured):
         exams[f"t{t}"] = Exam(Task(name=f"t{t}", train=(), test=examples, scorer="class_accuracy"), examples, 1)
         stacked.append((examples, y))
     net, answers = MLP(input_size=64, hidden_size=256).load(0), Answers(ArrayCodec(), 128)
-    moment = Moment(kind="task_end", task="t0", row=1, step=1, examples_seen=1, exams=exams, scored=tuple(exams))
+    moment = Moment(
+        kind="task_end", task="t0", row=1, step=1, examples_seen=1, tokens_seen=1, exams=exams, scored=tuple(exams)
+    )
 
     def ours():
         return [row["score"] for _ in range(5) for row in look(answers, net, {"": Matrix()}, moment)[""]]

@@ -1,6 +1,7 @@
 """What watching costs: five probes at one moment against the dearest of them."""
 
 import time
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -23,15 +24,23 @@ def test_five_probes_cost_little_more_than_the_dearest(measured):
     examples = tuple(ask(f"what comes after {i}?", str(i + 1), str(i)) for i in range(96))
     exam = Exam(Task(name="t", train=(), test=examples), examples, 16)
     model, answers = tiny_model(), Answers(byte_codec(), 32)
-    curve = ForgettingCurves.Config(schedule="linear", every=1, examples=48)
+    curve = ForgettingCurves.Config(schedule="linear", every=1, examples=48, loss=False)
     five = {
         "matrix": Matrix(),
         "curves": ForgettingCurves(curve),
-        "half": ForgettingCurves(ForgettingCurves.Config(schedule="linear", every=1, examples=24)),
+        "half": ForgettingCurves(replace(curve, examples=24)),
         "drift": Drift(Drift.Config(examples=24, max_new_tokens=8)),
         "more": Drift(Drift.Config(examples=24, max_new_tokens=8, seed=1)),
     }
-    settings = {"task": "t", "row": 1, "step": 3, "examples_seen": 12, "exams": {"t": exam}, "scored": ("t",)}
+    settings = {
+        "task": "t",
+        "row": 1,
+        "step": 3,
+        "examples_seen": 12,
+        "tokens_seen": 30,
+        "exams": {"t": exam},
+        "scored": ("t",),
+    }
     look(answers, model, five, Moment(kind="start", **settings))
     end = Moment(kind="task_end", learned="t", **settings)
 

@@ -3,10 +3,14 @@
 from itertools import pairwise
 
 import pytest
-from tiny import trajectory
+from tiny import stopped_and_the_same, trajectory
 
+import cl_toolkit as cl
+from cl_toolkit import UserError
 from cl_toolkit.measure.probes.curves import is_due
+from cl_toolkit.models.requests import Logprobs
 
+DRIFT = {"probes": {"drift": {}}}
 GRID = [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 300, 500, 800, 1200, 2000, 3000, 5000, 8000, 12000]
 
 
@@ -49,6 +53,7 @@ def test_lags_are_steps_since_the_tasks_own_end(record):
 def test_examples_seen_and_subset(record):
     for row in record["probes"]["curves"]:
         assert row["examples_seen"] == 4 * row["step"]
+        assert row["tokens_seen"] == 2 * row["examples_seen"] or row["trained"] == "sort", "a letter and its end mark"
         assert row["n"] == 4
         assert 0 <= row["value"] <= 1
 
@@ -61,6 +66,37 @@ def test_the_last_point_agrees_with_the_matrix(tmp_path):
     assert (start["lag"], end["lag"]) == (0, 4)
     assert start["value"] == record["matrix"][1][0]
     assert end["value"] == record["matrix"][2][0]
+
+
+def test_the_loss_beside_the_score(tmp_path):
+    """At a task's own end on all its test examples it is the mean of their targets' negative log-likelihoods; it changes
+    nothing else, and a stopped run has the same points."""
+    curve = {"schedule": "linear", "every": 2, "examples": 6, "loss": True}
+    again = stopped_and_the_same(tmp_path, evaluate={"forgetting_curve": curve})
+    plain = trajectory(tmp_path / "plain", evaluate={"forgetting_curve": {**curve, "loss": False}}).record
+    rows = again.record["probes"]["curves"]
+    assert [{k: v for k, v in row.items() if k != "loss"} for row in rows] == plain["probes"]["curves"]
+    assert [row["tokens_seen"] for row in rows] == sorted(row["tokens_seen"] for row in rows)
+    assert rows[-1]["tokens_seen"] == again.record["cost"]["tokens"]
+    run, last = again.run, next(row for row in rows if row["scored"] == "last")
+    replies = run.answers(run.model, [Logprobs(e) for e in run.exams["last"].examples])
+    assert last["loss"] == pytest.approx(-sum(sum(r.logprobs) for r in replies) / sum(len(r.logprobs) for r in replies))
+
+
+def test_a_loss_needs_a_model_with_outputs(tmp_path):
+    config = {
+        "stream": {"name": "digits", "tasks": ["digits_0_1", "digits_2_3"]},
+        "model": {"name": "mlp", "hidden_size": 8},
+        "train": {"max_steps": 2},
+        "evaluate": {"forgetting_curve": {"schedule": "linear", "every": 2, "examples": 4, "loss": True}},
+    }
+    found = cl.run(config, out=tmp_path / "a")["probes"]["curves"]
+    assert all(row["loss"] > 0 for row in found)
+    supcon = {"name": "supcon", "projection_size": 8, "hidden_size": 16}
+    for evaluate, key in (({"forgetting_curve": {"loss": True}}, "forgetting_curve.loss"), (DRIFT, "probes.drift")):
+        words = rf"evaluate.{key}: needs a model that gives outputs, model mlp under objective supcon gives classes and hidden"
+        with pytest.raises(UserError, match=words):
+            cl.run(config | {"objective": supcon, "evaluate": evaluate}, out=tmp_path / "b")
 
 
 @pytest.mark.parametrize(("view", "scored"), [("joint", 0), ("independent", 0), ("start", 0), ("cumulative", 3)])

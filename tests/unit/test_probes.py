@@ -21,7 +21,14 @@ TASK = Task(name="t", train=(), test=EXAMPLES)
 
 
 def moment(kind="task_end", **changes):
-    settings = {"task": "t", "row": 1, "step": 3, "examples_seen": 12, "exams": {"t": Exam(TASK, EXAMPLES, 4)}}
+    settings = {
+        "task": "t",
+        "row": 1,
+        "step": 3,
+        "examples_seen": 12,
+        "tokens_seen": 30,
+        "exams": {"t": Exam(TASK, EXAMPLES, 4)},
+    }
     return Moment(kind=kind, **{**settings, **changes})
 
 

@@ -109,7 +109,7 @@ def test_a_notebook_shows_the_figures_of_the_report(study):
     ET.fromstring(f"<div>{page}</div>".replace("xlink:href", "href"))  # whole elements
     assert page.count("<svg ") == 2
     assert tradeoff[1].caption in page
-    with pytest.raises(UserError, match=r"study.plot: no finished run has what curves is drawn of"):
+    with pytest.raises(UserError, match=r"study.plot: no finished run has what curves and losses is drawn of"):
         cl.Study(study.folder, [failed()]).plot.curves()
 
 
