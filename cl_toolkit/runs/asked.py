@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,7 @@ class Asked:
         except UserError:
             return None
         self.run.codec.truncated_ids |= set(found["truncated"])
-        return [
-            Reply(**{k: tuple(v) if isinstance(v, list) else v for k, v in reply.items()}) for reply in found["replies"]
-        ]
+        return [Reply(*(tuple(v) if isinstance(v, list) else v for v in reply)) for reply in found["replies"]]
 
     def _leave(self, key: str, replies: Sequence[Reply]) -> None:
         """Leave what was said for the others."""
@@ -88,7 +86,7 @@ class Asked:
             return
         left: dict[str, Any] = {
             "truncated": sorted(run.codec.truncated_ids),
-            "replies": [asdict(reply) for reply in replies],
+            "replies": [astuple(reply) for reply in replies],
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

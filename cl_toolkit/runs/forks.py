@@ -85,7 +85,8 @@ class Giving(Composed):
 
     def __init__(self, run: Run, counted: dict[str, int], place: Path):
         super().__init__(parts_of(run.strategy))
-        self.run, self.counted, self.place, self.engine = run, counted, place, run.engine
+        self.run, self.counted, self.place = run, counted, place
+        self.engine: Any = run.engine
         self.began, self.curves = run.meter.now(), self.spent("curves")
 
     def spent(self, phase: str) -> tuple[float, float]:
@@ -116,7 +117,8 @@ class Taking(Composed):
 
     def __init__(self, run: Run, counted: dict[str, int], kept: dict[str, Any], weights: dict[str, Tensor]):
         super().__init__(parts_of(run.strategy))
-        self.run, self.counted, self.kept_state, self.weights, self.engine = run, counted, kept, weights, self
+        self.run, self.counted, self.kept_state, self.weights = run, counted, kept, weights
+        self.engine: Any = self
 
     def open(self, model: nn.Module, task: TaskView, steps: int) -> AbstractContextManager[None]:
         """No session is needed: there are no batches."""

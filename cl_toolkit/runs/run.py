@@ -224,7 +224,7 @@ class Run:
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}
         fork = forks.of_run(self, k, counted)
-        strategy, engine = (self.strategy, self.engine) if fork is None else (fork, fork.engine)
+        strategy, engine = (fork, fork.engine) if fork else (self.strategy, self.engine)
         moment = rows.moment_of(self, "step", stage)  # what is the same at every step is looked up once
         rollouts = objective.rollouts + self.strategy.rollouts
 

@@ -134,7 +134,10 @@ def refuse_objects(study: StudyConfig) -> None:
 
 def givers_first(todo: list[Job], keys: Mapping[str, str | None]) -> list[Job]:
     """Of those that have a first training in common one before all others, each time."""
-    giver = {key: job.name for job in reversed(todo) if (key := keys[job.name]) is not None}
+    giver: dict[str | None, str] = {}
+    for job in todo:
+        if keys[job.name] is not None:
+            giver.setdefault(keys[job.name], job.name)
     return sorted(todo, key=lambda job: giver.get(keys[job.name]) != job.name)
 
 
