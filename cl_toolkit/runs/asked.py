@@ -77,7 +77,7 @@ class Asked:
         except UserError:
             return None
         self.run.codec.truncated_ids |= set(found["truncated"])
-        return [Reply(*(tuple(v) if isinstance(v, list) else v for v in reply)) for reply in found["replies"]]
+        return [reply_of(row) for row in found["replies"]]
 
     def _leave(self, key: str, replies: Sequence[Reply]) -> None:
         """Leave what was said for the others."""
@@ -93,3 +93,9 @@ class Asked:
             checkpoint.write_checked(self.folder / f"{key}.json", left)
         except ValueError:  # a log-probability that is no number is nothing for JSON
             return
+
+
+def reply_of(row: Sequence[Any]) -> Reply:
+    """The reply that JSON has made lists of."""
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Reply(*values)
