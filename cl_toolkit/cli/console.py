@@ -18,6 +18,7 @@ def print_results(study, folder: Path) -> None:
     from rich.text import Text
 
     from cl_toolkit.report.comparison import Comparison
+    from cl_toolkit.report.costs import reuse_sentence
     from cl_toolkit.report.findings import findings
     from cl_toolkit.report.headline import headline
     from cl_toolkit.report.tables import ranking_rows
@@ -27,6 +28,7 @@ def print_results(study, folder: Path) -> None:
     lines = ["", headline(comparison)]
     lines += [f"• {f.text} {f.warning}".rstrip() for f in findings(comparison)]
     lines += [f"! {note}" for note in study.notes]
+    lines += ["", reused] if (reused := reuse_sentence(comparison.runs)) else []
     for line in [*lines, f"\nreport: {folder / 'report.html'}\n"]:
         console.print(printable(line), markup=False, highlight=False)
     headers, rows = ranking_rows(comparison)

@@ -43,5 +43,17 @@ def cost_sentence(runs: Sequence[Record], base: Sequence[Record]) -> str:
     return f"it {', and '.join(filter(None, [costs, kept]))}" if costs or kept else ""
 
 
+def reuse_sentence(runs: Sequence[Record]) -> str:
+    """How many runs went on from another one's first task, and what that spared; "" where none did."""
+    seconds = [given["compute_seconds"] for run in runs if (given := run.get("reused"))]
+    if not seconds:
+        return ""
+    spent = sum(sum(run["cost"]["compute_seconds"].values()) for run in runs)
+    return (
+        f"{len(seconds)} of {len(runs)} runs went on from the first task as another run had trained it, which spared "
+        f"{amount(sum(seconds))} of {amount(spent)} {compute_unit(runs)}; each one's costs are those of training it itself."
+    )
+
+
 def _times(ratio: float, name: str) -> str:
     return f"as many {name}" if abs(ratio - 1) <= SAME else f"{ratio:.2g} times the {name}"

@@ -17,6 +17,7 @@ from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.choices import section
 from cl_toolkit.report.columns import COLUMNS, RANKED, Column, amount, cell, more_is_better
 from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.costs import reuse_sentence
 from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
 from cl_toolkit.report.findings import findings
@@ -83,6 +84,7 @@ def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]
         "choices": section(comparison),
         "common": common,
         "runs": _runs(groups),
+        "reused": reuse_sentence(comparison.runs),
         "unfinished": [r for r in records if r.get("status") != "finished"],
         "provenance": _provenance(comparison.runs or records),
     }

@@ -15,6 +15,7 @@ from cl_toolkit.report import build
 from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.columns import COLUMNS
 from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.costs import reuse_sentence
 from cl_toolkit.report.figures import matrices
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.methods import by_method, control_of
@@ -86,6 +87,20 @@ def test_the_sentence_of_a_method_against_its_control():
         "times the CPU seconds, and stores 512 examples."
     )
     assert sentence(study(), "replay").warning == ""
+
+
+def test_what_was_trained_once_for_several_is_said(tmp_path):
+    """Two runs of 11 CPU s and two of 19, of which one did not spend 4.5."""
+    runs = [record(seed=0), record(seed=1), replay(seed=0), replay(seed=1)]
+    assert reuse_sentence(runs) == ""
+    runs[2]["reused"] = {"from": "sequential/given-s0", "compute_seconds": 4.5}
+    said = (
+        "1 of 4 runs went on from the first task as another run had trained it, which spared 4.5 of 60 CPU s; each one's costs "
+        "are those of training it itself."
+    )
+    assert reuse_sentence(runs) == said
+    build(runs, tmp_path)
+    assert said.replace("'", "&#39;") in (tmp_path / "report.html").read_text()
 
 
 def test_the_sentence_of_the_control_and_of_joint():
