@@ -125,6 +125,15 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """Who runs the runs of a comparison. name: processes of this machine, or jobs that submitit hands to Slurm, or to its
+    stand-in on this machine (local). parameters: of such a job, by submitit's names."""
+
+    name: Literal["processes", "slurm", "local"]
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """A comparison: every method x order x seed."""
 
@@ -132,7 +141,8 @@ class StudyConfig:
     runs: tuple[RunConfig, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    launcher: Launcher
     plain: dict[str, Any]
 
 
-COMPARISON_KEYS = ("seeds", "orders", "methods", "budget", "search", "chosen")
+COMPARISON_KEYS = ("seeds", "orders", "methods", "budget", "launcher", "search", "chosen")

@@ -44,7 +44,12 @@ def key_of(config: RunConfig, stream: Stream, identity: Mapping[str, Any]) -> st
     stage, strategy = stream.stages[0], build_strategy(config)
     objective = build_objective(stage.task.objective or config.objective)
     apart = not all(part.as_set.forks for part in parts_of(strategy)) or objective.cost().calls
-    if apart or needs_end(config.train) or config.train.per_device_train_batch_size == "auto":
+    if (
+        stage.tasks_at_once > 1
+        or apart
+        or needs_end(config.train)
+        or config.train.per_device_train_batch_size == "auto"
+    ):
         return None
     plain = {k: v for k, v in settled(config.plain).items() if k not in ("strategies", "stream")}
     section = {k: v for k, v in config.plain["stream"].items() if k not in ("tasks", "order", "view")}

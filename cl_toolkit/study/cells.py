@@ -12,7 +12,7 @@ from typing import Any
 from cl_toolkit.config.build import build_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
-from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, RunConfig, StudyConfig
+from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, Launcher, RunConfig, StudyConfig
 from cl_toolkit.config.typed import convert
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
@@ -89,7 +89,14 @@ def load_study(
                 config = with_steps(method_config(plain, difference, layers, order, seed), steps)
                 runs.append(checked(config, layers, label, order_name(order), instances))
     shown = {**plain, "methods": resolved, "seeds": seeds}
-    return StudyConfig(name=plain["name"], runs=tuple(runs), methods=tuple(chosen), seeds=tuple(seeds), plain=shown)
+    return StudyConfig(
+        name=plain["name"],
+        runs=tuple(runs),
+        methods=tuple(chosen),
+        seeds=tuple(seeds),
+        launcher=convert(Launcher, plain["launcher"], "launcher", holder(layers, "launcher")),
+        plain=shown,
+    )
 
 
 def on_stream(layers: Sequence[Layer], other: str) -> list[Layer]:
@@ -171,7 +178,7 @@ def load_run(
     plain = flatten(layers)
     plain["name"] = plain["name"] or name
     check_folder_name(plain["name"], f"{layers[-2][0]}: name")
-    for key in ("seeds", "orders", "budget", "search", "chosen"):
+    for key in ("seeds", "orders", "budget", "launcher", "search", "chosen"):
         if key in layers[-1][1]:
             raise UserError(
                 f"command line: {key}: belongs to a comparison; one run takes seed=0 and stream.order=[...]"

@@ -8,11 +8,12 @@ import shutil
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cl_toolkit.config.plain_yaml import to_yaml
-from cl_toolkit.config.schema import RunConfig, StudyConfig
+from cl_toolkit.config.schema import Launcher, RunConfig, StudyConfig
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
@@ -21,7 +22,7 @@ from cl_toolkit.runs.events import Event, Listener
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.record import free_name, head, read_record, run_folder, stored_record
 from cl_toolkit.strategy import Strategy
-from cl_toolkit.study.workers import Job, run_all
+from cl_toolkit.study.workers import Job, RunAll, run_all
 
 Update = Callable[[str, float, str], None]
 """(run, fraction done, what is happening)."""
@@ -76,7 +77,7 @@ def compare(
     from cl_toolkit.runs import forks
 
     launch.refuse_several("a comparison")
-    if jobs > 1:
+    if jobs > 1 or study.launcher.name != "processes":
         refuse_objects(study)
     shared = folder / "shared"
     known, keys = identities(study, say)
@@ -93,7 +94,7 @@ def compare(
                 update(run_name(config), 1.0, "already there")
             elif run_name(config) not in skip:
                 todo.append(Job(run_name(config), config, place, parts, shared))
-        execute_all = one_by_one if jobs == 1 else side_by_side
+        execute_all = executor(study.launcher, folder, jobs)
         names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
         forks.ask_for(shared, [names[job.name] for job in todo])
         failures = list(execute_all(givers_first(todo, names), jobs, update))
@@ -214,9 +215,18 @@ def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
             yield Failure(job.name, error)
 
 
-def side_by_side(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
+def executor(launcher: Launcher, folder: Path, jobs: int) -> Callable[[list[Job], int, Update], Iterator[Failure]]:
+    """How the runs of a comparison are run."""
+    if launcher.name != "processes":
+        from cl_toolkit.study.submitted import run_all as run_submitted
+
+        return partial(side_by_side, run=partial(run_submitted, launcher, folder / "jobs"))
+    return one_by_one if jobs == 1 else partial(side_by_side, run=run_all)
+
+
+def side_by_side(todo: list[Job], jobs: int, update: Update, run: RunAll) -> Iterator[Failure]:
     """`jobs` runs at a time, each in a process that imports guests by itself."""
-    for job, error, died in run_all(todo, jobs, update):
+    for job, error, died in run(todo, jobs, update):
         update(job.name, 1.0, "failed" if error else "finished")
         if died and error:
             write_failure(job.config, job.place, error)

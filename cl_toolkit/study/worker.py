@@ -12,7 +12,10 @@ import queue
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cl_toolkit.runs.events import Listener
 
 
 def main() -> None:
@@ -32,15 +35,17 @@ def main() -> None:
         os._exit(0)  # the parent has ended, or wants no more: what was begun goes on from its last checkpoint
 
     threading.Thread(target=listen, daemon=True).start()
+    while True:
+        send({"done": True, "error": work(jobs.get(), lambda event: send({"event": event.plain()}))})
+
+
+def work(job: dict[str, Any], listener: Listener | None = None) -> str | None:
+    """One run, as `Job.line` tells of it; the reason in one line if it failed."""
     from cl_toolkit.config.build import build_run
     from cl_toolkit.study.compare import execute_run
 
-    while True:
-        job = jobs.get()
-        config = build_run(job["config"], job["where"], method=job["method"], order=job["order"])
-        place, shared = Path(job["place"]), Path(job["shared"])
-        error = execute_run(config, place, lambda event: send({"event": event.plain()}), job["identity"], shared)
-        send({"done": True, "error": error})
+    config = build_run(job["config"], job["where"], method=job["method"], order=job["order"])
+    return execute_run(config, Path(job["place"]), listener, job["identity"], Path(job["shared"]))
 
 
 if __name__ == "__main__":

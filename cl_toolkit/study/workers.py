@@ -39,6 +39,11 @@ class Job:
         return json.dumps(told) + "\n"
 
 
+Update = Callable[[str, float, str], None]
+RunAll = Callable[[list[Job], int, Update], Iterator[tuple[Job, str | None, bool]]]
+"""(job, its error or None, whether its process died) as runs end, so many at a time."""
+
+
 class Worker:
     """A process, what it is doing, and the lines that come from it (put into `inbox` as (worker, message or None))."""
 
@@ -114,9 +119,7 @@ def gpus(device: str) -> list[str]:
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
 
 
-def run_all(
-    jobs: list[Job], number: int, update: Callable[[str, float, str], None]
-) -> Iterator[tuple[Job, str | None, bool]]:
+def run_all(jobs: list[Job], number: int, update: Update) -> Iterator[tuple[Job, str | None, bool]]:
     """(job, its error or None, whether its process died) as runs end, `number` at a time. A run whose process died is tried
     once more at the end, alone; nothing is begun before a worker is free for it."""
     inbox: queue.Queue = queue.Queue()

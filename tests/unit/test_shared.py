@@ -121,6 +121,7 @@ STACK = {**tiny_config()["model"], "adapter": {"r": 2, "between_tasks": "stack"}
         {"strategies": {"si": {}}},
         {"strategies": {"replay": {}, "ema": {}}},
         {"stream": {"anchors": ["sort"]}},
+        {"stream": {"view": "joint"}},
         {"train": {"per_device_train_batch_size": "auto"}},
         {"train": {"lr_scheduler_type": "cosine", "lr_over": "stream"}},
         {"objective": {"name": "rft"}},
