@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from cl_toolkit.report.estimate import Estimate, decimals, over_orders, signed
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, number
-from cl_toolkit.report.style import INK, LEGEND, PAGE, PALETTE, TICK, Sheet
+from cl_toolkit.report.style import INK, LEGEND, PAGE, PALETTE, TICK, Sheet, legend_above
 
 PARTS = {"essential": ("what is said", PALETTE[0], ""), "superficial": ("its form alone", PALETTE[4], "////")}
 """Part of a drop -> what was lost, its colour, its hatching."""
@@ -118,7 +118,7 @@ def stacked(methods: Methods, sheet: Sheet = PAGE) -> Figure | None:
     grid[0, 0].invert_yaxis()
     figure.supxlabel("lost by the end", fontsize=axes.xaxis.label.get_size(), color=INK)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(sheet.legend, len(labels)))
+    legend_above(figure, handles, labels, sheet)
     return figure
 
 

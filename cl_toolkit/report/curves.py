@@ -14,7 +14,7 @@ from cl_toolkit.report.fits import GOOD, fitted
 from cl_toolkit.report.forgetting import AXES, Curve, curve, less_is_better, points
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import Record, guessing, lookup, scores
-from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look, Sheet
+from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, TICK, Look, Sheet, legend_above
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def forgetting_curves(
     figure.supxlabel(since.label, fontsize=size, color=INK)
     names = [m for m in groups if m in handles]
     shown = [sheet.short(m, LEGEND) for m in names]
-    figure.legend([handles[m] for m in names], shown, loc="outside upper left", ncols=min(sheet.legend, len(names)))
+    legend_above(figure, [handles[m] for m in names], shown, sheet)
     return figure
 
 

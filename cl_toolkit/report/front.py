@@ -20,7 +20,7 @@ from cl_toolkit.report.estimate import over_orders
 from cl_toolkit.report.likeness import OWN, check_unmixed, settings, within
 from cl_toolkit.report.methods import Methods, by_method, in_order
 from cl_toolkit.report.reading import Record, lookup, lower_is_better, number, scores, trusted
-from cl_toolkit.report.style import INK, LEGEND, MARKERS, MUTED, PAGE, PALETTE, Look, Sheet, looks
+from cl_toolkit.report.style import INK, LEGEND, MARKERS, MUTED, PAGE, PALETTE, Look, Sheet, legend_above, looks
 
 RATE = "train.learning_rate"
 KEPT = {"kept": "BWT", "general": "change in general ability"}
@@ -223,7 +223,7 @@ def draw_front(front: Front | None, sheet: Sheet = PAGE) -> Figure | None:
     for axes, of in zip(grid.flat, kinds, strict=True):
         _panel(axes, front, of, sheet)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=sheet.legend)
+    legend_above(figure, handles, labels, sheet)
     return figure
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from cl_toolkit.report.comparison import Comparison
 
@@ -87,6 +90,22 @@ PAPER = Sheet(3.25, 2, 2, ("pdf", "svg"), RC | {
 """One column of a two-column paper; no letter is smaller than 7 points."""
 LEGEND, TICK = 22, 14
 """Letters of a name for which a paper's column has room."""
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], labels: Sequence[str], sheet: Sheet) -> None:
+    """A legend above all panels, in as many columns as the figure is wide for; a page's figure grows by its further rows."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    columns = min(sheet.legend, len(labels))
+    while columns > 1:
+        legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+        wide = legend.get_window_extent(renderer).width
+        legend.remove()
+        if wide <= figure.bbox.width:
+            break
+        columns -= 1
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns)
+    if not sheet.narrow:
+        figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(labels) // columns) - 1))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 from cl_toolkit.report.costs import compute_unit
 from cl_toolkit.report.methods import Methods
 from cl_toolkit.report.reading import lookup, number
-from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, Look, Sheet
+from cl_toolkit.report.style import FAINT, INK, LEGEND, MUTED, PAGE, Look, Sheet, legend_above
 
 
 def learning_retention(
@@ -86,7 +86,7 @@ def _scatter(axes, points: Mapping[str, np.ndarray], look: Mapping[str, Look], s
         )
     axes.margins(0.12)
     if sheet.narrow:
-        axes.figure.legend(loc="outside upper left", ncols=sheet.legend)
+        legend_above(axes.figure, *axes.get_legend_handles_labels(), sheet)
     else:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +17,18 @@ from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.runs import checkpoint
-from cl_toolkit.runs.events import Event, Listener
+from cl_toolkit.runs.events import Event
 from cl_toolkit.runs.lock import locked
-from cl_toolkit.runs.record import free_name, head, read_record, run_folder, stored_record
+from cl_toolkit.runs.record import free_name, read_record, run_folder, stored_record
 from cl_toolkit.strategy import Strategy
+from cl_toolkit.study.members import MEMBERS, read_members
+from cl_toolkit.study.one import execute_run, write_failure
 from cl_toolkit.study.workers import Job, RunAll, run_all
 
 Update = Callable[[str, float, str], None]
 """(run, fraction done, what is happening)."""
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
-MEMBERS = "study.json"
-"""What belongs to a study: its methods in order, for each run what it is known by, how its settings were chosen, and what its
-methods get equally."""
 
 
 @dataclass(frozen=True)
@@ -234,39 +232,6 @@ def side_by_side(todo: list[Job], jobs: int, update: Update, run: RunAll) -> Ite
             yield Failure(job.name, error)
 
 
-def execute_run(
-    config: RunConfig,
-    place: Path,
-    listener: Listener | None = None,
-    expected: Mapping[str, Any] | None = None,
-    shared: Path | None = None,
-) -> str | None:
-    """One run; the reason in one line if it failed, which its record then also says."""
-    from cl_toolkit.runs.run import execute
-
-    try:
-        execute(config, place, listener, expected, shared=shared)
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        write_failure(
-            config, place, reason.strip().splitlines()[0] if reason.strip() else reason, traceback.format_exc()
-        )
-        return reason
-    return None
-
-
-def write_failure(config: RunConfig, place: Path, error: str, trace: str = "") -> None:
-    """The record of a run that failed; the traceback beside it. Where even that cannot be written, the error is told anyway."""
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_checked(place / "record.json", head(config, "failed", error))
-        checkpoint.write_text(place / "traceback.txt", trace)
-    except (OSError, UserError):
-        return
-
-
 def find_records(folder: Path) -> Found:
     """The records of a study's own runs (those that `study.json` knows), or the one record of a run; without `study.json`
     all that lie under `runs/`. Damaged ones are named and left out. Raises UserError where there is none."""
@@ -337,12 +302,6 @@ def remarks(record: Mapping[str, Any], folder: Path) -> Iterator[str]:
 def belongs(record: Mapping[str, Any], known: str | None) -> bool:
     """Whether a record is the run that the study knows; of a failed run its place says so."""
     return known is not None and (record["status"] == "failed" or digest(record["config"], record["identity"]) == known)
-
-
-def read_members(folder: Path) -> dict[str, Any] | None:
-    """What belongs to the study in this folder; None where no comparison was made here."""
-    path = folder / MEMBERS
-    return checkpoint.read_checked(path) if path.exists() else None
 
 
 def report(folder: Path, found: Found) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cl_toolkit.errors import UserError
-from cl_toolkit.study.compare import MEMBERS, read_members
+from cl_toolkit.study.members import MEMBERS, read_members
 
 TAIL = 2**16
 """Bytes of a run's events that are read: some hundred steps."""

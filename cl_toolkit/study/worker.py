@@ -42,7 +42,7 @@ def main() -> None:
 def work(job: dict[str, Any], listener: Listener | None = None) -> str | None:
     """One run, as `Job.line` tells of it; the reason in one line if it failed."""
     from cl_toolkit.config.build import build_run
-    from cl_toolkit.study.compare import execute_run
+    from cl_toolkit.study.one import execute_run
 
     config = build_run(job["config"], job["where"], method=job["method"], order=job["order"])
     return execute_run(config, Path(job["place"]), listener, job["identity"], Path(job["shared"]))
