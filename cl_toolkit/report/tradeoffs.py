@@ -86,7 +86,8 @@ def _scatter(axes, points: Mapping[str, np.ndarray], look: Mapping[str, Look], s
         )
     axes.margins(0.12)
     if sheet.narrow:
-        legend_above(axes.figure, *axes.get_legend_handles_labels(), sheet)
+        handles, labels = axes.get_legend_handles_labels()
+        legend_above(axes.figure, handles, labels, sheet)
     else:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 
