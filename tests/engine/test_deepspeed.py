@@ -32,6 +32,7 @@ from engine_settings import (
     WITH_PENALTY,
     WITHOUT_TERM,
 )
+from once import once
 from pieces import ask, task_view
 from tiny import tiny_run_config
 
@@ -86,14 +87,20 @@ def run_all(settings, folder, limit):
     return results
 
 
+def made(factory, name, settings, limit):
+    """What `run_all` gives; it is made once for all workers of pytest."""
+    found = once(factory, name, lambda: run_all(settings, factory.mktemp(name), limit))
+    return {int(world): results for world, results in found.items()}
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return run_all(SETTINGS, tmp_path_factory.mktemp("engine"), 1200)
+    return made(tmp_path_factory, "engine", SETTINGS, 1200)
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    return run_all({1: EACH_TORCH | GRID, 2: GRID}, tmp_path_factory.mktemp("grid"), 3600)
+    return made(tmp_path_factory, "grid", {1: EACH_TORCH | GRID, 2: GRID}, 3600)
 
 
 def difference(result, reference):
