@@ -20,7 +20,8 @@ from cl_toolkit.ranges import SEED, Range, above, at_least
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.study.cells import load_study
 
-OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component)  # made by the code, not read from a file
+# made by the code and not read from a file, or what a search has found
+OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component, schema.Tried)
 
 
 def sections():
