@@ -21,7 +21,7 @@ from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.study.cells import load_study
 
 # made by the code and not read from a file, or what a search has found
-OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component, schema.Tried)
+OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component, schema.Chosen, schema.Tried)
 
 
 def sections():
