@@ -5,6 +5,9 @@ PEERS := $(VENV)/peers
 SPEED := $(VENV)/speed
 JOBS ?= 2
 N ?= 12
+# a worker goes through the suite from one end and takes over what another has left, so that neighbours share what they set up
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
+APART := not speed and not grid and not null
 
 # torch 2.13.0 by itself first: that version, and nothing newer, admits a CPU build where one is at hand
 $(BIN)/cl-toolkit: pyproject.toml constraints.txt
@@ -36,24 +39,27 @@ $(PEERS)/installed: $(BIN)/pytest
 $(SPEED)/installed: $(BIN)/pytest
 	$(call apart,speed-peers)
 
-.PHONY: quickstart test test-cpus peers package types reference accessible mutants grid null speed speed-peers speed-gpu style clean
+.PHONY: quickstart test test-long test-cpus peers package types reference accessible mutants grid null speed speed-peers speed-gpu style clean
 
 quickstart: $(BIN)/cl-toolkit  ## compare five methods on three small tasks; minutes
 	$(BIN)/cl-toolkit compare quickstart --jobs $(JOBS)
 	@echo "open results/quickstart/report.html"
 
-test: $(BIN)/pytest  ## the whole suite, without timing, the grid and the long simulations
+test: $(BIN)/pytest  ## style, and of every kind of test at least one; under ten minutes on two cores
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null"
+	$(BIN)/python $(PYTEST) -m "$(APART) and not long"
+
+test-long: $(BIN)/pytest  ## the rest of the suite: the same for more strategies, models and launchers; minutes
+	$(BIN)/python $(PYTEST) -m "$(APART) and long"
 
 peers: $(PEERS)/installed  ## the tests against Avalanche, lm-evaluation-harness, TRL and LLaMA-Factory; the first time installs them
-	$(PEERS)/bin/python -m pytest -n $(JOBS) tests/peers
+	$(PEERS)/bin/python $(PYTEST) tests/peers
 
-test-cpus: $(BIN)/pytest  ## the suite as three kinds of processor would run it: without vectors, with AVX2, and this one's own
+test-cpus: $(BIN)/pytest  ## the whole suite as three kinds of processor would run it: without vectors, with AVX2, and this one's own
 	for cpu in default avx2 ""; do \
 	    echo "ATEN_CPU_CAPABILITY=$${cpu:-(native)}"; \
-	    env $${cpu:+ATEN_CPU_CAPABILITY=$$cpu} $(BIN)/python -m pytest -n $(JOBS) -m "not speed and not grid and not null" || exit 1; \
+	    env $${cpu:+ATEN_CPU_CAPABILITY=$$cpu} $(BIN)/python $(PYTEST) -m "$(APART)" || exit 1; \
 	done
 
 package: $(BIN)/pytest  ## wheel and source distribution, built, installed and used away from the tree; a minute

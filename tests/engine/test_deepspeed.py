@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from engine_settings import (
+    ALWAYS,
     BF16,
     EACH,
     EACH_TORCH,
@@ -31,7 +33,10 @@ from engine_settings import (
     USUAL,
     WITH_PENALTY,
     WITHOUT_TERM,
+    is_quick,
 )
+from longer import long_but
+from once import Results
 from pieces import ask, task_view
 from tiny import tiny_run_config
 
@@ -43,13 +48,13 @@ from cl_toolkit.strategies.replay import Replay
 pytest.importorskip("deepspeed", reason="deepspeed is not installed here (it is for Linux)")
 pytestmark = pytest.mark.processes
 
+QUICK_RUNS = [run for run in RUNS if run[1] in ALWAYS]
 WORKER = Path(__file__).with_name("worker.py")
 UPSTREAM = ("`torch.jit.script_method` is deprecated",)  # deepspeed imports torch._inductor
 
 
 def launch(world, settings, folder):
     """Starts the worker in `world` processes. Every warning in them is an error."""
-    folder.mkdir()
     (folder / "settings.json").write_text(json.dumps(settings))
     flags = ["-W", "error", *(part for message in UPSTREAM for part in ("-W", f"ignore:{message}"))]
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -68,32 +73,33 @@ def launch(world, settings, folder):
     return started
 
 
-def run_all(settings, folder, limit):
-    """All settings, by number of processes: {1: {name: result}, 2: {name: result}}. limit: seconds per number."""
-    results = {}
-    for world, mine in settings.items():
-        here = folder / str(world)
-        started = launch(world, mine, here)
-        try:
-            for rank, process in enumerate(started):
-                code = process.wait(timeout=limit)
-                assert code == 0, (here / f"{rank}.log").read_text()[-4000:]
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
-        results[world] = json.loads((here / "result.json").read_text())
-    return results
+def run_all(world, settings, folder, limit):
+    """The results of settings by name, in `world` processes. limit: seconds."""
+    started = launch(world, settings, folder)
+    try:
+        for rank, process in enumerate(started):
+            code = process.wait(timeout=limit)
+            assert code == 0, (folder / f"{rank}.log").read_text()[-4000:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return json.loads((folder / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return run_all(SETTINGS, tmp_path_factory.mktemp("engine"), 1200)
+    def of(world):
+        run = partial(run_all, world, limit=1200)
+        return Results(tmp_path_factory, f"engine-{world}", SETTINGS[world], is_quick, run)
+
+    return {world: of(world) for world in SETTINGS}
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    return run_all({1: EACH_TORCH | GRID, 2: GRID}, tmp_path_factory.mktemp("grid"), 3600)
+    settings = {1: EACH_TORCH | GRID, 2: GRID}
+    return {n: run_all(n, mine, tmp_path_factory.mktemp(f"grid-{n}"), 3600) for n, mine in settings.items()}
 
 
 def difference(result, reference):
@@ -103,7 +109,7 @@ def difference(result, reference):
     return max(abs(a["losses"][name] - b["losses"][name]) for a, b in pairs for name in b["losses"])
 
 
-@pytest.mark.parametrize(("world", "name"), [run for run in RUNS if run[1] not in BF16])
+@pytest.mark.parametrize(("world", "name"), long_but(QUICK_RUNS, [run for run in RUNS if run[1] not in BF16]))
 def test_follows_the_torch_engine(results, world, name):
     """Law 9."""
     result = results[world][name]
@@ -126,13 +132,13 @@ def check_follows(result, reference):
     return found
 
 
-@pytest.mark.parametrize("name", EACH_ZERO)
+@pytest.mark.parametrize("name", long_but(ALWAYS, EACH_ZERO))
 def test_each_strategy_follows_the_torch_engine_at_zero_3(results, name):
     """In two processes and several parts."""
     check_follows(results[2][name], results[1][f"torch-{'lwf' if name in SHARDS else name}"])
 
 
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", long_but(ALWAYS, SHARED))
 def test_what_is_shared_before_and_after_a_task_is_what_one_process_finds(results, name):
     """The Fisher of ewc, the filter of rft: in two processes, each of which looks at its share."""
     result, reference = results[2][name], results[1][f"torch-{name}"]
@@ -142,7 +148,7 @@ def test_what_is_shared_before_and_after_a_task_is_what_one_process_finds(result
         assert max(s["losses"]["ewc"] for s in reference["steps"] if s["task"] == "task1") > 1e-4
 
 
-@pytest.mark.parametrize("name", OFFLOAD)
+@pytest.mark.parametrize("name", long_but(ALWAYS, OFFLOAD))
 def test_what_is_offloaded_follows_the_torch_engine(results, name):
     """Optimizer and, at ZeRO-3, weights on the host; gradients are penalised and edited."""
     check_follows(results[2][name], results[1]["torch-offload"])
@@ -161,7 +167,7 @@ def test_an_edited_gradient_is_not_clipped_by_its_old_norm():
             tiny_run_config(engine={"deepspeed": config}, strategies={name: {}})
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", long_but({3}, STAGES))
 def test_prototype_distill_follows_the_torch_engine(results, stage):
     """In one process; its objective cannot be cut. The encoder's prototypes grow while ZeRO is closed."""
     result, reference = results[1][f"{stage}-prototype_distill"], results[1]["torch-prototype_distill"]
@@ -170,7 +176,7 @@ def test_prototype_distill_follows_the_torch_engine(results, stage):
     assert max(s["losses"].get("prototype_distill", 0) for s in reference["steps"]) > 1e-4
 
 
-@pytest.mark.parametrize("name", [n for n in USUAL if USUAL[n].keys() & {"strategy", "objective"} and "-" not in n])
+@pytest.mark.parametrize("name", long_but(ALWAYS, [n for n in USUAL if "-" not in n]))
 def test_there_is_something_to_follow(results, name):
     result = results[1][f"torch-{name}"]
     if name in WITHOUT_TERM:
@@ -179,7 +185,7 @@ def test_there_is_something_to_follow(results, name):
         assert max(s["losses"][name] for s in result["steps"] if s["task"] == "task1") > 1e-4
 
 
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("name", long_but(ALWAYS, USUAL))
 def test_a_penalty_reads_whole_weights(results, name):
     """Never an empty shard, in which it would be 0 and its gradient of no shape."""
     read = results[2][name]["read"]
@@ -282,13 +288,13 @@ def test_the_run_uses_everything_that_law_9_names(results):
     assert any("memory" in share for share in shares)
 
 
-@pytest.mark.parametrize(("world", "name"), RUNS)
+@pytest.mark.parametrize(("world", "name"), long_but(QUICK_RUNS, RUNS))
 def test_module_is_plain_after_each_task(results, world, name):
     """Shapes, dtypes, attributes and hooks are those of before."""
     assert results[world][name]["plain"] == [True, True]
 
 
-@pytest.mark.parametrize("name", BF16)
+@pytest.mark.parametrize("name", long_but(ALWAYS, BF16))
 def test_bf16(results, name):
     """As near to torch's bf16 as bf16 is to itself, and the weights keep fp32's digits."""
     assert difference(results[2][name], results[1]["torch-bf16"]) < 2e-2
@@ -296,7 +302,7 @@ def test_bf16(results, name):
     assert results[2][name]["rounded"] == []
 
 
-@pytest.mark.parametrize("name", REOPEN)
+@pytest.mark.parametrize("name", long_but(ALWAYS, REOPEN))
 def test_opening_again_and_again_takes_no_memory(results, name):
     assert len(set(results[1][name]["tensors"])) == 1
     assert results[1][name]["memory"][-1] - results[1][name]["memory"][1] < 2  # MiB

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 import yaml
 from files import llama_folder
 from launched import as_srun, ended, environment, said
+from longer import long_but
+from once import Results
 from tiny import tiny_config
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
@@ -83,10 +86,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run_all(folder, name, world, settings):
-    """The results of every process of a job, by rank."""
-    here = folder / name
-    here.mkdir()
+def run_all(world, settings, here):
+    """What each of a job's processes has found, by setting and rank."""
     (here / "settings.json").write_text(json.dumps(settings))
     arguments = [str(WORKER), str(here / "settings.json"), str(here / "result.json")]
     if world == 1:
@@ -96,35 +97,48 @@ def run_all(folder, name, world, settings):
     else:
         codes = ended(as_srun(here, ["-c", START, *arguments]), 900)
         assert codes == [0, 0], said(here, "srun-0")[1][-4000:] + said(here, "srun-1")[1][-2000:]
-    return [json.loads((here / f"result.json.{rank}").read_text()) for rank in range(world)]
+    found = [json.loads((here / f"result.json.{rank}").read_text()) for rank in range(world)]
+    return {name: [mine[name] for mine in found] for name in settings}
 
 
 START = "import runpy, sys; from cl_toolkit.engine import launch; launch.join(); sys.argv = sys.argv[1:]; " \
         "runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def alone(folder):
-    return run_all(folder, "one", 1, kinds(folder))[0]
-
-
-@pytest.fixture(scope="module")
-def together(folder):
-    """Each kind at ZeRO-3, and plain text at all stages."""
-    settings = {f"3-{name}": config | {"engine": at(3)} for name, config in kinds(folder).items()}
-    settings |= {f"{stage}-uneven": kinds(folder)["uneven"] | {"engine": at(stage)} for stage in (0, 1, 2)}
-    return run_all(folder, "two", 2, settings)
-
-
-@pytest.fixture(scope="module")
-def grid(folder):
-    settings = {
-        f"{stage}-{name}": config | {"engine": at(stage)} for stage in STAGES for name, config in kinds(folder).items()
-    }
-    return run_all(folder, "grid", 2, settings)
-
-
 KINDS = ("uneven", "even", "documents", "packed", "classes", "seq2seq", "dora", "ia3", "dataset", "checkpointed")
+RUNS = [*(f"3-{name}" for name in KINDS), "0-uneven", "1-uneven", "2-uneven"]
+OFTEN = {"1-uneven", *(f"3-{name}" for name in ("uneven", "packed", "classes", "dora"))}
+"""The others are followed in `make test-long`."""
+
+
+def is_quick(name):
+    return name in OFTEN or f"3-{name}" in OFTEN
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    return Results(tmp_path_factory, "processes-1", kinds(folder), is_quick, partial(run_all, 1))
+
+
+@pytest.fixture(scope="module")
+def together(folder, tmp_path_factory):
+    """Each kind at ZeRO-3, and plain text at all stages."""
+    settings = {name: at_stage(name, kinds(folder)) for name in RUNS}
+    return Results(tmp_path_factory, "processes-2", settings, is_quick, partial(run_all, 2))
+
+
+@pytest.fixture(scope="module")
+def grid(folder, tmp_path_factory):
+    settings = {
+        name: at_stage(name, kinds(folder)) for name in (f"{stage}-{kind}" for stage in STAGES for kind in KINDS)
+    }
+    return run_all(2, settings, tmp_path_factory.mktemp("grid"))
+
+
+def at_stage(name, configs):
+    """The config of `3-uneven`."""
+    stage, kind = name.split("-", 1)
+    return configs[kind] | {"engine": at(int(stage))}
 
 
 def check_same(found, one):
@@ -136,23 +150,23 @@ def check_same(found, one):
     assert found["cost"]["tokens"] == one["cost"]["tokens"]
 
 
-@pytest.mark.parametrize("name", [*(f"3-{name}" for name in KINDS), "0-uneven", "1-uneven", "2-uneven"])
+@pytest.mark.parametrize("name", long_but(OFTEN, RUNS))
 def test_two_processes_learn_what_one_does(together, alone, name):
-    check_same(together[0][name], alone[name.split("-", 1)[1]])
+    check_same(together[name][0], alone[name.split("-", 1)[1]][0])
 
 
 @pytest.mark.grid
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_grid_of_kinds(grid, alone, stage, name):
-    check_same(grid[0][f"{stage}-{name}"], alone[name])
+    check_same(grid[f"{stage}-{name}"][0], alone[name][0])
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", long_but([name for name in KINDS if is_quick(name)], KINDS))
 def test_no_example_is_given_twice_or_left_out(together, alone, name):
     """At each step what two processes are given is, put together, what one is given; rehearsed ones too."""
-    first, second = (rank[f"3-{name}"]["given"] for rank in together)
-    one = alone[name]["given"]
+    first, second = (rank["given"] for rank in together[f"3-{name}"])
+    one = alone[name][0]["given"]
     assert len(first) == len(second) == len(one)
     for mine, other, whole in zip(first, second, one, strict=True):
         assert mine + other == whole
@@ -174,6 +188,7 @@ class Slow(Strategy):
 """
 
 
+@pytest.mark.long
 def test_one_process_may_keep_the_others_waiting(tmp_path):
     """Longer than torch lets a process wait: with its patience cut to 12 seconds the job dies, with ours it does not."""
     jobs = {}

@@ -237,10 +237,9 @@ finally:
     ids=" ".join,
 )
 def test_the_answer_comes_at_once_without_heavy_libraries(arguments):
-    # against what the command line stands on, since processors differ; a busy one makes CPU time longer too: the best of three
-    both = [(process(*arguments)[3], process(code="import typer, omegaconf, pydantic")[3]) for _ in range(3)]
-    seconds, bare = map(min, zip(*both, strict=True))
-    assert seconds < 5 * bare
+    # against what the command line stands on, since processors differ; a busy one makes CPU time longer too: three tries
+    both = ((process(*arguments)[3], process(code="import typer, omegaconf, pydantic")[3]) for _ in range(3))
+    assert any(seconds < 5 * bare for seconds, bare in both)
     assert process(*arguments, code=HEAVY)[2].endswith("heavy: []\n")
 
 

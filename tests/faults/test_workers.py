@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from longer import long_but
 from tiny import tiny_config
 
 import cl_toolkit as cl
@@ -141,7 +142,7 @@ def test_a_worker_that_dies_again_has_its_last_words_in_the_error(told):
     assert records["dies"]["status"] == "failed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", long_but({signal.SIGKILL}, [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
 def test_nobody_outlives_the_command_and_nothing_new_is_begun(here, number):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     process = started(here, "--add", "a=guests.py:Slow", "--add", "b=guests.py:Slow", "--add", "c=guests.py:Slow",

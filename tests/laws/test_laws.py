@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import pytest
+from longer import AT_EACH_HOOK, long_but
 from tiny import RFT, Trajectory, anchors_for, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import Strategy, UserError, compose
@@ -45,14 +46,19 @@ def model_of(adapter):
     return {**tiny_config()["model"], "adapter": adapter}
 
 
-@pytest.fixture(scope="module", params=[*NAMES, *OBJECTIVES])
+@pytest.fixture(scope="module")
 def subject(request):
     _, found = find_subject(request.param)
     yield found
     found.close()
 
 
-@pytest.mark.parametrize("number", LAWS)
+SEVERAL_RUNS = (5, 7, 9, 13, 14)
+ASKED = [(name, number) for name in (*NAMES, *OBJECTIVES) for number in LAWS]
+QUICK = {pair for pair in ASKED if pair[0] in (*AT_EACH_HOOK, *OBJECTIVES) or pair[1] not in SEVERAL_RUNS}
+
+
+@pytest.mark.parametrize(("subject", "number"), long_but(QUICK, ASKED), indirect=["subject"])
 def test_law(subject, number):
     result = judge(LAWS[number], subject)
     assert result.passed is not False, result.seen
@@ -77,7 +83,7 @@ def rewarded(request):
     found.close()
 
 
-@pytest.mark.parametrize("number", [1, 2, 6, 8])
+@pytest.mark.parametrize("number", long_but({6}, [1, 2, 6, 8]))
 def test_law_when_the_task_is_learned_from_rewards(rewarded, number):
     result = judge(LAWS[number], rewarded)
     assert result.passed is not False, result.seen

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import pytest
+from longer import AT_EACH_HOOK
 from tiny import anchors_for, tiny_config, trajectory
 
 from cl_toolkit import Strategy, UserError, compose
@@ -46,13 +47,13 @@ def may_be_combined(a, b):
 
 
 PAIRS = [pair for pair in combinations(STRATEGIES, 2) if may_be_combined(*pair)]
-AT_EACH_HOOK = ("replay", "ewc", "lwf", "agem", "merge")
-"""One that changes batches, with a penalty, with a term, that edits the gradient, that owns the weights: their pairs with all
-others are followed always, the others' pairs in `make grid` alone."""
 
 
 def marked(pair):
-    return pair if set(pair) & set(AT_EACH_HOOK) else pytest.param(*pair, marks=pytest.mark.grid)
+    """Pairs of one strategy at each hook are followed always, theirs with all others in `make test-long`, the others' in
+    `make grid` alone."""
+    mark = {0: [pytest.mark.grid], 1: [pytest.mark.long], 2: []}[len(set(pair) & set(AT_EACH_HOOK))]
+    return pytest.param(*pair, marks=mark)
 
 
 def final(names, folder, **train):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from longer import long_but
 from pieces import ask, byte_codec, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
@@ -140,8 +141,12 @@ class One(Processes):
         self.found = [tensor.clone() for tensor in tensors]
 
 
-@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched", "rollouts"])
-@pytest.mark.parametrize("world", [2, 5])
+KINDS = ("exact", "sampled", "empirical", "batched", "rollouts")
+
+
+@pytest.mark.parametrize(
+    ("world", "kind"), [(2, k) for k in KINDS] + long_but({(5, k) for k in KINDS[1:]}, [(5, k) for k in KINDS])
+)
 def test_shares_add_up_to_what_one_process_finds(kind, world):
     """Also of labels and rollouts that are drawn, and where a process has no example."""
     model, settings = tiny_model(), {"fisher": kind}

@@ -184,7 +184,7 @@ def test_both_kinds_of_reference_give_the_same_kl():
     off, copy = Teacher(), Teacher()
     off.take(model)
     copied = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    copy.load_state({"taken": True, "without_adapter": False, "copy": copied, "active": adapters.active(model)})
+    copy.load_state(off.state() | {"without_adapter": False, "copy": copied, "active": adapters.active(model)})
     with torch.no_grad():
         for parameter in adapters.weights(model).values():
             parameter.add_(0.1)

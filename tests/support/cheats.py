@@ -133,6 +133,22 @@ class ChangesTheFirstTask(Strategy):  # 1
         return Batches(len(batches), lambda i: batches[i][:-1])
 
 
+class WatchesTheFirstTask(Strategy):  # 14
+    tags = Tags(forks=True)
+    kept = ("steps", "strength")
+    steps = strength = 0
+
+    def penalty(self, weights):
+        return {"decay": 0.01 * self.strength * sum((w**2).sum() for w in weights.values())} if self.strength else {}
+
+    def before_step(self, model, step):
+        self.steps += 1
+
+    def after_task(self, model, task):
+        self.strength = self.steps
+        return model
+
+
 CAUGHT_BY = {
     "PeeksAtTheNextTask": 4,
     "PeeksAtTheTestSplit": 4,
@@ -149,4 +165,5 @@ CAUGHT_BY = {
     "TakesTheMeanOfItsPart": 9,
     "TakesARowForAnExample": 13,
     "ChangesTheFirstTask": 1,
+    "WatchesTheFirstTask": 14,
 }

@@ -45,7 +45,7 @@ WITHOUT_TERM = (
     *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "guard", "inf_lora", "answer_styles"),
     *("merge", "ema", "instruction_residual", "sd_lora", "slao", "coda_prompt"),
 )
-WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "continue"}
+WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "adapter-continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
 RFT = {"strategy": ["replay", {}], "rft": ROLLOUTS, "micro": 8}
 REMAX = {**RFT, "rft": {**ROLLOUTS, "algorithm": "remax", "kl_in": "reward", "loss_type": "grpo"}}
@@ -67,7 +67,7 @@ LOSSES = {
 EACH = {name: {"strategy": [name, settings]} for name, settings in STRATEGY_SETTINGS.items()}
 EACH["agem"]["steps"], EACH["gem"]["steps"] = 8, 16  # before that no gradient of the memory is against the step's
 EACH |= {"rft": RFT, "rft-remax": REMAX, "on_policy": SDFT, "on_policy-live": SDPO, "dpo": DPO, **LOSSES}
-EACH |= {name: {"life_cycle": name} for name in ("continue", "merge", "stack")}
+EACH |= {f"adapter-{life}": {"life_cycle": life} for life in ("continue", "merge", "stack")}
 EACH |= {  # rows that are weighted by counts of the whole step; answers that are written before a task (some of 11 end)
     "replay-share": {"strategy": ["replay", {"replay_loss_share": 0.2}]},
     "replay-self": {"strategy": ["replay", {"source": "self", "max_completion_length": 90, "temperature": 100.0}]},
@@ -96,7 +96,7 @@ def at_stage(stage, setting):
 
 GRID_ALONE = (
     *("surprise_replay", "replay-self", "power_law", "answer_styles", "gem", "inf_lora", "slao", "der", "merge", "ema"),
-    *("instruction_residual", "freeze", "guard", "rft-remax", "on_policy-live", "dft", "eaft"),
+    *("instruction_residual", "freeze", "guard", "rft-remax", "on_policy-live", "dft", "eaft", "adapter-merge"),
 )
 """What uses no more of an engine than others do: it is followed in `make grid` alone."""
 USUAL = {name: setting for name, setting in EACH.items() if name not in GRID_ALONE}
@@ -130,5 +130,29 @@ OFFLOAD_TORCH = {"torch-offload": {"engine": "torch", **UNCLIPPED}}
 ALONE = OFFLOAD_TORCH | REOPEN | WHOLE | USUAL_TORCH | SHARED_TORCH | OFF_TORCH | DISTILL_TORCH | DISTILL_ZERO
 SETTINGS = {1: REFERENCES | LAW_9 | ALONE, 2: LAW_9 | FROZEN | BF16 | EACH_ZERO | SHARED_ZERO | ANSWERED | OFFLOAD}
 """By number of processes."""
+ALWAYS = {
+    *(
+        "torch",
+        "0-whole",
+        "1-parts",
+        "2-parts",
+        "3-whole",
+        "3-parts",
+        "frozen",
+        "3-frozen",
+        "bf16",
+        "3-bf16",
+        "3-reopen",
+    ),
+    *("whole", "answered", "offload", "3-offload", "prototype_distill", "3-prototype_distill", "1-ewc-sampled"),
+    *("3-rft-filter", "replay", "ewc", "agem", "lwf", "rft", "on_policy", "adapter-stack", "lwf-continue"),
+}
+"""What `make test` follows, with its references; the others are followed in `make test-long`."""
+
+
+def is_quick(name):
+    return name.removeprefix("torch-").removeprefix("off-") in ALWAYS
+
+
 GRID = {f"{stage}-{name}": at_stage(stage, setting) for stage in STAGES for name, setting in EACH.items()}
 RUNS = [(world, name) for world in SETTINGS for name in LAW_9] + [(2, name) for name in FROZEN | BF16]

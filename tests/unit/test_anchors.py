@@ -1,6 +1,7 @@
 """Anchors, whatever the view, the adapter and the strategy: a run finishes, or its config is refused."""
 
 import pytest
+from longer import AT_EACH_HOOK, long_but
 from tiny import TINY, tiny_config, trajectory
 
 from cl_toolkit import UserError
@@ -30,7 +31,7 @@ def changes(view, life, name):
 
 
 @pytest.mark.parametrize("life", [None, "continue", "merge", "stack"])
-@pytest.mark.parametrize("name", STRATEGIES.names())
+@pytest.mark.parametrize("name", long_but((*AT_EACH_HOOK, "guard"), STRATEGIES.names()))
 def test_a_run_with_anchors_finishes_or_is_refused(tmp_path, name, life):
     for view in VIEWS:
         try:

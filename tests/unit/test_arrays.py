@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from longer import AT_EACH_HOOK, long_but
 from pieces import Evaluator, array_view, contrastive, points
 from tiny import Trajectory, stopped_and_resumed, tiny_config, tiny_run_config
 
@@ -189,7 +190,7 @@ ON_ARRAYS = [n for n in STRATEGIES if "arrays" in (STRATEGIES.get(n, "test").tag
 ON_NETS = [n for n in ON_ARRAYS if None in (t := STRATEGIES.get(n, "test").tags).life_cycles and not t.validates]
 
 
-@pytest.mark.parametrize("name", ON_NETS)
+@pytest.mark.parametrize("name", long_but((*AT_EACH_HOOK, "prototype_distill"), ON_NETS))
 def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
     objective = SUPCON if name == "prototype_distill" else {"name": "sft"}
     stream = {"tasks": ["digits_4_5", "digits_2_3", "digits_0_1"]}

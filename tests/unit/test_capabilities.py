@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from longer import AT_EACH_HOOK, long_but
 from tiny import tiny_run_config, trajectory
 
 from cl_toolkit import Strategy, Tags, UserError
@@ -49,7 +50,7 @@ def test_a_guest_objective_has_many_strategies_to_work_with():
     assert set(ABLE) >= {"ewc", "lwf", "der", "derpp", "logit_swap", "replay", "agem", "si"}
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize("name", long_but(AT_EACH_HOOK, ABLE))
 def test_a_guest_objective_works_with_a_strategy(name, tmp_path):
     plain = trajectory(tmp_path / "plain", objective=GUEST)
     beside = trajectory(tmp_path / "beside", objective=GUEST, strategies={name: {}})

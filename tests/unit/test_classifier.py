@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from longer import AT_EACH_HOOK, long_but
 from tiny import Trajectory, stop_after_a_task, tiny_config
 from transformers import (
     BertConfig,
@@ -238,7 +239,7 @@ CLASSES = [
 """Strategies that work with sft on whatever it learns from; one that checks anchors does so on scores alone."""
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", long_but(AT_EACH_HOOK, CLASSES))
 def test_a_strategy_works_on_classes_of_text_and_resumes(name, place, tmp_path):
     needed = STRATEGIES.get(name, "test").tags.life_cycles[0]
     adapter = {"r": 2, "between_tasks": needed} if needed else None
@@ -255,8 +256,10 @@ def test_lwf_keeps_past_classes_alone(place, tmp_path):
     assert found.losses[4]["lwf"] == 0.0  # the first step of the second task
 
 
-@pytest.mark.parametrize("between", ["continue", "merge", "stack"])
-@pytest.mark.parametrize("name", ["bert", "llama"])
+ADAPTED = [(name, between) for name in ("bert", "llama") for between in ("continue", "merge", "stack")]
+
+
+@pytest.mark.parametrize(("name", "between"), long_but({("bert", "merge"), ("llama", "stack")}, ADAPTED))
 def test_an_adapter_goes_to_the_backbone_and_the_head_is_trained_beside_it(name, between, place, tmp_path):
     adapter = {"r": 2, "lora_alpha": 4, "between_tasks": between}
     model = adapters.begin_task(kind(place, name).load(0, classes=("a", "b")), Adapter(**adapter), 0, 0)

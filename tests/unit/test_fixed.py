@@ -186,6 +186,7 @@ def test_what_a_session_puts_around_forwards_is_off_meanwhile_and_compiles_nothi
     assert len(compiled) == 1
 
 
+@pytest.mark.long
 def test_many_shapes_are_compiled_each(compiled):
     model, codec, caches = tiny_model(), byte_codec(), Fixed()
     prompt = codec.ids(ask("a"))[0]
@@ -283,6 +284,7 @@ def test_questions_go_past_what_was_compiled_for_training():
 @pytest.mark.skipif(
     "ATEN_CPU_CAPABILITY" in os.environ, reason="torch's compiler builds for this processor, not for that one"
 )
+@pytest.mark.long  # the compiler for training is asked in tests/laws/test_law_13.py
 def test_the_compiler_itself():
     torch.compiler.reset()
     model, codec = tiny_model(), byte_codec()

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from longer import long_but
 from tiny import RFT, tiny_config
 
 import cl_toolkit as cl
@@ -61,7 +62,10 @@ def same(mine, other):
         assert all(a[name].equal(b[name]) for name in a)
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = ("all", "replay + ewc", "stacked", "rft", "start", "anchors")
+
+
+@pytest.mark.parametrize("name", long_but(OFTEN, CASES))
 def test_the_record_is_that_of_one_run_over_all(name, tmp_path):
     whole = cl.run(config(**CASES[name]), out=tmp_path / "whole")
     for upto in (1, 2, 3):

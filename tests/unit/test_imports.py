@@ -17,34 +17,21 @@ def module_of(path):
     return ".".join([ROOMS[parts[0]], *parts[1:]]).removesuffix(".__init__")
 
 
-def imports_of(path):
+def imports_of(path, node=None, at_once=True):
     """(module, whether it is imported when the file is) of every import; those for type checkers alone are left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for parent in ast.walk(tree):
-        for child in ast.iter_child_nodes(parent):
-            child.parent = parent
-
-    def above(node):
-        while hasattr(node, "parent"):
-            node = node.parent
-            yield node
-
-    for node in ast.walk(tree):
-        if not isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
+    for child in ast.iter_child_nodes(node or ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
-        outer = list(above(node))
-        if any(isinstance(o, ast.If) and "TYPE_CHECKING" in ast.unparse(o.test) for o in outer):
-            continue
-        at_once = not any(isinstance(o, (ast.FunctionDef, ast.Lambda)) for o in outer)
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, at_once) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield (inner if inner in FILES else node.module), at_once
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "LazyModule":
-            yield node.args[0].value, False
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, at_once) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, f"{path}: a relative import"
+            for alias in child.names:
+                inner = f"{child.module}.{alias.name}"
+                yield (inner if inner in FILES else child.module), at_once
+        elif isinstance(child, ast.Call) and isinstance(child.func, ast.Name) and child.func.id == "LazyModule":
+            yield child.args[0].value, False
+        yield from imports_of(path, child, at_once and not isinstance(child, ast.FunctionDef | ast.Lambda))
 
 
 PATHS = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]

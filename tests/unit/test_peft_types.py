@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from longer import AT_EACH_HOOK, long_but
 from peft import PeftModel
 from pieces import ask, byte_codec, equal, task_view, tiny_model, train, weights_of
 from tiny import Trajectory, stop_after_a_task, tiny_config, tiny_run_config, trajectory
@@ -157,8 +158,10 @@ def test_a_teacher_of_a_stack_is_without_the_adapters_that_came_after_it():
         assert torch.equal(logits(model), said)
 
 
-@pytest.mark.parametrize("life", ["continue", "merge"])
-@pytest.mark.parametrize("name", TYPES)
+LIVES = [(name, life) for name in TYPES for life in ("continue", "merge")]
+
+
+@pytest.mark.parametrize(("name", "life"), long_but([("tied", "merge"), *LIVES[::4]], LIVES))
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(name, life, tmp_path):
     config = {"model": model_of({**TYPES[name], "between_tasks": life})}
     whole = trajectory(tmp_path / "whole", **config)
@@ -182,8 +185,10 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.parametrize("name", ["dora", "shira"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+PAIRS = [(strategy, name) for strategy in STRATEGIES for name in ("dora", "shira")]
+
+
+@pytest.mark.parametrize(("strategy", "name"), long_but({(s, "dora") for s in AT_EACH_HOOK}, PAIRS))
 def test_strategies_of_any_adapter_work(strategy, name, tmp_path):
     """Laws 1 and 2: on the first task, and switched off, they are sequential training."""
     common = {"model": model_of(TYPES[name]), "evaluate": {"forgetting_curve": {"schedule": "off"}}}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from longer import long_but
 from peft import PeftModel
 from pieces import ask
 from tiny import Trajectory, stop_after_a_task, tiny_config
@@ -240,10 +241,13 @@ def test_losses_that_weight_tokens(objective, place, tmp_path):
         assert mine == pytest.approx(theirs, abs=1e-4)
 
 
+ADAPTERS = [None, {"r": 2}, {"r": 2, "between_tasks": "merge"}, {"r": 2, "between_tasks": "stack"}]
+RESUMED = [(name, adapter) for name in ("t5", "bart") for adapter in ADAPTERS]
+
+
 @pytest.mark.parametrize(
-    "adapter", [None, {"r": 2}, {"r": 2, "between_tasks": "merge"}, {"r": 2, "between_tasks": "stack"}]
+    ("name", "adapter"), long_but([("t5", None), ("bart", ADAPTERS[2]), ("t5", ADAPTERS[3])], RESUMED)
 )
-@pytest.mark.parametrize("name", ["t5", "bart"])
 def test_a_stopped_run_goes_on(name, adapter, place, tmp_path):
     whole = run(place, tmp_path / "whole", model=name, adapter=adapter)
     config = config_of(place, model=name, adapter=adapter)

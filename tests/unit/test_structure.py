@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from longer import long_but
 from tiny import TINY, Trajectory, stop_after_a_task, tiny_run_config, trajectory
 
 from cl_toolkit import UserError
@@ -83,8 +84,10 @@ def stopped(folder, config):
     return Run(config, folder, None)
 
 
-@pytest.mark.parametrize("life", LIVES)
-@pytest.mark.parametrize("cls", [AddsAHead, UnfreezesNorms, FreezesOnce], ids=lambda c: c.__name__)
+SURVIVES = [(cls, life) for cls in (AddsAHead, UnfreezesNorms, FreezesOnce) for life in LIVES]
+
+
+@pytest.mark.parametrize(("cls", "life"), long_but([*SURVIVES[::3], (UnfreezesNorms, "continue")], SURVIVES))
 def test_what_is_added_or_unfrozen_survives_a_stop(tmp_path, cls, life):
     whole = trajectory(tmp_path / "whole", **changes(cls, life))
     again = Trajectory(stopped(tmp_path / "stopped", tiny_run_config(**changes(cls, life))))
