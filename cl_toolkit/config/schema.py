@@ -11,7 +11,7 @@ from cl_toolkit.engine.sections import EngineSection, Train
 from cl_toolkit.measure.sections import Evaluate
 from cl_toolkit.models.kind import Kind
 from cl_toolkit.models.sections import Generation, ModelSection, Prompt
-from cl_toolkit.ranges import SEED
+from cl_toolkit.ranges import SEED, at_least
 from cl_toolkit.types import Regime
 
 
@@ -93,7 +93,7 @@ class Tried:
 
     values: dict[str, Any]
     metrics: dict[str, float]
-    seconds: float
+    seconds: Annotated[float, at_least(0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class Chosen:
     tasks: tuple[str, ...]
     orders: tuple[str, ...]
     split: str
-    seed: int
+    seed: Annotated[int, SEED]
     unit: str
     remarks: tuple[str, ...]
     methods: dict[str, ChosenMethod]

@@ -21,6 +21,7 @@ from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
 from cl_toolkit.study.cells import load_study
 
 OF_A_RUN = (schema.RunConfig, schema.StudyConfig, schema.Component)  # made by the code, not read from a file
+WRITTEN = (schema.Tried, schema.ChosenMethod, schema.Chosen)  # by `tune`: what was measured may be any number
 
 
 def sections():
@@ -29,7 +30,7 @@ def sections():
     for module in (schema, data, models, engine, measure, tiny, arrays):
         for name, cls in vars(module).items():
             own = isinstance(cls, type) and cls.__module__ == module.__name__
-            if own and dataclasses.is_dataclass(cls) and cls not in OF_A_RUN:
+            if own and dataclasses.is_dataclass(cls) and cls not in (*OF_A_RUN, *WRITTEN):
                 found[name] = cls
     return found
 
@@ -84,6 +85,19 @@ def test_nan_and_infinity_are_refused_everywhere(name, key, value):
         filled = {**base_layer()[section], key: value}
     with pytest.raises(UserError, match=f"{key}: expected"):
         typed(cls, filled, "s", "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"metrics": {"acc": float("nan")}}, r"metrics\.acc: expected a finite number, got nan"),
+        ({"metrics": {"acc": float("inf")}}, r"metrics\.acc: expected a finite number, got inf"),
+        ({"seconds": -1.0}, "seconds: expected 0 or more"),
+    ],
+)
+def test_of_what_a_search_has_written_numbers_are_finite(changes, told):
+    with pytest.raises(UserError, match=told):
+        typed(schema.Tried, {"values": {}, "metrics": {}, "seconds": 1.0, **changes}, "s", "test")
 
 
 def test_a_range_in_words_and_in_numbers():
