@@ -364,3 +364,15 @@ def test_anchors_are_shown_before_and_at_the_end(tmp_path):
     html = build(runs, tmp_path).read_text(encoding="utf-8")
     row = re.search(r"<td>talk</td>(.*?)</tr>", html).group(1)
     assert re.findall(r">([\d.]+)<", row) == ["0.80", "0.30"]
+
+
+def test_names_of_any_length_leave_room_for_the_figures(tmp_path):
+    """A figure whose axes collapse is a warning, which is an error here. The page has each name whole."""
+    long = "a method with a name that says of each of its settings what it is"
+    tasks = [f"{i}. a task that is called after the whole of its instruction, and that goes on" for i in range(3)]
+    records = [
+        made
+        for seed in range(3)
+        for made in (record(seed=seed, tasks=tasks), record(long, seed, tasks=tasks), replay(seed, tasks=tasks))
+    ]
+    assert long in build(records, tmp_path).read_text()
