@@ -83,7 +83,8 @@ class Tags:
         (those between tasks), `lora_A` (where a new adapter's rows point).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
-    forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14).
+    forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14). Said
+        for the hooks of this class; one below it that changes them has tags of its own.
     edits_gradient: writes to `step.grads` in `before_step`; those that only read there have seen the gradient before.
     zero_stages: ZeRO stages at which it works.
     exceptions: law number -> reason why that law does not hold by design.

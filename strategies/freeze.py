@@ -6,7 +6,7 @@ in the lowest layers, so they are kept still once the first task is learned. (Th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.engine.access import blocks_of
@@ -44,6 +44,10 @@ class Freeze(Strategy):
         life_cycles=LIFE_CYCLES,
         inputs=("conversations", "documents", "image+text"),
     )
+
+    @property
+    def as_set(self) -> Tags:
+        return replace(self.tags, forks=self.config.from_task > 1)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # what cannot be frozen is refused in the first task, not in the one that finds it frozen

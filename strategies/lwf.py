@@ -75,8 +75,8 @@ class LwF(Strategy):
     def as_set(self) -> Tags:
         if self.config.teacher == "previous" or not self.config.weight:
             return self.tags
-        # an adapter that is merged takes the start model away
-        return replace(self.tags, life_cycles=tuple(life for life in LIFE_CYCLES if life != "merge"))
+        # an adapter that is merged takes the start model away, which teaches in the first task too
+        return replace(self.tags, life_cycles=tuple(life for life in LIFE_CYCLES if life != "merge"), forks=False)
 
     @property
     def extra_parameters(self) -> int:

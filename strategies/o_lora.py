@@ -8,7 +8,7 @@ is what the code does. That the paper prints the squared entry could not be conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cl_toolkit.lazy import LazyModule
@@ -58,6 +58,10 @@ class OLoRA(Strategy):
         owns=frozenset({"lora_A"}),
         exceptions={3: "a fresh A is random, so it overlaps with past ones from the first step on"},
     )
+
+    @property
+    def as_set(self) -> Tags:
+        return replace(self.tags, forks=not self.config.norm_weight)  # a first adapter has a norm too
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         self.names = pair_names(model)  # layer -> names of A and B

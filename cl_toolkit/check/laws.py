@@ -16,7 +16,8 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.runs.checkpoint import from_plain, to_plain
 from cl_toolkit.runs.events import Event, Learned, TaskBegan
-from cl_toolkit.runs.forks import ask_for, key_of
+from cl_toolkit.runs.forks import ask_for, forks, key_of
+from cl_toolkit.runs.parts import build_strategy, parts_of
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.types import Stream, Task
@@ -338,7 +339,7 @@ def frozen(subject: Method) -> str:
 @law(14, "its first task may be trained once with others", "a comparison that shares work must give the same numbers")
 def forked(subject: Method) -> str:
     needs_strategy(subject)
-    if not subject.thing.tags.forks:
+    if not all(map(forks, parts_of(build_strategy(subject.config())))):
         raise NotApplicable("its tags do not say that it sees the two ends of the first task alone")
     alone, shared = subject.trajectory(), subject.workplace / "shared"
 

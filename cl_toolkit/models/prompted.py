@@ -64,9 +64,8 @@ class Prompted:
         **rest: Any,
     ) -> Any:
         if not self.prompter.groups:
-            return super().forward(  # type: ignore[misc]
-                input_ids, attention_mask, position_ids=position_ids, past_key_values=past_key_values, **rest
-            )
+            rest |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+            return super().forward(input_ids=input_ids, **rest)  # type: ignore[misc]
         before = 0  # tokens that were read already
         if past_key_values is not None and past_key_values.get_seq_length():
             before = past_key_values.get_seq_length() - self.prompter.length
@@ -84,9 +83,8 @@ class Prompted:
             past_key_values = self._prefix(input_ids, attention_mask, position_ids, prompt_lengths)
         ahead = attention_mask.new_ones(len(input_ids), self.prompter.length)
         mask = torch.cat([ahead, attention_mask], 1)
-        return super().forward(  # type: ignore[misc]
-            input_ids, mask, position_ids=position_ids, past_key_values=past_key_values, **rest
-        )
+        rest |= {"attention_mask": mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        return super().forward(input_ids=input_ids, **rest)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Of transformers, which counts a prefix as places."""
@@ -110,7 +108,7 @@ class Prompted:
         kind = made.device.type
         made = made.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype)
         settings, cache = self.config.get_text_config(), DynamicCache()
-        shape = (len(ids), self.prompter.length, settings.num_key_value_heads, -1)
+        shape = (len(ids), self.prompter.length, heads_of(settings), -1)
         for layer, (keys, values) in enumerate(zip(*made.chunk(2, 2), strict=True)):
             cache.update(keys.reshape(shape).transpose(1, 2), values.reshape(shape).transpose(1, 2), layer)
         return cache
@@ -138,7 +136,17 @@ def prompted(model: Any, prompter: Prompter) -> nn.Module:
 
 
 def size_of(model: Any) -> tuple[int, int, int]:
-    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together."""
+    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together.
+    Raises UserError for one without attention."""
     settings = model.config.get_text_config()
+    if not getattr(settings, "num_attention_heads", None):
+        raise UserError(
+            f"{type(model).__name__}: has no attention, and so no keys and values that could stand before a row"
+        )
     width = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-    return settings.num_hidden_layers, settings.hidden_size, width * settings.num_key_value_heads
+    return settings.num_hidden_layers, settings.hidden_size, width * heads_of(settings)
+
+
+def heads_of(settings: Any) -> int:
+    """How many heads have keys of their own; of older architectures all."""
+    return getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads

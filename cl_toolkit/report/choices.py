@@ -63,8 +63,15 @@ def departures(comparison: Comparison) -> Iterator[str]:
         for method, part in choice.own.items():
             for key, value in (part["values"] or {}).items():
                 ran = lookup(comparison.methods[method][0], f"config.{key}")
-                if ran != value:
+                if not agrees(ran, value):
                     yield f"{method} ran with {key} {ran}; the search chose {value}."
+
+
+def agrees(ran: Any, chosen: Any) -> bool:
+    """Whether a run has what was chosen: of a section all that the choice says, whatever else stands there."""
+    if isinstance(ran, Mapping) and isinstance(chosen, Mapping):
+        return all(agrees(ran.get(key), value) for key, value in chosen.items())
+    return bool(ran == chosen)
 
 
 def sentences(choice: Choice, say: Say = str) -> Iterator[str]:

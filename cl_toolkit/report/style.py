@@ -64,8 +64,9 @@ class Sheet:
         return self.width < 5
 
     def short(self, name: str, letters: int) -> str:
-        """The name, where there is little room no more than so many letters of it."""
-        return f"{name[: letters - 1]}…" if self.narrow and len(name) > letters else name
+        """No more than so many letters of a name, and twice as many where there is room."""
+        letters *= 1 if self.narrow else 2
+        return f"{name[: letters - 1]}…" if len(name) > letters else name
 
     def across(self, panels: int, least: float, taken: float = 0.0) -> int:
         """How many of so many panels stand side by side where one needs `least` inches, and `taken` are for what is beside."""

@@ -15,6 +15,7 @@ from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.runs import checkpoint
+from cl_toolkit.runs.identity import without_strategies
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +64,7 @@ class Asked:
             *(fingerprint(model), type(model).__name__, adapters.active(model), str(scoring_dtype(model))),
             *(plain[section] for section in ("model", "prompt", "generation", "engine", "evaluate", "objective")),
             *(plain["strategies"] if grown else {}, plain["train"]["num_threads"], run.stream.classes),
-            *(run.identity["toolkit"], run.identity["data"]),
+            run.identity if grown else without_strategies(run.identity),
             [[part if not isinstance(part, type) else part.__name__ for part in request.key] for request in requests],
         ]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

@@ -19,9 +19,9 @@ from cl_toolkit.engine.schedules import needs_end
 from cl_toolkit.errors import UserError
 from cl_toolkit.runs import checkpoint, state
 from cl_toolkit.runs.cost import COUNTS
-from cl_toolkit.runs.identity import settled
+from cl_toolkit.runs.identity import settled, without_strategies
 from cl_toolkit.runs.parts import build_objective, build_strategy, parts_of
-from cl_toolkit.strategy import Composed
+from cl_toolkit.strategy import Composed, Strategy
 from cl_toolkit.types import Batches
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 PHASES = ("train", "curves")
 """What the first task's training takes; evaluating afterwards is for each run to do."""
 FIRST, CLAIMED = "first", "claimed"
+HOOKS = ("build", "before_task", "batches", "loss", "penalty", "before_step")
+"""What a strategy does up to the end of a task's training."""
 
 
 def key_of(config: RunConfig, stream: Stream, identity: Mapping[str, Any]) -> str | None:
@@ -43,25 +45,25 @@ def key_of(config: RunConfig, stream: Stream, identity: Mapping[str, Any]) -> st
         return None
     stage, strategy = stream.stages[0], build_strategy(config)
     objective = build_objective(stage.task.objective or config.objective)
-    apart = not all(part.as_set.forks for part in parts_of(strategy)) or objective.cost().calls
-    if (
-        stage.tasks_at_once > 1
-        or apart
-        or needs_end(config.train)
-        or config.train.per_device_train_batch_size == "auto"
-    ):
+    apart = not all(map(forks, parts_of(strategy))) or objective.cost().calls
+    if apart or needs_end(config.train) or config.train.per_device_train_batch_size == "auto":
         return None
     plain = {k: v for k, v in settled(config.plain).items() if k not in ("strategies", "stream")}
     section = {k: v for k, v in config.plain["stream"].items() if k not in ("tasks", "order", "view")}
-    parts = {
-        "code": {k: v for k, v in identity["code"].items() if not k.startswith("strategies.")},
-        "model": {k: v for k, v in identity["model"].items() if not k.startswith("strategies.")},
-        **{name: identity[name] for name in ("toolkit", "precision")},
-    }
-    first = [stage.plain(), identity["data"][stage.task.name], list(stream.classes), "logits" in strategy.needs]
+    parts = without_strategies(identity) | {"data": None}  # of the first task's alone, below
+    data = identity["data"]
+    first = [stage.plain(), [data[name] for name in stage.made_of], list(stream.classes), "logits" in strategy.needs]
+    first += list(data.items()) if config.probes else []  # which may look at tasks to come
     place = [config.plain["engine"], config.plain["train"]["num_threads"]]  # last bits depend on them
     text = json.dumps([plain, section, parts, first, place], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def forks(part: Strategy) -> bool:
+    """Whether a strategy says that it sees of the first task the two ends alone: its own class, not one that it changes."""
+    kin = type(part).__mro__
+    speaks = next(i for i, cls in enumerate(kin) if "tags" in vars(cls))
+    return part.as_set.forks and not any(hook in vars(cls) for cls in kin[:speaks] for hook in HOOKS)
 
 
 def of_run(run: Run, k: int, counted: dict[str, int]) -> Giving | Taking | None:
@@ -93,6 +95,7 @@ class Giving(Composed):
         self.run, self.counted, self.place = run, counted, place
         self.engine: Any = run.engine
         self.began, self.curves = run.meter.now(), self.spent("curves")
+        self.cut = set(run.codec.truncated_ids)
 
     def spent(self, phase: str) -> tuple[float, float]:
         """Seconds of a phase so far, of the processor or the GPU and of the clock."""
@@ -111,7 +114,7 @@ class Giving(Composed):
             "looked": {name: probe.state() for name, probe in run.probes.items()},
             "ever_trained": sorted(run.ever_trained),
             "counted": self.counted,
-            "truncated": sorted(run.codec.truncated_ids),
+            "truncated": sorted(run.codec.truncated_ids - self.cut),
         }
         checkpoint.save(self.place, kept, state.saved_weights(run, model), run.examples)
         return super().after_task(model, task)

@@ -38,6 +38,14 @@ def identity(config: RunConfig, stream: Stream, shared: Mapping[str, Any] | None
     return {**parts, "model": {**parts["model"], **models_beside(config)}}
 
 
+def without_strategies(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without what strategies bring: their code, and models that they read."""
+    own = {
+        part: {k: v for k, v in parts[part].items() if not k.startswith("strategies.")} for part in ("code", "model")
+    }
+    return {**parts, **own}
+
+
 def models_beside(config: RunConfig) -> dict[str, str]:
     """What strategies read beside the start model, such as a second one, as their settings' `identity` says it."""
     found: dict[str, str] = {}

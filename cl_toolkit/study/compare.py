@@ -94,6 +94,7 @@ def compare(
                 todo.append(Job(run_name(config), config, place, parts, shared))
         execute_all = executor(study.launcher, folder, jobs)
         names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
+        checkpoint.clear_litter(shared)
         forks.ask_for(shared, [names[job.name] for job in todo])
         failures = list(execute_all(givers_first(todo, names), jobs, update))
         forks.done_with(shared)

@@ -50,6 +50,11 @@ class Span:
         """Whether whole numbers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def size(self) -> float:
+        """How many values it has."""
+        return self.high - self.low + 1 if self.whole else math.inf
+
 
 Axes = Mapping[str, Span | Sequence[Any]]
 """Dotted key -> the values that are tried, or the range that they are drawn from."""
@@ -174,7 +179,7 @@ def read_axes(search: Search, label: str, where: str) -> Axes:
         elif isinstance(axis, Mapping):
             raise UserError(f"{where}: {place}.{key}: a range is for search.sampler: tpe; a grid has {wanted}")
         elif isinstance(axis, list) and axis:
-            refuse_doubles(list(map(str, axis)), f"{where}: {place}.{key}")
+            refuse_doubles([str(axis[axis.index(v)]) for v in axis], f"{where}: {place}.{key}")
             axes[key] = axis
         else:
             raise UserError(f"{where}: {place}: expected {wanted}, got {quoted(given)}")
@@ -183,4 +188,4 @@ def read_axes(search: Search, label: str, where: str) -> Axes:
 
 def size(axes: Axes) -> float:
     """How many combinations there are."""
-    return math.prod(math.inf if isinstance(axis, Span) else len(axis) for axis in axes.values())
+    return math.prod(len(axis) if not isinstance(axis, Span) else axis.size for axis in axes.values())

@@ -227,5 +227,11 @@ def check_split(layers: Sequence[Layer], axes: Mapping[str, Any]) -> None:
                     f"{where}: {key}.split: {section['split']}: settings are chosen on validation data alone"
                 )
     for label, values in axes.items():
-        if isinstance(values, Mapping) and "evaluate.split" in values:
-            raise UserError(f"search.methods.{label}: evaluate.split: settings are chosen on validation data alone")
+        for key in values if isinstance(values, Mapping) else ():
+            if str(key).split(".")[0] in ("evaluate", "name"):  # what all trials have in common
+                why = (
+                    "settings are chosen on validation data alone"
+                    if key == "evaluate.split"
+                    else "all trials have the same"
+                )
+                raise UserError(f"search.methods.{label}: {key}: {why}")

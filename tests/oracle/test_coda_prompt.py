@@ -159,6 +159,44 @@ def test_transformers_own_generation_says_the_same(model):
     assert [row[: len(answer)] for row, answer in zip(found.tolist(), said, strict=True)] == said
 
 
+ARCHITECTURES = {
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    "opt": {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "gpt_neox": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    "llama": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4,
+              "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_whose_heads_and_places_are_their_own(name):
+    """Learned places, heads without keys of their own, a width per head: what is answered is what whole rows say."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    settings = AutoConfig.for_model(name, vocab_size=260, **ARCHITECTURES[name])
+    made = CODAPrompt(configured(CODAPrompt, components=2, length=4))
+    model, text = made.build(AutoModelForCausalLM.from_config(settings), 0).eval(), codec()
+    prompts = [text.ids(example)[0] for example in (*TASKS[0], *TASKS[1])]
+    assert goes_on(model, text.pad)
+    for prompt, answer in zip(prompts, generate(model, prompts, text, 4), strict=True):
+        row = text.padded([([*prompt, *answer], [-100] * len(prompt) + answer)])
+        with torch.no_grad():
+            said = model(**row.inputs).logits[0, len(prompt) - 1 :]
+            with first_groups(model, 0):
+                plain = model(**row.inputs).logits[0, len(prompt) - 1 :]
+        assert said[:-1].argmax(-1).tolist() == answer
+        assert not torch.allclose(said, plain, atol=1e-5), "the prefix says something"
+
+
+def test_a_model_without_attention_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1))
+    with pytest.raises(UserError, match="MambaForCausalLM: has no attention"):
+        CODAPrompt().build(model, 0)
+
+
 def test_a_teacher_is_asked_without_later_prompts():
     made, batch = CODAPrompt(configured(CODAPrompt, components=2, length=4)), view().encode(TASKS[0])
 

@@ -69,6 +69,15 @@ def test_methods_without_a_search_and_with_other_settings_are_named():
     assert "sequential ran with train.learning_rate 0.0003; the search chose 0.0001." in said
 
 
+def test_a_section_that_was_searched_as_a_whole_is_compared_by_what_the_search_said_of_it():
+    whole = {"values": {"train": {"learning_rate": 3e-4}}, "trials": [tried(3e-4)]}
+    made = record() | {"chosen": {**COMMON, "own": whole}}
+    made["config"]["train"]["max_steps"] = 5
+    assert not [line for line in cautions(Comparison.of([made])) if "search chose" in line]
+    made["config"]["train"]["learning_rate"] = 1e-3
+    assert [line for line in cautions(Comparison.of([made])) if "search chose" in line]
+
+
 def test_a_paper_says_it_too():
     comparison = Comparison.of([searched(record(), stream_of="/home/ann/other.yaml"), replay()])
     text = setup(comparison, {}, lambda text: str(text).rpartition("/")[2], whole=True)

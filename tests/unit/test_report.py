@@ -397,3 +397,15 @@ def test_a_legend_is_not_cut_off(number, sheet):
     assert 0 <= y0 < y1 <= figure.bbox.height + 1
     assert axes.get_window_extent().height > 1.5 * figure.dpi
     assert (figure.get_figheight() > before) == (number > 3 and sheet is PAGE)
+
+
+def test_names_of_any_length_leave_room_for_the_figures(tmp_path):
+    """A figure whose axes collapse is a warning, which is an error here. The page has each name whole."""
+    long = "a method with a name that says of each of its settings what it is"
+    tasks = [f"{i}. a task that is called after the whole of its instruction, and that goes on" for i in range(3)]
+    records = [
+        made
+        for seed in range(3)
+        for made in (record(seed=seed, tasks=tasks), record(long, seed, tasks=tasks), replay(seed, tasks=tasks))
+    ]
+    assert long in build(records, tmp_path).read_text()

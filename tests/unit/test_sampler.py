@@ -115,6 +115,10 @@ def test_every_method_gets_as_many_trials_and_a_repeated_command_trains_none(tmp
             {"methods": {"replay": {"strategies.replay.replay_fraction": {"low": 0.1, "high": 1.5}}}},
             r"strategies\.replay\.replay_fraction: expected a number in \[0, 1\), got 1\.5",
         ),
+        (
+            {"trials": 5, "methods": {"replay": {"train.max_steps": {"low": 2, "high": 4}}}},
+            "has 3 combinations; every method gets 5 trials",
+        ),
     ],
 )
 def test_a_wrong_range_is_refused(tmp_path, section, words):

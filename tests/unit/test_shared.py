@@ -1,15 +1,20 @@
 """What the runs of a comparison have in common is done once, and nobody can tell by the numbers."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
-from tiny import tiny_config, tiny_run_config
+from tiny import Trajectory, anchors_for, tiny_config, tiny_run_config
 
+from cl_toolkit import UserError
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.measure.answers import Answers
+from cl_toolkit.registry import OBJECTIVES, STRATEGIES
 from cl_toolkit.runs import forks
 from cl_toolkit.runs.identity import identity
+from cl_toolkit.runs.parts import parts_of
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run, execute
 from cl_toolkit.strategy import Strategy
@@ -121,7 +126,6 @@ STACK = {**tiny_config()["model"], "adapter": {"r": 2, "between_tasks": "stack"}
         {"strategies": {"si": {}}},
         {"strategies": {"replay": {}, "ema": {}}},
         {"stream": {"anchors": ["sort"]}},
-        {"stream": {"view": "joint"}},
         {"train": {"per_device_train_batch_size": "auto"}},
         {"train": {"lr_scheduler_type": "cosine", "lr_over": "stream"}},
         {"objective": {"name": "rft"}},
@@ -129,6 +133,90 @@ STACK = {**tiny_config()["model"], "adapter": {"r": 2, "between_tasks": "stack"}
 )
 def test_what_is_nobodys_but_its_own(changes):
     assert settings_of(**changes) is None
+
+
+class Louder(STRATEGIES.get("replay", "test")):
+    """Inherits what `replay` says of itself, and adds a term in the first task too."""
+
+    def loss(self, model, part, out):
+        return {"louder": 0.5 * out.loss}
+
+
+class Unchanged(STRATEGIES.get("replay", "test")):
+    """Changes nothing that the first task could see."""
+
+    def told(self):
+        return {"n": 1}
+
+
+def test_a_guest_inherits_no_word_about_what_it_changes():
+    """Tags come with a class; what they say of the first task is about that class's own hooks."""
+    assert not forks.forks(Louder())
+    assert forks.forks(Unchanged())
+
+
+def variants(name):
+    """The settings of a strategy that differ from its own in one field: each other word, and some other numbers."""
+    config = STRATEGIES.get(name, "test").Config
+    hints = get_type_hints(config, include_extras=False)
+    for field in fields(config):
+        words = [arg for part in (hints[field.name], *get_args(hints[field.name])) if get_origin(part) is Literal
+                 for arg in get_args(part)]  # fmt: skip
+        values = words or ([not field.default] if isinstance(field.default, bool) else [0, 1])
+        yield from ({field.name: value} for value in values if value != field.default)
+
+
+FORKS = [name for name in STRATEGIES if STRATEGIES.get(name, "test").tags.forks]
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_with_which_settings_the_first_task_is_that_of_the_others(name, tmp_path):
+    """For every setting of every strategy: where it says so, the losses of the first task are those without it."""
+    tags = STRATEGIES.get(name, "test").tags
+    life = tags.life_cycles[0]
+    objective = next(o for o in OBJECTIVES if tags.needs <= OBJECTIVES.get(o, "test").gives)
+    common = {
+        "stream": {"tasks": ["max"], **anchors_for(name)},
+        "objective": {"name": objective},
+        "model": {**tiny_config()["model"], **({"adapter": {"r": 2, "between_tasks": life}} if life else {})},
+    }
+    alone = Trajectory(Run(tiny_run_config(**common), tmp_path / "alone")).losses
+    tried, apart = 0, []
+    for i, settings in enumerate(variants(name)):
+        try:
+            run = Run(tiny_run_config(**common, strategies={name: settings}), tmp_path / str(i))
+            if not all(map(forks.forks, parts_of(run.strategy))):
+                apart.append(settings)
+                continue
+            losses = Trajectory(run).losses
+        except UserError:
+            continue  # not a value of that setting
+        assert losses == alone, settings
+        tried += 1
+    assert tried
+    assert apart == APART.get(name, [])
+
+
+APART = {
+    "freeze": [{"from_task": 1}],
+    "lwf": [{"teacher": "start"}],
+    "o_lora": [{"norm_weight": 1}],
+}
+"""With what the first task of a strategy is one of its own."""
+
+
+def test_joint_training_has_a_first_task_of_its_own():
+    joint = {"stream": {"view": "joint"}}
+    assert settings_of(**joint) == settings_of(**joint, strategies={"replay": {}}) != settings_of()
+    assert settings_of(stream={"view": "cumulative"}) == settings_of()
+
+
+def test_what_probes_have_seen_of_other_tasks_is_not_taken_over():
+    """They look at tasks to come before the first is trained."""
+    probes = {"evaluate": {"probes": {"drift": {"examples": 1, "max_new_tokens": 2}}}}
+    orders = [settings_of(**probes, stream={"tasks": ["max", other]}) for other in ("last", "sort")]
+    assert orders[0] != orders[1]
+    assert orders[0] == settings_of(**probes, strategies={"replay": {}})
 
 
 def test_a_damaged_first_task_is_trained_again(tmp_path):
@@ -173,6 +261,27 @@ def test_weights_that_are_as_before_are_asked_nothing_again(tmp_path):
     assert record["matrix"] == [record["matrix"][0]] * 4
     rows = [(tmp_path / "answers" / f"row-{row}.jsonl").read_text() for row in range(4)]
     assert rows == [rows[0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked_again"),
+    [
+        ({"model": {"tokenizer": "another"}}, True),  # a template or a config of the folder, beside equal weights
+        ({"code": {"stream": {"from": "a.py:S", "hash": "another"}}}, True),
+        ({"code": {"strategies.replay": {"from": "a.py:R", "hash": "another"}}}, False),
+        ({"model": {"strategies.guard: base": "another"}}, False),
+    ],
+)
+def test_a_model_that_was_changed_is_asked_again(tmp_path, changed, asked_again):
+    """Though its weights are what they were: answers stay in the folder of a comparison."""
+    config, shared = tiny_run_config(), tmp_path / "shared"
+    one = Run(config, tmp_path / "one", shared=shared)
+    parts = {**one.identity, **{part: {**one.identity[part], **new} for part, new in changed.items()}}
+    other = Run(config, tmp_path / "other", parts=parts, shared=shared)
+    requests = [request for exam in one.exams.values() for request in exam.ask()]
+    for run in (one, other):
+        run.asked(run.model, requests)
+    assert other.asked.reused == (not asked_again)
 
 
 def test_replies_that_were_left_are_those_that_were_given(tmp_path):

@@ -242,6 +242,20 @@ def test_a_wrong_search_is_refused(tmp_path, search, words):
         Tuning.of(config(tmp_path / "my.yaml", **search))
 
 
+@pytest.mark.parametrize("axis", [{"evaluate": [{"split": "test"}]}, {"evaluate.limit": [1, 2]}, {"name": ["a", "b"]}])
+def test_what_all_trials_have_in_common_is_not_searched(tmp_path, axis):
+    """A section that is tried as a whole must be no way to the test split."""
+    source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": axis})
+    with pytest.raises(UserError, match=f"search.methods.sequential: {next(iter(axis))}: all trials have the same"):
+        Tuning.of(source)
+
+
+def test_equal_numbers_are_given_twice(tmp_path):
+    source = config(tmp_path / "my.yaml", seed=7, methods={"sequential": {"train.learning_rate": [1, 1.0]}})
+    with pytest.raises(UserError, match="1 is given twice"):
+        Tuning.of(source)
+
+
 def test_without_a_search_there_is_nothing_to_tune():
     with pytest.raises(UserError, match="search: is empty"):
         Tuning.of("quickstart")
