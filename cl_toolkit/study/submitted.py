@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,21 @@ def executor_of(launcher: Launcher, folder: Path) -> Any:
     return found
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """For a process that is begun inside: it heeds SIGINT, by which submitit ends it, also where this one was put into the
+    background by a shell, which has it ignored in all that is begun there."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def run_all(
     launcher: Launcher, folder: Path, jobs: list[Job], number: int, update: Update
 ) -> Iterator[tuple[Job, str | None, bool]]:
@@ -53,7 +71,8 @@ def run_all(
         while waiting or going:
             while waiting and len(going) < number:
                 job, again = waiting.popleft()
-                going[job.name] = job, again, executor.submit(told, job.line())
+                with interruptible():
+                    going[job.name] = job, again, executor.submit(told, job.line())
             for job, again, submitted in list(going.values()):
                 if not submitted.done():
                     row = standing(job.name, job.place, datetime.now(UTC))
