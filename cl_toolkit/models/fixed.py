@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from cl_toolkit.engine.access import evaluating, scoring_dtype, uncounted
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.models.prefix import Prefix, WholeRows, tried_tokens
+from cl_toolkit.models.prefix import CACHE, Prefix, WholeRows, tried_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Fixed:
 
     def _cache(self, read: Prefix, rows: int, length: int) -> Cache:
         """One that is there and has room for so many rows, or a new one."""
-        layers = [layer.keys for layer in read.state["past_key_values"].layers]
+        layers = [layer.keys for layer in read.state[CACHE].layers]
         kind = (length, scoring_dtype(read.model), *((keys.shape[1], keys.shape[3], keys.device) for keys in layers))
         known = self._caches.setdefault(kind, [])
         for size, found in known:
@@ -75,7 +75,8 @@ def layer_class() -> type:
 
     class Layer(StaticLayer):
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-            return super().update(key_states.to(self.dtype), value_states.to(self.dtype), *args, **kwargs)
+            dtype = self.keys.dtype
+            return super().update(key_states.to(dtype), value_states.to(dtype), *args, **kwargs)
 
     return Layer
 
@@ -85,7 +86,7 @@ def fresh_cache(read: Prefix, rows: int, length: int) -> Cache:
     from transformers.cache_utils import Cache
 
     layers, dtype = [], scoring_dtype(read.model)
-    for there in read.state["past_key_values"].layers:
+    for there in read.state[CACHE].layers:
         layers.append(layer_class()(length))
         one_row = (states[:1].to(dtype).expand(rows, -1, -1, -1) for states in (there.keys, there.values))
         layers[-1].lazy_initialization(*one_row)
@@ -103,7 +104,7 @@ class FixedRows:
     def __init__(self, read: Prefix, rows: Tensor, into: Cache):
         size, length = into.layers[0].keys.shape[0], into.layers[0].keys.shape[2]
         at, width = torch.cat([rows, rows[:1].expand(size - len(rows))]), read.mask.shape[1]
-        for there, layer in zip(into.layers, read.state["past_key_values"].layers, strict=True):
+        for there, layer in zip(into.layers, read.state[CACHE].layers, strict=True):
             kept = layer.keys.shape[2]  # a layer with a window has kept the last ones
             there.keys[:, :, width - kept : width] = layer.keys[at]
             there.values[:, :, width - kept : width] = layer.values[at]
@@ -121,7 +122,7 @@ class FixedRows:
             input_ids=torch.cat([ids, ids[:1].expand(len(self.mask) - self.count, 1)]),
             attention_mask=self.mask,
             position_ids=self.lengths[:, None],
-            past_key_values=self.cache,
+            **{CACHE: self.cache},
             use_cache=True,
             logits_to_keep=1,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +18,11 @@ else:
     torch = LazyModule("torch")
 
 
-STATES = ("past_key_values", "cache_params")
-"""What transformers calls the state in which a model remembers what it has read."""
+RENAMED = tuple(map(int, version("transformers").split(".")[:2])) >= (5, 24)
+STATES = ("cache",) if RENAMED else ("past_key_values", "cache_params")
+"""What transformers calls the state in which a model remembers what it has read; it takes the old words with a warning."""
+CACHE = STATES[0]
+"""That of attention."""
 
 
 def prompt_ends(model: Any, lengths: Tensor) -> dict[str, Tensor]:

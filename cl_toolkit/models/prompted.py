@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_toolkit.engine.access import eval_mode
 from cl_toolkit.errors import UserError
+from cl_toolkit.models.prefix import CACHE
 
 
 class Prompter(nn.Module):
@@ -59,16 +60,15 @@ class Prompted:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         prompt_lengths: Tensor | None = None,
         **rest: Any,
     ) -> Any:
         if not self.prompter.groups:
-            rest |= {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+            rest |= {"attention_mask": attention_mask, "position_ids": position_ids}
             return super().forward(input_ids=input_ids, **rest)  # type: ignore[misc]
-        before = 0  # tokens that were read already
-        if past_key_values is not None and past_key_values.get_seq_length():
-            before = past_key_values.get_seq_length() - self.prompter.length
+        read, before = rest.get(CACHE), 0  # tokens that were read already
+        if read is not None and read.get_seq_length():
+            before = read.get_seq_length() - self.prompter.length
         width, device = before + input_ids.shape[1], input_ids.device
         if attention_mask is None:
             attention_mask = torch.ones(len(input_ids), width, dtype=torch.long, device=device)
@@ -76,14 +76,12 @@ class Prompted:
             position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, before:]
         self.forwards_inside = int(not before)
         if not before:
-            if (
-                prompt_lengths is None
-            ):  # on whichever side it is padded, the last token that is attended to ends the row
+            if prompt_lengths is None:  # on whichever side it is padded, the last token that is seen ends the row
                 prompt_lengths = (attention_mask * torch.arange(1, width + 1, device=device)).argmax(1) + 1
-            past_key_values = self._prefix(input_ids, attention_mask, position_ids, prompt_lengths)
+            rest[CACHE] = self._prefix(input_ids, attention_mask, position_ids, prompt_lengths)
         ahead = attention_mask.new_ones(len(input_ids), self.prompter.length)
         mask = torch.cat([ahead, attention_mask], 1)
-        rest |= {"attention_mask": mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        rest |= {"attention_mask": mask, "position_ids": position_ids}
         return super().forward(input_ids=input_ids, **rest)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

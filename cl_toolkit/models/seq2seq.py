@@ -18,7 +18,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models.hub import HubKind, hub_config, hub_stops, hub_tokenizer
 from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.likelihoods import target_logprobs
-from cl_toolkit.models.prefix import own
+from cl_toolkit.models.prefix import CACHE, own
 from cl_toolkit.models.soundness import check_complete
 from cl_toolkit.models.text import TextCodec
 from cl_toolkit.models.tokens import frame
@@ -174,7 +174,7 @@ class Encoded:
         self.model, self.mask = model, mask
         first = torch.full((len(ids), 1), start, device=ids.device)
         out = model(input_ids=ids, attention_mask=mask, decoder_input_ids=first, use_cache=True)
-        self.states, self.cache, self.logits = out.encoder_last_hidden_state, out.past_key_values, out.logits[:, -1]
+        self.states, self.cache, self.logits = out.encoder_last_hidden_state, out[CACHE], out.logits[:, -1]
 
     def take(self, rows: Tensor) -> Encoded:
         """The rows of these indices (N,), each as often as it is named. Neither that nor what follows changes this one."""
@@ -191,8 +191,8 @@ class Encoded:
             encoder_outputs=(self.states,),
             attention_mask=self.mask,
             decoder_input_ids=ids,
-            past_key_values=self.cache,
+            **{CACHE: self.cache},
             use_cache=True,
         )
-        self.cache, self.logits = out.past_key_values, out.logits[:, -1]
+        self.cache, self.logits = out[CACHE], out.logits[:, -1]
         return out.logits

@@ -86,6 +86,9 @@ def test_only_the_components_of_the_task_are_trained(model):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21 reads it
+@pytest.mark.filterwarnings(
+    "ignore:`past_key_values` is deprecated:FutureWarning"
+)  # and gives that to transformers 5.24
 def test_a_prefix_stands_where_peft_puts_it():
     from peft import PrefixTuningConfig, get_peft_model
 

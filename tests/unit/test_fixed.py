@@ -33,6 +33,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters, fixed
 from cl_toolkit.models.fixed import Fixed
 from cl_toolkit.models.generate import generate
+from cl_toolkit.models.prefix import CACHE
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.study.cells import load_run
 
@@ -46,10 +47,11 @@ GPT2 = GPT2Config(n_positions=96, n_embd=16, n_layer=2, n_head=2, **IDS)
 class OfItsOwn(LlamaForCausalLM):
     """Whoever goes on from a cache of another kind than it has made itself is told nothing."""
 
-    def forward(self, past_key_values=None, **others):
-        own = past_key_values is None or type(past_key_values).__name__ == "DynamicCache"
-        out = super().forward(past_key_values=past_key_values, **others)
-        return out if own else type(out)(logits=out.logits * 0, past_key_values=out.past_key_values)
+    def forward(self, **given):
+        read = given.get(CACHE)
+        own = read is None or type(read).__name__ == "DynamicCache"
+        out = super().forward(**given)
+        return out if own else type(out)(logits=out.logits * 0, **{CACHE: out[CACHE]})
 
 
 CAN = {

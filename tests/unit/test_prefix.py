@@ -24,7 +24,7 @@ from transformers import (
 from cl_toolkit.engine.access import counted, evaluating, uncounted
 from cl_toolkit.models import adapters, generate, prefix
 from cl_toolkit.models.generate import generate as answers_of
-from cl_toolkit.models.prefix import Prefix, goes_on
+from cl_toolkit.models.prefix import CACHE, Prefix, goes_on
 from cl_toolkit.models.replies import choice_scores, token_replies
 from cl_toolkit.models.requests import Answer, Choice, Logprobs, Sample
 from cl_toolkit.models.sections import Adapter
@@ -46,10 +46,11 @@ class Forgetful(GPT2LMHeadModel):
 class Remembers(GPT2LMHeadModel):
     """Gives the cache that it was given, without what it has read this time."""
 
-    def forward(self, input_ids=None, past_key_values=None, **others):
-        out = super().forward(input_ids=input_ids, past_key_values=copy.deepcopy(past_key_values), **others)
-        if past_key_values is not None:
-            out.past_key_values = past_key_values
+    def forward(self, input_ids=None, **others):
+        read = others.get(CACHE)
+        out = super().forward(input_ids=input_ids, **{**others, CACHE: copy.deepcopy(read)})
+        if read is not None:
+            out[CACHE] = read
         return out
 
 
@@ -214,7 +215,7 @@ def test_a_part_of_what_was_read_leaves_no_trace_in_it():
             alone = model(input_ids=torch.tensor([[4, 5, 6]])).logits[0, 1:]
             assert torch.allclose(said[0], alone, atol=1e-5)
         assert read.mask.shape == (2, 3)
-        assert read.state["past_key_values"].get_seq_length() == 3
+        assert read.state[CACHE].get_seq_length() == 3
 
 
 def test_positions_beyond_a_rows_own_are_not_asked_for():
