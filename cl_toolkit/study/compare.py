@@ -23,10 +23,8 @@ from cl_toolkit.runs.record import free_name, read_record, run_folder, stored_re
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.members import MEMBERS, read_members
 from cl_toolkit.study.one import execute_run, write_failure
-from cl_toolkit.study.workers import Job, RunAll, run_all
+from cl_toolkit.study.workers import Job, RunAll, Update, run_all
 
-Update = Callable[[str, float, str], None]
-"""(run, fraction done, what is happening)."""
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 

@@ -40,6 +40,7 @@ class Job:
 
 
 Update = Callable[[str, float, str], None]
+"""(run, fraction done, what is happening)."""
 RunAll = Callable[[list[Job], int, Update], Iterator[tuple[Job, str | None, bool]]]
 """(job, its error or None, whether its process died) as runs end, so many at a time."""
 

@@ -5,11 +5,11 @@ import time
 
 import pytest
 import torch
+from pieces import Back
 
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run, execute
-from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_study
 from cl_toolkit.study.compare import compare
 
@@ -43,18 +43,6 @@ def test_six_methods_by_two_processes(measured, tmp_path):
     assert not failures
     assert [comparable(record) for record in found.records] == [comparable(record) for record in alone]
     measured("a comparison of 18 runs with --jobs 2", together / apart, "against its runs alone, one by one", BOUND, 1)
-
-
-class Back(Strategy):
-    """Takes the weights of before the task."""
-
-    def before_task(self, model, task):
-        self.before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-        return model
-
-    def after_task(self, model, task):
-        model.load_state_dict(self.before)
-        return model
 
 
 @pytest.mark.speed

@@ -112,6 +112,18 @@ class GradientSpy(Strategy):
         self.seen.append((g, r, flat(step.grads)))
 
 
+class Back(Strategy):
+    """Takes the weights of before the task."""
+
+    def before_task(self, model, task):
+        self.before = weights_of(model)
+        return model
+
+    def after_task(self, model, task):
+        model.load_state_dict(self.before)
+        return model
+
+
 def weights_of(model) -> dict[str, torch.Tensor]:
     """A copy of all weights."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from reported import TASKS, failed, joint, record, regime, replay, rft, sentence, study
 
 from cl_toolkit.errors import UserError
@@ -20,7 +19,7 @@ from cl_toolkit.report.costs import reuse_sentence
 from cl_toolkit.report.figures import matrices
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.methods import by_method, control_of
-from cl_toolkit.report.style import PAGE, PAPER, legend_above, looks
+from cl_toolkit.report.style import looks
 from cl_toolkit.report.tables import per_run, ranking_rows, undefined
 
 
@@ -380,32 +379,3 @@ def test_anchors_are_shown_before_and_at_the_end(tmp_path):
     html = build(runs, tmp_path).read_text(encoding="utf-8")
     row = re.search(r"<td>talk</td>(.*?)</tr>", html).group(1)
     assert re.findall(r">([\d.]+)<", row) == ["0.80", "0.30"]
-
-
-@pytest.mark.parametrize(("number", "sheet"), [(3, PAGE), (6, PAGE), (28, PAGE), (6, PAPER)])
-def test_a_legend_is_not_cut_off(number, sheet):
-    """Of a figure that is narrow, since it has one panel."""
-    figure = Figure(figsize=(min(4.4, sheet.width), 3.4), layout="constrained")
-    axes = figure.subplots()
-    lines = [axes.plot([0, 1])[0] for _ in range(number)]
-    before = figure.get_figheight()
-    legend_above(figure, lines, [f"a-method-{i}" for i in range(number)], sheet)
-    figure.draw_without_rendering()
-    (legend,) = figure.legends
-    (x0, y0), (x1, y1) = legend.get_window_extent().get_points()
-    assert 0 <= x0 < x1 <= figure.bbox.width
-    assert 0 <= y0 < y1 <= figure.bbox.height + 1
-    assert axes.get_window_extent().height > 1.5 * figure.dpi
-    assert (figure.get_figheight() > before) == (number > 3 and sheet is PAGE)
-
-
-def test_names_of_any_length_leave_room_for_the_figures(tmp_path):
-    """A figure whose axes collapse is a warning, which is an error here. The page has each name whole."""
-    long = "a method with a name that says of each of its settings what it is"
-    tasks = [f"{i}. a task that is called after the whole of its instruction, and that goes on" for i in range(3)]
-    records = [
-        made
-        for seed in range(3)
-        for made in (record(seed=seed, tasks=tasks), record(long, seed, tasks=tasks), replay(seed, tasks=tasks))
-    ]
-    assert long in build(records, tmp_path).read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from pieces import Back
 from tiny import Trajectory, anchors_for, tiny_config, tiny_run_config
 
 from cl_toolkit import UserError
@@ -17,7 +18,6 @@ from cl_toolkit.runs.identity import identity
 from cl_toolkit.runs.parts import parts_of
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run, execute
-from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.cells import load_study
 from cl_toolkit.study.compare import compare
 
@@ -237,18 +237,6 @@ def test_a_killed_comparison_leaves_no_claim(tmp_path):
     (tmp_path / "forks" / "a" / "claimed").touch()
     forks.ask_for(tmp_path, ["a", "a"])
     assert [p.name for p in (tmp_path / "forks").rglob("*")] == ["a"]
-
-
-class Back(Strategy):
-    """Takes the weights of before the task."""
-
-    def before_task(self, model, task):
-        self.before = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-        return model
-
-    def after_task(self, model, task):
-        model.load_state_dict(self.before)
-        return model
 
 
 def test_weights_that_are_as_before_are_asked_nothing_again(tmp_path):
