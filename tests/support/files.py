@@ -82,7 +82,8 @@ def llama_folder(folder: Path, seed: int = 0) -> Path:
 
 
 def call(monkeypatch, capsys, *arguments: Any) -> tuple[int, str, str]:
-    """The command line: exit code, output, errors."""
+    """The command line: exit code, its output, its errors."""
+    capsys.readouterr()  # what was said before is not its own, such as the progress of a model that the test has saved
     monkeypatch.setattr(sys, "argv", ["cl-toolkit", *map(str, arguments)])
     try:
         cli.main()
