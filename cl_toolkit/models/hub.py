@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cl_toolkit.errors import UserError, did_you_mean, short
+from cl_toolkit.errors import UserError, short
 from cl_toolkit.models.folders import HOLDS_ADAPTER, check_folder
 from cl_toolkit.models.kind import Kind
+from cl_toolkit.models.quantized import check_quantized, keep_differentiable, quantized
 from cl_toolkit.models.soundness import check_end, check_finite, check_kind, check_rows
 from cl_toolkit.models.targets import adapted, check_targets
 from cl_toolkit.sources import file_hash
@@ -208,6 +207,8 @@ def load_hub(
         raise UserError(f"model.name: {kind.name}: {HOLDS_ADAPTER}")
     if not frozen:
         refuse_low_precision(kind.name, {weight.dtype for weight in model.parameters()})
+    if kind.quantization:
+        keep_differentiable(model)
     check_finite(kind.name, model)
     rows = model.get_input_embeddings().weight.shape[0]
     with told(kind.name):
@@ -229,40 +230,11 @@ def refuse_low_precision(name: str, dtypes: set[torch.dtype]) -> None:
         )
 
 
-def quantized(settings: Mapping[str, Any]) -> Any:
-    """Transformers' settings of bitsandbytes, where it is installed. Raises UserError for what they do not take."""
-    from transformers import BitsAndBytesConfig
-
-    key, known = "model.quantization", inspect.signature(BitsAndBytesConfig).parameters
-    if wrong := next((name for name in settings if name not in known or name == "kwargs"), None):
-        raise UserError(
-            f"{key}.{wrong}: unknown key{did_you_mean(wrong, [name for name in known if name != 'kwargs'])}"
-        )
-    if find_spec("bitsandbytes") is None:
-        raise UserError(f"{key}: needs bitsandbytes, which is not installed; pip install 'cl-toolkit[gpu]'")
-    try:
-        return BitsAndBytesConfig(**settings)
-    except Exception as error:
-        raise UserError(f"{key}: {short(' '.join(str(error).split()), 200)}") from error
-
-
-def check_quantized(kind: HubKind, frozen: bool) -> None:
-    """Raise UserError where quantised weights would have to change, or cannot be had."""
-    if not kind.quantization:
-        return
-    quantized(kind.quantization)
-    if not frozen:
-        raise UserError(
-            "model.quantization: quantised weights are neither trained nor merged into; use an adapter with between_tasks: "
-            "continue or stack"
-        )
-
-
 @lru_cache(maxsize=64)
 def _check_start(kind: HubKind, adapter: AnyAdapter | None, frozen: bool, changed: int) -> None:
     import torch
 
-    check_quantized(kind, frozen)
+    check_quantized(kind.quantization, frozen)
     config = hub_config(kind)
     dtype: Any = getattr(config, "dtype", None) if kind.dtype == "auto" else getattr(torch, kind.dtype)
     if not frozen:

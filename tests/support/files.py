@@ -55,8 +55,8 @@ def write_case(folder: Path, train_rows: Any = None, test_rows: Any = None, **se
     return path
 
 
-def llama_folder(folder: Path, seed: int = 0) -> Path:
-    """A one-layer Llama with the byte tokenizer, as a folder."""
+def llama_folder(folder: Path, seed: int = 0, width: int = 16, layers: int = 1) -> Path:
+    """A small Llama with the byte tokenizer, as a folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -67,9 +67,9 @@ def llama_folder(folder: Path, seed: int = 0) -> Path:
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
+            hidden_size=width,
+            intermediate_size=width,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,

@@ -14,7 +14,9 @@ import gc
 import json
 import statistics
 import time
+import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -114,8 +116,9 @@ def rollouts(setting: Setting, table: Table) -> None:
     for name, writer in caches().items():
         clear(setting)
         objective = RFT(RFT.Config(num_generations=setting.generations, max_completion_length=setting.completion))
-        rows = setting.full(16, prompt=setting.prompt // 2)
-        seconds = learned(setting, rows, objective, writer=writer, per_device_train_batch_size=16)
+        few = replace(setting, warm=1, steps=min(setting.steps, 4))
+        rows = few.full(16, prompt=setting.prompt // 2)
+        seconds = learned(few, rows, objective, writer=writer, per_device_train_batch_size=16)
         what = f"rft, 16 prompts x {setting.generations} x {setting.completion}{name}"
         table.add(what, statistics.median(seconds), "s", 2.4, n=len(seconds))
         table.add(f"rft{name}: memory", held(setting), "GiB")
@@ -237,14 +240,19 @@ def main() -> None:
     setting = setting_of(asked.small)
     table = Table(setting, asked.peak)
     print(f"{device_name()}; {versions()}", flush=True)
+    failed = []
     for name in asked.only:
+        started = time.perf_counter()
         try:
             PARTS[name](setting, table)
-        except torch.OutOfMemoryError as error:  # the others can still be measured
-            print(f"{name}: does not fit: {error}", flush=True)
+        except Exception:  # the others can still be measured
+            failed.append(name)
+            traceback.print_exc()
+        print(f"-- {name}: {time.perf_counter() - started:.0f} s in all", flush=True)
     if asked.out:
         head = {"date": datetime.now(UTC).date().isoformat(), "device": device_name(), "versions": versions()}
         asked.out.write_text(json.dumps({**head, "figures": table.figures}, indent=1) + "\n", encoding="utf-8")
+    raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from cl_toolkit.models import adapters
 from cl_toolkit.models.kind import hide_targets
 from cl_toolkit.models.logits import says_logits
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.text import TextCodec
 from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
@@ -90,6 +91,9 @@ def setting_of(small: bool) -> Setting:
 
 class Tokens:
     """Stands for a codec: examples are rows of tokens, `x`, of which the first `extra["prompt"]` are the prompt."""
+
+    goes_on, read, likely = TextCodec.goes_on, TextCodec.read, TextCodec.likely
+    positions = None
 
     def __init__(self, words: int, writer: Writer | None = None):
         self.words = words
