@@ -163,18 +163,22 @@ def watching(subject: Method) -> str:
     "machines stop; a resumed run must be the same run",
 )
 def resumed(subject: Method) -> str:
-    whole = subject.trajectory(stream={"tasks": TASKS})
-    run = subject.prepare(stream={"tasks": TASKS})
-    stop_after(run, 2)
-    try:
-        again = Trajectory(Run(run.config, run.folder, None))
-    except UserError as error:
-        raise Broken(f"the stopped run cannot go on: {error}") from error
-    if again != whole:
-        raise Broken(f"after a stop behind task 2: {again.first_difference(whole)}; is all of its state declared?")
-    if comparable(again.record) != comparable(whole.record):
-        raise Broken("the record differs from the one of the uninterrupted run")
-    return "stopped after task 2 of 3 and resumed: the record is bit-equal"
+    for bf16 in (False, True):
+        how = "in bfloat16: " if bf16 else ""
+        changes: dict[str, Any] = {"stream": {"tasks": TASKS}, "train": {"bf16": bf16}}
+        whole, run = subject.trajectory(**changes), subject.prepare(**changes)
+        stop_after(run, 2)
+        try:
+            again = Trajectory(Run(run.config, run.folder, None))
+        except UserError as error:
+            raise Broken(f"{how}the stopped run cannot go on: {error}") from error
+        if again != whole:
+            raise Broken(
+                f"{how}after a stop behind task 2: {again.first_difference(whole)}; is all of its state declared?"
+            )
+        if comparable(again.record) != comparable(whole.record):
+            raise Broken(f"{how}the record differs from the one of the uninterrupted run")
+    return "stopped after task 2 of 3 and resumed: the record is bit-equal, in fp32 and in bfloat16"
 
 
 @law(

@@ -113,7 +113,8 @@ NEIGHBOUR = f"{__name__}:Neighbour"
 
 
 def tiny_config(**changes: Any) -> dict[str, Any]:
-    """A study's config as a dict; keyword arguments replace keys of the sections, `train={"max_steps": 2}`."""
+    """A study's config as a dict; keyword arguments replace keys of the sections, `train={"max_steps": 2}`. In fp32, on a GPU
+    too: laws look at last bits."""
     config: dict[str, Any] = {
         "name": "tiny",
         "stream": {
@@ -127,7 +128,7 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
         "model": TINY,
         "objective": {"name": "sft"},
         "strategies": {},
-        "train": {"max_steps": 4, "global_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1},
+        "train": {"max_steps": 4, "global_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1, "bf16": False},
         "evaluate": {"max_new_tokens": 4, "forgetting_curve": {"schedule": "off"}},
     }
     for section, value in changes.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cl_toolkit.config.build import build_run
 from cl_toolkit.data.streams import build_stream
@@ -38,6 +38,7 @@ class Reloaded:
     done: int
     start_names: frozenset[str]
     ever_trained: set[str] = field(default_factory=set)
+    base_in_bf16: ClassVar[bool] = False  # it is read and exported as it was loaded
 
     @property
     def after(self) -> str:

@@ -211,6 +211,12 @@ class Run:
                     self.record[key][row] = list(self.record[key][0])
         return self.finish()
 
+    @property
+    def base_in_bf16(self) -> bool:
+        """Whether the weights under an adapter are kept as autocast would cast them at each forward."""
+        frozen = self.config.frozen_base and self.config.model.adapter is not None
+        return bool(frozen and self.engine.train.bf16 and self.engine.mixes_dtypes)
+
     def train(self, stage: Stage, k: int) -> None:
         """Learn what a stage trains; its adapter and its costs go into the record."""
         task, adapter, cost = stage.task, self.config.model.adapter, self.record["cost"]
@@ -219,7 +225,7 @@ class Run:
         examples = partial(passed, self.model, view)
         self.model = adapters.begin_task(self.model, adapter, self.stream.position(k), self.config.seed.init, examples)
         self.model.to(self.engine.device)
-        if self.config.frozen_base and adapter and self.engine.train.bf16 and self.engine.mixes_dtypes:
+        if self.base_in_bf16:
             adapters.frozen_in_bf16(self.model)
         loaded, started = adapters.loaded(self.model), cost["steps"]
         counted: dict[str, int] = {}

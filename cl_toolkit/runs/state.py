@@ -60,11 +60,14 @@ def take_back(run: Run, state: dict[str, Any]) -> None:
 
 
 def put_back(run: Run | Reloaded, done: int, weights: dict[str, Tensor], place: str) -> None:
-    """The start model becomes the one that it was after so many stages: first the structure that they have made (adapters,
-    and what strategies added in `build`), then the weights."""
+    """The start model becomes the one that it was after so many stages: first the structure that they have made (adapters, the
+    precision of what is under them, by which PEFT rounds the next one's first weights, and what strategies added in `build`),
+    then the weights."""
     adapter, device = run.config.model.adapter, next(run.model.parameters()).device
     for k in range(done - 1 - run.stream.position(done - 1), done):
         run.model = adapters.begin_task(run.model, adapter, run.stream.position(k), run.config.seed.init)
+        if run.base_in_bf16:
+            adapters.frozen_in_bf16(run.model)
         run.model = run.strategy.build(run.model, k)
         run.model = adapters.end_task(run.model, adapter)
     run.model.to(device)

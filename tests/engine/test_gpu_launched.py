@@ -1,7 +1,8 @@
 """DeepSpeed and torchrun on a GPU with NCCL: the losses of a plain process at every ZeRO stage, and no warning."""
 
 import json
-import os
+import socket
+from functools import cache
 
 import pytest
 import torch
@@ -37,30 +38,45 @@ def losses(folder, name, command, config):
     return [sum(row["terms"].values()) for row in record["losses"]], said(folder, name)[1]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Losses of a case in one process without DeepSpeed; each is run once."""
+
+    def of(case):
+        return losses(tmp_path_factory.mktemp("plain"), "plain", ["-m", "cl_toolkit"], config_of(case))[0]
+
+    return cache(of)
+
+
+def config_of(case, **engine):
+    train = {"bf16": False, "logging_steps": 1, "learning_rate": 1e-3, "max_grad_norm": 0.0}
+    return tiny_config(engine={"device": "cuda", **engine}, train=train, **CASES[case])
+
+
+def launched(launcher, folder, case, deepspeed):
+    module = ["-m" if launcher == "torchrun" else "--module", "cl_toolkit"]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+    return losses(folder, launcher, [*LAUNCHERS[launcher], port, *module], config_of(case, deepspeed=deepspeed))
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_launched_run_is_the_plain_one(launcher, stage, case, tmp_path):
-    if launcher == "torchrun" and (stage, case) != (2, "sequential"):
-        pytest.skip("torchrun differs from deepspeed in how a process is started alone")
-    config = tiny_config(engine={"device": "cuda"}, train={"bf16": False, "logging_steps": 1}, **CASES[case])
-    plain, _ = losses(tmp_path, "plain", ["-m", "cl_toolkit"], config)
-    config["engine"]["deepspeed"] = {"zero_optimization": {"stage": stage}}
-    module = ["-m" if launcher == "torchrun" else "--module", "cl_toolkit"]
-    port = str(20_000 + (os.getpid() + 7 * stage) % 10_000)
-    found, err = losses(tmp_path, launcher, [*LAUNCHERS[launcher], port, *module], config)
+def test_a_launched_run_is_the_plain_one(stage, case, plain, tmp_path):
+    found, err = launched("deepspeed", tmp_path, case, {"zero_optimization": {"stage": stage}})
     assert len(found) == 8
-    assert found == pytest.approx(plain, abs=1e-4)
-    assert "barrier()" not in err
-    assert "destroy_process_group" not in err
+    assert found == pytest.approx(plain(case), abs=1e-4)
+    assert [line for line in err.splitlines() if "arn" in line] == []
 
 
-def test_offloaded_weights_and_optimizer_change_no_loss(tmp_path):
-    config = tiny_config(engine={"device": "cuda"}, train={"bf16": False, "logging_steps": 1, "max_grad_norm": 0.0})
-    plain, _ = losses(tmp_path, "plain", ["-m", "cl_toolkit"], config)
-    on_host = {"device": "cpu"}
-    config["engine"]["deepspeed"] = {
-        "zero_optimization": {"stage": 3, "offload_optimizer": on_host, "offload_param": on_host}
-    }
-    found, _ = losses(tmp_path, "offloaded", [*LAUNCHERS["deepspeed"], "31077", "--module", "cl_toolkit"], config)
-    assert found == pytest.approx(plain, abs=1e-4)
+def test_torchrun_starts_it_too(plain, tmp_path):
+    found, err = launched("torchrun", tmp_path, "sequential", {"zero_optimization": {"stage": 2}})
+    assert found == pytest.approx(plain("sequential"), abs=1e-4)
+    assert [line for line in err.splitlines() if "arn" in line] == []
+
+
+def test_offloaded_weights_and_optimizer_change_no_loss(plain, tmp_path):
+    zero = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    found, _ = launched("deepspeed", tmp_path, "sequential", {"zero_optimization": zero})
+    assert found == pytest.approx(plain("sequential"), abs=1e-4)

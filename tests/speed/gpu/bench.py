@@ -180,10 +180,9 @@ def choices(setting: Setting, table: Table) -> None:
 
 def strategies(setting: Setting, table: Table) -> None:
     """A step of the second task, against plain training with the same adapter."""
-    fisher = EWC(EWC.Config(fisher_examples=setting.fisher))
     cases: dict[str, tuple[Callable, str | None, float]] = {
         "reg_lora": (RegLoRA, "merge", 1.10),
-        "ewc": (lambda: fisher, None, 1.05),
+        "ewc": (lambda: EWC(EWC.Config(fisher_examples=setting.fisher)), None, 1.05),
         "si": (SI, None, 1.10),
         "logit_swap": (LogitSwap, None, 1.40),
         "lwf": (LwF, None, 1.40),

@@ -11,6 +11,7 @@ import torch
 from shapes import Setting
 from torch.nn.functional import cross_entropy
 
+from cl_toolkit.models.tiny import byte_tokenizer
 from cl_toolkit.types import IGNORE
 
 
@@ -80,7 +81,12 @@ def trl(setting: Setting) -> list[float]:
         data = Dataset.from_dict({"index": list(range(len(rows.examples)))})
         model: Any = setting.model().float()
         trainer = SFTTrainer(
-            model, settings, train_dataset=data, data_collator=collate, callbacks=[Watch()], processing_class=None
+            model,
+            settings,
+            train_dataset=data,
+            data_collator=collate,
+            callbacks=[Watch()],
+            processing_class=byte_tokenizer(),
         )
         trainer.train()
     return seconds[setting.warm :]
