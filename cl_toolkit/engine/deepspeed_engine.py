@@ -46,6 +46,8 @@ def start_processes(device: torch.device, minutes: float | None = None) -> Proce
             torch.cuda.set_device(launch.place(torch.cuda.device_count()))
         # torch renamed two operations that ZeRO-3 calls; the warning comes at every step and nobody can act on it.
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        # to a process that is alone DeepSpeed gives no device of its own, and it is the right one
+        warnings.filterwarnings("ignore", r"barrier\(\): using the device under current context")
         atexit.register(launch.leave)
         backend = "gloo" if device.type == "cpu" else "nccl"
         patience = {} if minutes is None else {"timeout": timedelta(minutes=minutes)}

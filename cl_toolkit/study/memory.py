@@ -21,6 +21,9 @@ ACTIVATIONS = {False: (32, 8, 16), True: (30, 4, 8)}
 """Bytes per token and layer for each number of the width, of the keys' width and of the inner width; True: under bf16."""
 LOGIT_BYTES = {False: 12, True: 16}
 """Bytes per target and entry of the vocabulary: the logits, their logarithms of probabilities, the gradient; in bf16 twice."""
+BUCKET_BYTES = {False: (4, 4, 4, 4), True: (4, 8, 8, 6)}
+"""Bytes of a number of DeepSpeed's buckets, by ZeRO stage; True: under bf16, where stages 1 and 2 have one bucket for gradients
+that are sent in bf16 and one for the others, both in fp32."""
 FULL = 0.9
 """The share of a device's memory that can be planned with: the rest is the allocator's and the kernels'."""
 
@@ -129,7 +132,7 @@ def states(shape: Shape, job: Job) -> tuple[dict[str, float], dict[str, float]]:
     if stage == 3:
         device["weights gathered"] = min(8.0 * shape.block, 4.0 * shape.total)
     if job.stage is not None:
-        device["buckets"] = (6.0 if job.bf16 and stage == 3 else 4.0) * min(BUCKET, shape.trained)
+        device["buckets"] = BUCKET_BYTES[job.bf16][stage] * min(BUCKET, shape.trained)
     return device, {key: value for key, value in sharded.items() if key in on_host}
 
 
