@@ -70,7 +70,9 @@ def check_causal(name: str, model: PreTrainedModel, tokens: int) -> None:
     config = model.config.get_text_config()
     length = min(8, getattr(config, "max_position_embeddings", None) or 8)
     draw = torch.Generator().manual_seed(0)
-    one = torch.randint(tokens, (1, length), generator=draw).to(model.device)  # quantised weights may be on a GPU by now
+    one = torch.randint(tokens, (1, length), generator=draw).to(
+        model.device
+    )  # quantised weights may be on a GPU by now
     other = one.clone()
     other[0, -1] = (one[0, -1] + tokens // 2) % tokens
     mask, was = torch.ones_like(one), model.training

@@ -148,6 +148,7 @@ def test_the_report_imports_no_model_code(name):
 DOORS = {
     "transformers": {
         "models.hub",
+        "models.quantized",
         "models.tiny",
         "models.targets",
         "models.product",
