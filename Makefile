@@ -98,6 +98,7 @@ speed-peers: $(SPEED)/installed  ## timing ratios against TRL, Avalanche and lm-
 
 speed-gpu: $(BIN)/pytest  ## on one GPU, beside a bare loop and TRL where it is installed, into docs/speed.md; minutes
 	PYTHONPATH=tests/support:tests/speed $(BIN)/python tests/speed/gpu/bench.py --out docs/measured/speed-gpu.json $(BENCH)
+	PYTHONPATH=tests/support $(BIN)/python tests/speed/gpu/whole.py --out docs/measured/whole-gpu.json $(BENCH)
 	$(BIN)/python docs/speed.py
 
 style: $(BIN)/pytest  ## put the code into shape
