@@ -76,7 +76,7 @@ class RunConfig:
         return not self.regime.trained or (adapter is not None and adapter.between_tasks != "merge")
 
 
-Equal = Literal["steps", "new_examples", "rows", "tokens"]
+Equal = Literal["steps", "new_examples", "rows", "tokens", "passes"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cl_toolkit.config.schema import Equal, RunConfig
 from cl_toolkit.data.regimes import VIEWS
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError
+from cl_toolkit.strategy import Cost
 from cl_toolkit.types import Stream, Task
+
+BACKWARD = 2.0
+WHOLE = 1 + BACKWARD
+"""Forwards that a backward, and a forward with its backward, take as long as."""
 
 
 def steps_within(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> int:
     """`train.max_steps` of a method with which it gets as much as the comparison's own settings give, to half a step of each
-    task. own: the run of these settings. Rehearsed rows count as many as strategies say that they are at most (`Cost.rows`).
-    Raises UserError for what cannot be kept."""
+    task. own: the run of these settings. Rehearsed rows and passes count as many as strategies say that they are at most
+    (`Cost`). Raises UserError for what cannot be kept."""
     from cl_toolkit.runs.parts import build_objective
 
     if own.train.max_steps <= 0:
@@ -22,11 +29,14 @@ def steps_within(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> in
     if not run.regime.trained:
         return own.train.max_steps
     updates = build_objective(run.objective).updates
-    exact = own.train.max_steps * per_step(own, own, equal, where) / per_step(run, own, equal, where)
+    exact = own.train.max_steps * per_step(own, own, equal, where)
+    if equal == "passes":
+        exact += between_tasks(own, where) - between_tasks(run, where)
+    exact /= per_step(run, own, equal, where)
     steps = updates * round(exact / updates)
     if steps < 1:
         raise UserError(
-            f"{where}: budget.equal: {equal}: leaves it {exact:.2g} steps a task; a longer budget is needed"
+            f"{where}: budget.equal: {equal}: leaves it {max(exact, 0):.2g} steps a task; a longer budget is needed"
         )
     return steps
 
@@ -42,19 +52,47 @@ def per_step(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> float:
         raise UserError(f"{where}: budget.equal: {equal}: cannot be kept where stages have objectives of their own")
     size = run.train.global_batch_size
     each = size / objective.updates
-    if equal == "tokens":
+    if equal in ("tokens", "passes"):
         reference = build_objective(own.objective)
         sampled = objective.cost().calls or reference.cost().calls
         if sampled or (objective.inputs, objective.reads) != (reference.inputs, reference.reads):
             raise UserError(
-                f"{where}: budget.equal: tokens: how long the rows of objective {run.objective.name} are is not known before; "
+                f"{where}: budget.equal: {equal}: how long the rows of objective {run.objective.name} are is not known before; "
                 "rows can be kept equal"
             )
         each *= objective.copies
+    if equal == "passes":
+        return sum(stage.tasks_at_once * each * passes(run, i, stream) for i, stage in enumerate(stream.stages))
     rehearsed = 0.0 if equal == "new_examples" else build_strategy(run).cost(size).rows
     return sum(
         stage.tasks_at_once * each * (1 + rehearsed * rehearses(i, stream)) for i, stage in enumerate(stream.stages)
     )
+
+
+def passes(run: RunConfig, stage: int, stream: Stream) -> float:
+    """Forwards for each new row of a stage's step; a backward counts as two of them, as its operations do (Kaplan et al. 2020,
+    arXiv 2001.08361, section 2.1). What a strategy does not do in a plain first task is not counted there."""
+    from cl_toolkit.runs.parts import build_objective, build_strategy, parts_of
+
+    found = build_objective(run.objective).cost()
+    for part in parts_of(build_strategy(run)):
+        cost = part.cost(run.train.global_batch_size)
+        again = cost if rehearses(stage, stream) else replace(cost, rows=0.0)
+        found += again if stage or not part.as_set.forks else Cost()
+    return WHOLE * (1 + found.rows) + found.forwards + BACKWARD * found.backwards
+
+
+def between_tasks(run: RunConfig, where: str) -> float:
+    """Forwards over examples when tasks are over, counted alike. Raises UserError where it is not known before."""
+    from cl_toolkit.runs.parts import build_strategy
+
+    cost = build_strategy(run).cost(run.train.global_batch_size)
+    if cost.written or cost.looks:
+        raise UserError(
+            f"{where}: budget.equal: passes: what it writes or looks at between tasks is not known before; rows can be kept "
+            "equal"
+        )
+    return WHOLE * cost.after_task * len(outline(run).stages)
 
 
 def rehearses(stage: int, stream: Stream) -> bool:

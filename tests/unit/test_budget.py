@@ -40,12 +40,29 @@ def steps(equal, methods=METHODS, **changes):
         ("new_examples", (12, 12, 12, 6)),
         ("rows", (12, 8, 5, 6)),  # 96 rows in all: 4 S + 8 S, 4 S + 16 S = 100, 16 S
         ("tokens", (12, 8, 5, 6)),
+        ("passes", (12, 8, 5, 6)),
     ],
 )
 def test_steps_follow_from_the_budget(equal, wanted):
     found = steps(equal)
     assert tuple(found[m] for m in ("sequential", "replay", "often", "wide")) == wanted
     assert found["joint"] == found["start"] == 12  # joint takes those of both tasks
+
+
+def test_passes_count_a_teacher_a_memory_and_what_comes_between_tasks():
+    """Twelve steps of four rows, each three forwards, in two tasks: 288 forwards in all."""
+    methods = {
+        "lwf": {"strategies": ["lwf"]},  # 12 S, then 16 S
+        "start": {"strategies": {"lwf": {"teacher": "start"}}},  # 16 S each
+        "agem": {"strategies": {"agem": {"memory_batch_size": 4}}},  # 12 S, then 24 S
+        "ewc": {"strategies": {"ewc": {"fisher_examples": 8}}},  # 24 S + 2 * 8 * 3
+        "der": {"strategies": {"der": {"memory_batch_size": 4}}},  # 12 S, then 24 S
+        "off": {"strategies": {"lwf": {"weight": 0.0}}},
+        "joint": {"stream": {"view": "joint"}},
+    }
+    assert steps("passes", methods) == {
+        "lwf": 10, "start": 9, "agem": 8, "ewc": 10, "der": 8, "off": 12, "joint": 12
+    }  # fmt: skip
 
 
 def test_what_is_rehearsed_from_the_first_task_on_counts_there_too():
@@ -65,6 +82,14 @@ def test_an_objective_that_uses_a_batch_twice_takes_whole_batches():
         ("rows", {"a": {"train": {"max_steps": 3}}}, {}, r"methods\.a\.train\.max_steps: how long a method trains"),
         ("steps", {"a": {"train": {"num_train_epochs": 3}}}, {}, r"methods\.a\.train\.num_train_epochs: how long"),
         ("tokens", {"a": {"objective": RFT}}, {}, "how long the rows of objective rft are is not known before"),
+        ("passes", {"a": {"objective": RFT}}, {}, "how long the rows of objective rft are is not known before"),
+        (
+            "passes",
+            {"a": {"strategies": {"replay": {"source": "self"}}}},
+            {},
+            "what it writes or looks at between tasks",
+        ),
+        ("passes", {"a": {"strategies": {"ewc": {"fisher_examples": 100}}}}, {}, "leaves it 0 steps a task"),
         ("row", {"a": {}}, {}, r"budget\.equal: expected null or steps \| new_examples|did you mean 'rows'"),
         ("rows", {"a": {"train": {"global_batch_size": 999}}}, {}, "leaves it 0.048 steps a task"),
     ],
