@@ -56,8 +56,13 @@ def test_settings_of_speed_change_no_loss(train, tmp_path):
     close(followed("replay", tmp_path / "a", **train), followed("replay", tmp_path / "b"), 1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("train", [{}, {"per_device_train_batch_size": 2}, {"packing": 128}])
+CUT = [{"per_device_train_batch_size": 2}, {"packing": 128}]
+
+
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [*((name, {}) for name in METHODS), *((name, cut) for name in ("lwf", "agem", "rft") for cut in CUT)],
+)
 def test_cuda_graphs_change_no_loss(name, train, skips, tmp_path):
     """In one part and several, with a teacher's forward before a backward, with gradients of a memory, with rollouts."""
     close(followed(name, tmp_path / "a", compile="graphs", **train), followed(name, tmp_path / "b", **train), 1e-4)
