@@ -18,7 +18,8 @@ class Prompter(nn.Module):
     """Groups of weights (layers, m, ...) that came one after the other, and what is made of a query and of all of them.
 
     mix: queries (B, D), in fp32, and the weights of all groups, (layers, M, ...) each -> prefixes (layers, B, 2 P W): P keys,
-    then P values, W numbers wide over all heads. length: P. groups: how many are at work; without any there is no prefix.
+    then P values, W numbers wide over all heads. A weight that all layers share has 1 in their place. length: P. groups: how
+    many are at work; without any there is no prefix.
     """
 
     def __init__(self, mix: Callable[..., Tensor], length: int) -> None:
@@ -93,16 +94,9 @@ class Prompted:
         """A cache that holds the rows' prefixes."""
         from transformers import DynamicCache
 
-        width = int(lengths.max())
-        with torch.no_grad(), eval_mode(self.base_model):
-            read = self.base_model(
-                input_ids=ids[:, :width],
-                attention_mask=mask[:, :width],
-                position_ids=places[:, :width],
-                use_cache=False,
-            )
-        rows = torch.arange(len(ids), device=ids.device)
-        made = self.prompter(read.last_hidden_state[rows, lengths - 1].float())
+        width, rows = int(lengths.max()), torch.arange(len(ids), device=ids.device)
+        read = hidden(self, ids[:, :width], attention_mask=mask[:, :width], position_ids=places[:, :width])
+        made = self.prompter(read[rows, lengths - 1].float())
         kind = made.device.type
         made = made.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype)
         settings, cache = self.config.get_text_config(), DynamicCache()
@@ -110,6 +104,12 @@ class Prompted:
         for layer, (keys, values) in enumerate(zip(*made.chunk(2, 2), strict=True)):
             cache.update(keys.reshape(shape).transpose(1, 2), values.reshape(shape).transpose(1, 2), layer)
         return cache
+
+
+def hidden(model: Any, ids: Tensor, **inputs: Tensor) -> Tensor:
+    """Last hidden states (B, T, D) of ids (B, T), of the model without a prefix; in eval mode and without gradient."""
+    with torch.no_grad(), eval_mode(model.base_model):
+        return model.base_model(input_ids=ids, use_cache=False, **inputs).last_hidden_state
 
 
 @cache
