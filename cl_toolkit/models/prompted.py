@@ -55,7 +55,7 @@ class Prompted:
     reads_prompts = True
     forwards_inside = 0  # of the last one: whether the prompt was read first
     prompter: Prompter
-    heads: int  # that have keys of their own
+    prefix_heads: int  # how many keep keys
 
     def forward(
         self: Any,
@@ -100,7 +100,7 @@ class Prompted:
         made = self.prompter(read[rows, lengths - 1].float())
         kind = made.device.type
         made = made.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype)
-        cache, shape = DynamicCache(), (len(ids), self.prompter.length, self.heads, -1)
+        cache, shape = DynamicCache(), (len(ids), self.prompter.length, self.prefix_heads, -1)
         for layer, (keys, values) in enumerate(zip(*made.chunk(2, 2), strict=True)):
             cache.update(keys.reshape(shape).transpose(1, 2), values.reshape(shape).transpose(1, 2), layer)
         return cache
@@ -120,7 +120,7 @@ def _prompted(kind: type) -> type:
 def prompted(model: Any, prompter: Prompter) -> nn.Module:
     """Let a causal model read each row behind what this prompter makes. All else of it is frozen. Raises UserError as `kept`
     does."""
-    _, model.heads, _ = kept(model)
+    _, model.prefix_heads, _ = kept(model)
     model.requires_grad_(False)
     model.prompter = prompter.to(next(model.parameters()).device)
     model.generation_config.use_cache = True  # by it `generate` of transformers goes on behind the prefix

@@ -85,6 +85,16 @@ def test_blocks_and_what_is_retrieved_by_hand():
         assert torch.allclose(says(by_hand(top_k), 2.0, 1.0), BLOCKS[chosen].mean(0))
 
 
+def test_of_an_entry_with_two_places_keys_come_first():
+    made, place = Prompter(partial(aggregated, top_k=1), 2), torch.atanh(torch.tensor([[0.5, 0], [0, 0.5]]))
+    up = torch.tensor([[2.0, 20, 4, 40], [6, 60, 8, 80]])  # two numbers of a key, two of a value
+    weights = {"keys": torch.ones(1, 1, 2), "texts": place[None, None], "down": torch.eye(2)[None, None]}
+    made.add({**weights, "up": torch.stack([up, -up])[:, None]})
+    found = made(torch.ones(1, 2))
+    assert torch.allclose(found[0, 0], torch.tensor([[1.0, 10], [3, 30], [2, 20], [4, 40]]))
+    assert torch.equal(found[1], -found[0])
+
+
 def test_entries_that_are_alike_are_taken_by_their_age_however_they_are_rounded():
     near = cosines(torch.tensor([[1.0, 2]]), torch.tensor([[1.0, 2], [1 + 1e-7, 2], [3, 6], [1, 2 - 1e-7]]))
     assert nearest(near, 4).tolist() == [[0, 1, 2, 3]]
@@ -104,6 +114,7 @@ def test_recall_by_hand():
     keys = torch.tensor([[1.0, 0], [1, 0.1], [1, 0.3], [-1, 0]])
     assert recalls(keys, 2, 1) == [1.0, 0.5]  # (-1, 0) finds (1, 0.3), of its own group
     assert recalls(keys, 2, 3) == [pytest.approx(1 / 3)] * 2
+    assert recalls(keys, 2, 9) == recalls(keys, 2, 3)  # all others, and never itself
     assert recalls(keys[:2], 1, 4) == [1.0]
     assert recalls(keys[:1], 1, 4) == [1.0]
 
