@@ -181,6 +181,7 @@ STRATEGIES = Registry(
         "sd_lora": "cl_toolkit.strategies.sd_lora:SDLoRA",
         "slao": "cl_toolkit.strategies.slao:SLAO",
         "coda_prompt": "cl_toolkit.strategies.coda_prompt:CODAPrompt",
+        "compression_memory": "cl_toolkit.strategies.compression_memory:CompressionMemory",
         "logit_swap": "cl_toolkit.strategies.logit_swap:LogitSwap",
         "der": "cl_toolkit.strategies.der:DER",
         "derpp": "cl_toolkit.strategies.der:DERpp",

@@ -80,7 +80,7 @@ class Tags:
     of_model: what the model must give for it, of `Kind.gives`.
     of_adapter: what the adapter must give for it: `pairs`, the two matrices of LoRA whose product is all that it adds.
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`, `weights`
-        (those between tasks), `lora_A` (where a new adapter's rows point).
+        (those between tasks), `lora_A` (where a new adapter's rows point), `prefix` (what stands before each row).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
     forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14). Said

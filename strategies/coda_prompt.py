@@ -63,6 +63,7 @@ class CODAPrompt(Strategy):
         extra_memory="prompts, keys and attentions, in the model",
         life_cycles=(None,),
         of_model=frozenset({"prefixes"}),
+        owns=frozenset({"prefix"}),
         inputs=("conversations",),
         exceptions={1: "the model is frozen, and prompts are trained"},
     )

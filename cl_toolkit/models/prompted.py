@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cl_toolkit.engine.access import eval_mode
-from cl_toolkit.errors import UserError
-from cl_toolkit.models.prefix import CACHE
+from cl_toolkit.engine.access import eval_mode, evaluating
+from cl_toolkit.errors import UserError, listed, short
+from cl_toolkit.models.prefix import CACHE, tried_tokens
 
 
 class Prompter(nn.Module):
     """Groups of weights (layers, m, ...) that came one after the other, and what is made of a query and of all of them.
 
     mix: queries (B, D), in fp32, and the weights of all groups, (layers, M, ...) each -> prefixes (layers, B, 2 P W): P keys,
-    then P values, W numbers wide over all heads. length: P. groups: how many are at work; without any there is no prefix.
+    then P values, W numbers wide over all heads. A weight that all layers share has 1 in their place. length: P. groups: how
+    many are at work; without any there is no prefix.
     """
 
     def __init__(self, mix: Callable[..., Tensor], length: int) -> None:
@@ -54,6 +55,7 @@ class Prompted:
     reads_prompts = True
     forwards_inside = 0  # of the last one: whether the prompt was read first
     prompter: Prompter
+    prefix_heads: int  # how many keep keys
 
     def forward(
         self: Any,
@@ -93,23 +95,21 @@ class Prompted:
         """A cache that holds the rows' prefixes."""
         from transformers import DynamicCache
 
-        width = int(lengths.max())
-        with torch.no_grad(), eval_mode(self.base_model):
-            read = self.base_model(
-                input_ids=ids[:, :width],
-                attention_mask=mask[:, :width],
-                position_ids=places[:, :width],
-                use_cache=False,
-            )
-        rows = torch.arange(len(ids), device=ids.device)
-        made = self.prompter(read.last_hidden_state[rows, lengths - 1].float())
+        width, rows = int(lengths.max()), torch.arange(len(ids), device=ids.device)
+        read = hidden(self, ids[:, :width], attention_mask=mask[:, :width], position_ids=places[:, :width])
+        made = self.prompter(read[rows, lengths - 1].float())
         kind = made.device.type
         made = made.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype)
-        settings, cache = self.config.get_text_config(), DynamicCache()
-        shape = (len(ids), self.prompter.length, heads_of(settings), -1)
+        cache, shape = DynamicCache(), (len(ids), self.prompter.length, self.prefix_heads, -1)
         for layer, (keys, values) in enumerate(zip(*made.chunk(2, 2), strict=True)):
             cache.update(keys.reshape(shape).transpose(1, 2), values.reshape(shape).transpose(1, 2), layer)
         return cache
+
+
+def hidden(model: Any, ids: Tensor, **inputs: Tensor) -> Tensor:
+    """Last hidden states (B, T, D) of ids (B, T), of the model without a prefix; in eval mode and without gradient."""
+    with torch.no_grad(), eval_mode(model.base_model):
+        return model.base_model(input_ids=ids, use_cache=False, **inputs).last_hidden_state
 
 
 @cache
@@ -118,13 +118,9 @@ def _prompted(kind: type) -> type:
 
 
 def prompted(model: Any, prompter: Prompter) -> nn.Module:
-    """Let a causal model read each row behind what this prompter makes. All else of it is frozen. Raises UserError for a model
-    whose layers do not all see all that came before."""
-    settings = model.config.get_text_config()
-    kinds = set(getattr(settings, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(settings, "sliding_window", None):
-        seen = " and ".join(sorted(kinds)) or "a sliding window"
-        raise UserError(f"{type(model).__name__}: has layers of {seen}, which do not see what stands before a row")
+    """Let a causal model read each row behind what this prompter makes. All else of it is frozen. Raises UserError as `kept`
+    does."""
+    _, model.prefix_heads, _ = kept(model)
     model.requires_grad_(False)
     model.prompter = prompter.to(next(model.parameters()).device)
     model.generation_config.use_cache = True  # by it `generate` of transformers goes on behind the prefix
@@ -134,17 +130,37 @@ def prompted(model: Any, prompter: Prompter) -> nn.Module:
 
 
 def size_of(model: Any) -> tuple[int, int, int]:
-    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together.
-    Raises UserError for one without attention."""
-    settings = model.config.get_text_config()
-    if not getattr(settings, "num_attention_heads", None):
+    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together, as they are kept.
+    Raises UserError as `kept` does."""
+    layers, heads, width = kept(model)
+    return layers, model.config.get_text_config().hidden_size, heads * width
+
+
+def kept(model: Any) -> tuple[int, int, int]:
+    """(layers, heads, width) of the keys that a causal model keeps. It is tried on a few tokens, since settings have many names
+    for how many heads have keys of their own, and some keep them for all. Raises UserError for a model whose layers do not all
+    see all that came before, or do not all keep keys and values of one size."""
+    from transformers import DynamicCache
+
+    name, settings = type(model).__name__, model.config.get_text_config()
+    kinds = set(getattr(settings, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(settings, "sliding_window", None):
+        seen = " and ".join(sorted(kinds)) or "a sliding window"
+        raise UserError(f"{name}: has layers of {seen}, which do not see what stands before a row")
+    cache = DynamicCache()
+    try:
+        with evaluating(model):
+            model.base_model(input_ids=tried_tokens(model)[None], use_cache=True, **{CACHE: cache})
+    except Exception as error:  # it has a cache of its own, say
+        raise UserError(f"{name}: cannot keep keys and values where it is told to: {short(str(error))}") from error
+    states = [state for layer in cache.layers for state in (layer.keys, layer.values) if state is not None]
+    if len(states) != 2 * settings.num_hidden_layers:
         raise UserError(
-            f"{type(model).__name__}: has no attention, and so no keys and values that could stand before a row"
+            f"{name}: has no attention in some layers, and so no keys and values that could stand before a row"
         )
-    width = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-    return settings.num_hidden_layers, settings.hidden_size, width * heads_of(settings)
-
-
-def heads_of(settings: Any) -> int:
-    """How many heads have keys of their own; of older architectures all."""
-    return getattr(settings, "num_key_value_heads", None) or settings.num_attention_heads
+    if len(shapes := {tuple(state.shape) for state in states}) != 1:
+        raise UserError(
+            f"{name}: has keys and values of unlike sizes, {listed(map(str, sorted(shapes)))}; expected one"
+        )
+    _, heads, _, width = states[0].shape
+    return len(cache.layers), heads, width

@@ -168,16 +168,21 @@ ARCHITECTURES = {
     "gpt_neox": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
     "llama": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4,
               "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True},
+    "falcon": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "multi_query": True},
+    "falcon-new": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "num_kv_heads": 2,
+                   "new_decoder_architecture": True},
+    "gpt_bigcode": {"n_embd": 16, "n_layer": 1, "n_head": 4, "multi_query": True},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures_whose_heads_and_places_are_their_own(name):
-    """Learned places, heads without keys of their own, a width per head: what is answered is what whole rows say."""
+    """Learned places, heads without keys of their own, one key for all, a width per head: what is answered is what whole rows
+    say."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    settings = AutoConfig.for_model(name, vocab_size=260, **ARCHITECTURES[name])
+    settings = AutoConfig.for_model(name.partition("-")[0], vocab_size=260, **ARCHITECTURES[name])
     made = CODAPrompt(configured(CODAPrompt, components=2, length=4))
     model, text = made.build(AutoModelForCausalLM.from_config(settings), 0).eval(), codec()
     prompts = [text.ids(example)[0] for example in (*TASKS[0], *TASKS[1])]
@@ -192,11 +197,35 @@ def test_architectures_whose_heads_and_places_are_their_own(name):
         assert not torch.allclose(said, plain, atol=1e-5), "the prefix says something"
 
 
-def test_a_model_without_attention_is_refused():
-    from transformers import MambaConfig, MambaForCausalLM
+REFUSED = {
+    "mamba": ({"hidden_size": 16, "num_hidden_layers": 1}, "layers of linear_attention|no attention in some layers"),
+    "rwkv": ({"hidden_size": 16, "num_hidden_layers": 2}, "RwkvForCausalLM: has no attention in some layers"),
+    "deepseek_v2": (
+        {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "kv_lora_rank": 8,
+         "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4, "first_k_dense_replace": 1},
+        "DeepseekV2ForCausalLM: has keys and values of unlike sizes",
+    ),
+}  # fmt: skip
 
-    model = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1))
-    with pytest.raises(UserError, match="MambaForCausalLM: has no attention"):
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_whose_layers_keep_no_keys_or_unlike_ones_is_refused(name):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings, told = REFUSED[name]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=260, **settings))
+    with pytest.raises(UserError, match=told) as refused:
+        CODAPrompt().build(model, 0)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_with_a_cache_of_its_own_is_refused(monkeypatch):
+    def forward(self, input_ids, use_cache, **state):
+        raise ValueError("expected\nmy own cache")
+
+    model = tiny_model()
+    monkeypatch.setattr(type(model.base_model), "forward", forward)
+    with pytest.raises(UserError, match="cannot keep keys and values where it is told to: expected my own cache"):
         CODAPrompt().build(model, 0)
 
 

@@ -33,6 +33,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
     "sd_lora": {},
     "slao": {},
     "coda_prompt": {"components": 2},
+    "compression_memory": {"entries": 3, "top_k": 2, "tokens": 2, "rank": 4},
     "answer_styles": {"share": 0.5},
     "reg_lora": {"share": 0.5},
     "lwf": {"weight": 5.0},
@@ -43,7 +44,7 @@ STRATEGY_SETTINGS = {  # that make a strategy felt
 }
 WITHOUT_TERM = (
     *("replay", "surprise_replay", "power_law", "agem", "gem", "ogd", "freeze", "guard", "inf_lora", "answer_styles"),
-    *("merge", "ema", "instruction_residual", "sd_lora", "slao", "coda_prompt"),
+    *("merge", "ema", "instruction_residual", "sd_lora", "slao", "coda_prompt", "compression_memory"),
 )
 WITH_PENALTY = {"ewc", "si", "o_lora", "reg_lora", "adapter-continue"}
 ROLLOUTS = {"num_generations": 3, "max_completion_length": 4, "beta": 0.5, "num_iterations": 2}
