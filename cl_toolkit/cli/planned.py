@@ -85,7 +85,7 @@ def budget(study: Any, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What all methods get equally, and what they do not."""
     if equal := study.plain["budget"]["equal"]:
         yield f"Every method takes as many steps as give it equally many {equal.replace('_', ' ')}."
-    counted = {"steps": "steps", "new examples": "new_examples", "rows": "rows", "tokens": "tokens"}
+    counted = {"steps": "steps", "new examples": "new_examples", "rows": "rows", "tokens through the model": "tokens"}
     amounts = {
         c.method: {name: row[key] for name, key in counted.items()} for c, row in zip(study.runs, runs, strict=True)
     }

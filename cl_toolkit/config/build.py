@@ -36,7 +36,7 @@ def kind_of(section: Mapping[str, Any], where: str) -> Kind:
                 f"{where}: model.name: {quoted(section['name'])} is a Hugging Face id or a folder, which has no setting {key} "
                 f"({' and '.join(owners)} have it){did_you_mean(section['name'], built_in()).split('; known')[0]}"
             )
-    return typed(cls, {**settings, "name": section["name"]}, "model", where)
+    return typed(cls, {**settings, "name": section["name"]}, "model", where, ModelSection)
 
 
 def adapter_of(section: Any, where: str) -> Any:
@@ -144,7 +144,7 @@ def build_run(
     common, settings = split_section(StreamSection, plain["stream"])
     stream = typed(StreamSection, common, "stream", where)
     stream_cls = STREAMS.get(stream.name, f"{where}: stream.name")
-    stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where)
+    stream_settings = typed(config_of(stream_cls, f"{where}: stream.name"), settings, "stream", where, StreamSection)
 
     common = split_section(ModelSection, plain["model"])[0]
     model = typed(ModelSection, {**common, "adapter": adapter_of(common.get("adapter"), where)}, "model", where)

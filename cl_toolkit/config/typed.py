@@ -23,10 +23,11 @@ class OutOfRange(ValueError):
     """A number of the right type that its field does not take; the text says what it takes."""
 
 
-def typed(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
+def typed(cls: type, data: Mapping[str, Any], path: str, where: str, beside: type | None = None) -> Any:
     """An instance of the dataclass `cls` from a mapping.
 
-    path: of the section, `train`; where: the file, for the message. Raises UserError for an unknown key, a missing one,
+    path: of the section, `train`; where: the file, for the message. beside: the dataclass of the
+    section's other keys, one of which a wrong key may have meant. Raises UserError for an unknown key, a missing one,
     a wrong type, a number out of its range, or what the class itself refuses (a ValueError of its `__post_init__`).
     """
     try:
@@ -34,9 +35,11 @@ def typed(cls: type, data: Mapping[str, Any], path: str, where: str) -> Any:
     except (NameError, TypeError) as error:
         raise UserError(f"{where}: {path}: the types of {cls.__qualname__} cannot be read: {error}") from error
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    others = [f.name for f in dataclasses.fields(beside)] if beside else []
     for key in data:
         if key not in fields:
-            raise UserError(f"{where}: {path}.{short(str(key))}: unknown key{did_you_mean(str(key), fields)}")
+            near = did_you_mean(str(key), [*fields, *others])
+            raise UserError(f"{where}: {path}.{short(str(key))}: unknown key{near}")
     values = {}
     for name, field in fields.items():
         if name in data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ SLACK = 1e-4
 class Written:
     """What stands in a folder. library: who loads it, `transformers` or `peft`. auto: transformers' class for it. base: what an
     adapter belongs to, `{folder}` standing for the folder; "" where all weights are there. dtype: of the weights. adapters:
-    how many of the run this one does the work of. heads: weights that transformers has no place for, in a file of their own."""
+    how many of the run this one does the work of. heads: weights that transformers has no place for, in a file of their own.
+    quantization: what bitsandbytes made of the base, without which it is another model."""
 
     library: str
     auto: str
@@ -43,11 +44,16 @@ class Written:
     base: str = ""
     adapters: int = 0
     heads: tuple[str, ...] = ()
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     def code(self, folder: str) -> str:
         """The lines of Python that load it."""
-        lines = [f"from transformers import {self.auto}, AutoTokenizer", ""]
-        whole = f'{self.auto}.from_pretrained("{self.base.format(folder=folder) or folder}", dtype="{self.dtype}")'
+        more = ", BitsAndBytesConfig" if self.quantization else ""
+        lines = [f"from transformers import {self.auto}, AutoTokenizer{more}", ""]
+        bits = f", quantization_config=BitsAndBytesConfig(**{dict(self.quantization)!r})" if self.quantization else ""
+        whole = (
+            f'{self.auto}.from_pretrained("{self.base.format(folder=folder) or folder}", dtype="{self.dtype}"{bits})'
+        )
         if self.base:
             lines.insert(0, "from peft import PeftModel")
             whole = f'PeftModel.from_pretrained({whole}, "{folder}")'
@@ -82,6 +88,8 @@ def prepared(
     check_product(kind)
     if adapter is None or not hasattr(adapted(model), "peft_config"):
         return model, 0
+    if merge and getattr(kind, "quantization", None):
+        raise UserError(f"export: --merge: model.quantization: quantised weights are not merged into; {LOAD}")
     if merge:
         merging = replace(adapter, between_tasks="merge")
         check_targets(adapted(kind.skeleton()), merging)
@@ -128,7 +136,8 @@ def write_model(model: Any, kind: Kind, folder: Path, place: Path, classes: Sequ
     base = kind.source or str(place.resolve() / BASE)  # nobody else has that one
     adapters.save(model, folder, base, getattr(kind, "revision", None))
     kind.write_beside(folder)
-    written = Written("peft", kind.auto, _dtype(model), kind.source or f"{{folder}}/{BASE}", count)
+    home, bits = kind.source or f"{{folder}}/{BASE}", getattr(kind, "quantization", None) or {}
+    written = Written("peft", kind.auto, _dtype(model), home, count, quantization=bits)
     if not kind.source:
         _whole(model.unload(), kind, folder / BASE, classes)
     return written

@@ -44,7 +44,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(cell: Any) -> str:
-    return f"{cell:.4g}" if isinstance(cell, (int, float)) else "–"
+    return f"{cell + 0.0:.4g}" if isinstance(cell, (int, float)) else "–"
 
 
 def _matrix(record: Mapping[str, Any], done: int) -> str:

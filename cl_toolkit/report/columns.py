@@ -36,8 +36,10 @@ OF_SCORES = [
     for m in METRICS.values()
 ]
 COSTS = [
-    Column("tokens", "cost.tokens", "Tokens", "Tokens trained on, rehearsed ones included.", "counted"),
-    Column("forwards", "cost.forwards", "Forwards", "Passes forward while training, those of strategies and rollouts too.",
+    Column("tokens", "cost.tokens", "Target tok.", "Tokens that are learned, rehearsed ones included, those of prompts not.",
+           "counted"),
+    Column("forwards", "cost.forwards", "Forwards",
+           "Passes forward in training steps, those of strategies and rollouts too; of passes between tasks the seconds alone.",
            "counted"),
     Column("compute_seconds", "cost.compute_seconds.train", "Compute s",
            "Seconds of CPU or GPU spent training, without evaluation; which of the two stands in summary.csv.", "measured"),

@@ -9,7 +9,7 @@ from cl_toolkit.report.columns import amount
 from cl_toolkit.report.estimate import mean
 from cl_toolkit.report.reading import Record, lookup
 
-COUNTED = (("cost.steps", "steps"), ("cost.tokens", "tokens"), ("cost.forwards", "forwards"))
+COUNTED = (("cost.steps", "steps"), ("cost.tokens", "target tokens"), ("cost.forwards", "forwards"))
 """Counts of a run that are the same wherever it runs, and their names."""
 SECONDS = "compute s"
 """Seconds of which it is not known whether they are a processor's or a GPU's."""

@@ -98,7 +98,7 @@ def _equal_accuracy(axes, tasks: int) -> None:
     share = (tasks - 1) / tasks
     low, high = left + share * bottom, right + share * top
     step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / s <= 9), 1.0)
-    for acc in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step:
+    for acc in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step + 0.0:  # there is no -0
         axes.plot([left, right], [(acc - left) / share, (acc - right) / share], color=FAINT, linewidth=0.9, zorder=0)
         x, y = acc - share * bottom, (acc - right) / share
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}

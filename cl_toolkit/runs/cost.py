@@ -31,8 +31,9 @@ COUNTS = (
     "extra_backwards",
 )
 """steps: optimizer steps. examples: rows trained on, rehearsed ones included. new_examples: those that are not. rollouts:
-answers that were sampled for training. tokens: targets. forwards, backwards: of training and rollouts, per process; extra_:
-those beyond a forward and a backward per micro-batch."""
+answers that were sampled for training. tokens: targets. forwards, backwards: of training steps and their rollouts, per
+process (a pass over examples between tasks, such as EWC's, is in the seconds alone); extra_: those beyond a forward and a
+backward per micro-batch."""
 
 
 def fresh_cost(device: torch.device) -> dict[str, Any]:

@@ -308,6 +308,8 @@ REFUSALS = [
     ("stream: {tasks: [max, sort], order: [max, srot]}", "stream.order: unknown task 'srot'; did you mean 'sort'?"),
     ("stream: {length: 0}", "stream.length: expected a number in [1, 64], got 0"),
     ("stream: {lenth: 4}", "stream.lenth: unknown key; did you mean 'length'?"),
+    ("stream: {taks: [max]}", "stream.taks: unknown key; did you mean 'tasks'?"),
+    ("model: {adaptr: {r: 2}}", "model.adaptr: unknown key; did you mean 'adapter'?"),
     (
         "stream: {view: joined}",
         "stream.view: expected joint | cumulative | independent | start, got 'joined'; did you mean 'joint'?",

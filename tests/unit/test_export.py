@@ -24,6 +24,7 @@ import cl_toolkit as cl
 from cl_toolkit import Strategy, UserError
 from cl_toolkit.cli.app import main
 from cl_toolkit.models.tiny import byte_tokenizer
+from cl_toolkit.report.card import _shown
 from cl_toolkit.runs.events import TaskEnded
 
 # PEFT 0.21 reads a deprecated attribute of transformers 5
@@ -165,6 +166,10 @@ def test_the_card_is_read_by_the_hub_and_its_code_runs(runs, tmp_path, monkeypat
     scope = {}
     exec(card.content.split("```python\n")[1].split("```")[0], scope)
     assert near(logits(scope["model"]), runs["tiny", "stack"][1][-1])
+
+
+def test_nothing_lost_is_zero_and_not_minus_zero():
+    assert [_shown(cell) for cell in (-0.0, 0, -0.25, None)] == ["0", "0", "-0.25", "–"]
 
 
 def test_after_the_first_task_the_card_says_no_more_than_was_known_then(runs, tmp_path):

@@ -6,6 +6,7 @@ from reported import record, replay
 
 from cl_toolkit.report import build
 from cl_toolkit.report.style import PAGE, PAPER, legend_above
+from cl_toolkit.report.tradeoffs import _equal_accuracy
 
 
 @pytest.mark.parametrize(("number", "sheet"), [(3, PAGE), (6, PAGE), (28, PAGE), (6, PAPER)])
@@ -35,3 +36,11 @@ def test_names_of_any_length_leave_room_for_the_figures(tmp_path):
         for made in (record(seed=seed, tasks=tasks), record(long, seed, tasks=tasks), replay(seed, tasks=tasks))
     ]
     assert long in build(records, tmp_path).read_text()
+
+
+def test_a_line_of_no_accuracy_is_not_labelled_minus_zero():
+    axes = Figure().add_subplot()
+    axes.set(xlim=(0.48, 1.0), ylim=(-0.75, 0.2))
+    _equal_accuracy(axes, 3)
+    assert "ACC 0" in (labels := [text.get_text() for text in axes.texts])
+    assert "ACC -0" not in labels

@@ -137,3 +137,9 @@ def test_a_run_learns_and_leaves_an_adapter(bits, between, device, folder, quiet
     code, _, err = call(monkeypatch, capsys, "export", tmp_path / "run", "--out", tmp_path / "product")
     assert (code, err) == (0, "")
     assert (tmp_path / "product" / "adapter_model.safetensors").is_file()
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec((tmp_path / "product" / "README.md").read_text().split("```python\n")[1].split("```")[0], scope)
+    assert {torch.uint8 if bits == 4 else torch.int8} <= {weight.dtype for weight in scope["model"].parameters()}
+    code, _, err = call(monkeypatch, capsys, "export", tmp_path / "run", "--out", tmp_path / "merged", "--merge")
+    assert (code, "--merge: model.quantization: quantised weights are not merged into" in err) == (2, True)
