@@ -60,6 +60,7 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
             "new_examples": cost.new_examples,
             "rows": cost.rows,
             "tokens": cost.tokens,
+            "passes": cost.passes,
             "seconds": seconds,
             "memory": memory.plain(),
         }
@@ -86,6 +87,8 @@ def budget(study: Any, runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     if equal := study.plain["budget"]["equal"]:
         yield f"Every method takes as many steps as give it equally many {equal.replace('_', ' ')}."
     counted = {"steps": "steps", "new examples": "new_examples", "rows": "rows", "tokens through the model": "tokens"}
+    if equal == "passes":  # of what is sampled they would say nothing
+        counted["passes"] = "passes"
     amounts = {
         c.method: {name: row[key] for name, key in counted.items()} for c, row in zip(study.runs, runs, strict=True)
     }

@@ -21,6 +21,7 @@ from cl_toolkit.registry import canonical
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.budget import steps_within
 from cl_toolkit.study.orders import find_order, order_name, orders_of
+from cl_toolkit.study.search import read_search
 
 Layer = tuple[str, dict[str, Any]]
 HERE = "@"  # stands for the file to blame, until it is known
@@ -77,6 +78,8 @@ def load_study(
     check_strategy_overrides(layers[-1], plain, chosen, where)
     if plain["chosen"] is not None:
         convert(Chosen, plain["chosen"], "chosen", holder(layers, "chosen"))
+    if plain["search"] is not None:  # `tune` reads it, but a mistake in it is one here too
+        read_search(plain["search"], holder(layers, "search"))
     plain["orders"] = plain["orders"] if orders is None else list(orders)
     every = orders_of(plain["orders"], lambda: own_tasks(plain, layers), holder(layers, "orders"))
     runs, resolved = [], {}

@@ -16,7 +16,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models.rollouts import AT_ONCE
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
-from cl_toolkit.study.budget import rehearses
+from cl_toolkit.study.budget import WHOLE, passes, rehearses
 from cl_toolkit.study.compare import run_name
 from cl_toolkit.study.memory import Job, Memory, Shape, arithmetic, cut, shape_of
 from cl_toolkit.types import Example, Stream
@@ -33,13 +33,15 @@ SAMPLED = 0.22
 
 @dataclass(frozen=True)
 class Forecast:
-    """One run: optimizer steps, new examples, rows with the rehearsed ones, tokens through the model, seconds."""
+    """One run: optimizer steps, new examples, rows with the rehearsed ones, tokens through the model, passes (forwards of rows,
+    a backward as two, as under `budget.equal`), seconds."""
 
     run: str
     steps: int
     new_examples: int
     rows: int
     tokens: int
+    passes: int
     seconds: float
 
 
@@ -151,7 +153,7 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     train, total = config.train, counted[0]
     kept = build_strategy(config).cost(train.global_batch_size)
     codec = codec_of(config, stream)
-    steps, new_examples, trained, tokens, passed, calls = 0, 0, 0.0, 0, 0.0, 0.0
+    steps, new_examples, trained, tokens, over, passed, calls = 0, 0, 0.0, 0, 0.0, 0.0, 0.0
     for i, stage in enumerate(stream.stages):
         task, objective = stage.task, build_objective(stage.task.objective or config.objective)
         cost = objective.cost() + kept
@@ -176,9 +178,10 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         tokens += round(new * (1 + cost.rows))
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
         passed += 2 * written
+        over += examples * objective.updates * objective.copies * passes(config, i, stream) + WHOLE * afterwards
         calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
     seconds = passed * total / rate + calls * STEP_OVERHEAD
-    return Forecast(run_name(config), steps, new_examples, round(trained), tokens, seconds)
+    return Forecast(run_name(config), steps, new_examples, round(trained), tokens, round(over), seconds)
 
 
 def room(device: Any, processes: int) -> float:

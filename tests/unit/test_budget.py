@@ -137,6 +137,27 @@ def test_records_and_plan_say_what_each_method_got(tmp_path, monkeypatch, capsys
     assert plan["budget"][1].startswith("Methods are not given equally much: steps 16 (replay) to 24 (sequential); new")
 
 
+def test_plan_says_where_a_strategy_gets_fewer_passes_than_it_may(tmp_path, monkeypatch, capsys):
+    """EWC may look at 20 examples of each task, which have twelve: 2 * 3 * 8 forwards less than its share of 288."""
+    methods = {
+        "sequential": {},
+        "lwf": {"strategies": ["lwf"]},
+        "ewc": {"strategies": {"ewc": {"fisher_examples": 20}}},
+    }
+    plain = tiny_config(methods=methods, seeds=[0], budget={"equal": "passes"}, train={"max_steps": 12})
+    (tmp_path / "my.yaml").write_text(to_yaml(plain))
+    _, said, _ = call(monkeypatch, capsys, "plan", tmp_path / "my.yaml", "--json")
+    plan = json.loads(said)
+    found = {row["run"].split("/")[0]: (row["steps"], row["passes"]) for row in plan["runs"]}
+    assert found == {"sequential": (24, 288), "lwf": (20, 280), "ewc": (14, 14 * 12 + 2 * 3 * 12)}
+    assert "passes 240 (ewc) to 288 (sequential)" in plan["budget"][1]
+
+
+def test_a_wrong_search_is_refused_where_it_is_not_asked_for():
+    with pytest.raises(UserError, match=r"search\.method: unknown key; did you mean 'methods'"):
+        load_study(tiny_config(search={"method": {"sequential": {}}}))
+
+
 def test_what_is_not_equal_is_said():
     assert uneven({}) == ""
     amounts = {"a": {"steps": 100.0, "rows": 300.0}, "b": {"steps": 104.0, "rows": 450.0}, "c": {"steps": 0, "rows": 0}}
