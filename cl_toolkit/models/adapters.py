@@ -7,6 +7,7 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import AnyAdapter
 else:
     torch = LazyModule("torch")
+
+# PEFT imports bitsandbytes wherever it is installed, which says then that a faster kernel for CPUs is not
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def frozen_in_bf16(model: Any) -> None:
