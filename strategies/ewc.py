@@ -72,11 +72,11 @@ class EWC(Strategy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """weight: lambda; a library without the factor 1/2 needs half this value. What fits depends on the scale of the model's
-        gradients and must be searched: the default held three skills of a small language model without costing learning, an
-        encoder with 150 classes wanted 3e4, with facts about people 30 cost learning (LOG.md). mode: a term per past task, or one
-        running Fisher. gamma: decay of the running Fisher; at 0 the strict rule has no penalty at all. fisher: see the
-        class. fisher_examples: training examples per task for the estimate."""
+        """weight: lambda; a library without the factor 1/2 needs half this value. What fits depends on the scale of the
+        model's gradients and must be searched: the default held three skills of a small language model without costing
+        learning, an encoder with 150 classes wanted 3e4, with facts about people 30 cost learning (LOG.md). mode: a term
+        per past task, or one running Fisher. gamma: decay of the running Fisher; at 0 the strict rule has no penalty at
+        all. fisher: see the class. fisher_examples: training examples per task for the estimate."""
 
         weight: Annotated[float, at_least(0)] = 100.0
         mode: Literal["separate", "online"] = "separate"

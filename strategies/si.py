@@ -44,9 +44,9 @@ class SI(Strategy):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """weight: c, in the paper 0.1 and more for small networks on digits. With a small language model 1 held nothing and 1000
-        cost learning; the default lies between (LOG.md). damping: xi, which bounds the importance of a weight that hardly
-        moved."""
+        """weight: c, in the paper 0.1 and more for small networks on digits. With a small language model 1 held nothing and
+        1000 cost learning; the default lies between (LOG.md). damping: xi, which bounds the importance of a weight that
+        hardly moved."""
 
         weight: Annotated[float, at_least(0)] = 100.0
         damping: Annotated[float, above(0)] = 0.1
