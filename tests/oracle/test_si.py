@@ -26,7 +26,7 @@ class Model(torch.nn.Module):
 
 
 def walked(steps, end, **settings):
-    strategy = SI(SI.Config(**settings))
+    strategy = SI(SI.Config(weight=0.1, **settings))
     strategy.before_task(Model(0.0), None)
     for step in steps:
         strategy.before_step(None, Step(*step))
@@ -76,7 +76,7 @@ def test_along_a_short_path_the_integral_is_the_fall_of_the_loss():
     """Plain gradient descent with a small rate: the sum over all weights of omega is the loss that was lost, whatever
     penalty stands beside it."""
     for beside in ([], [Pull()]):
-        model, strategy, view = tiny_model(), SI(SI.Config(weight=0.1)), task_view(EXAMPLES, max_steps=50)
+        model, strategy, view = tiny_model(), SI(), task_view(EXAMPLES, max_steps=50)
         totals = []
 
         def loss(model=model, view=view):
