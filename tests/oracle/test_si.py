@@ -26,7 +26,7 @@ class Model(torch.nn.Module):
 
 
 def walked(steps, end, **settings):
-    strategy = SI(SI.Config(weight=0.1, **settings))
+    strategy = SI(SI.Config(**{"weight": 0.1, **settings}))
     strategy.before_task(Model(0.0), None)
     for step in steps:
         strategy.before_step(None, Step(*step))
