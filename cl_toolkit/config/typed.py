@@ -26,9 +26,9 @@ class OutOfRange(ValueError):
 def typed(cls: type, data: Mapping[str, Any], path: str, where: str, beside: type | None = None) -> Any:
     """An instance of the dataclass `cls` from a mapping.
 
-    path: of the section, `train`; where: the file, for the message. beside: the dataclass of the
-    section's other keys, one of which a wrong key may have meant. Raises UserError for an unknown key, a missing one,
-    a wrong type, a number out of its range, or what the class itself refuses (a ValueError of its `__post_init__`).
+    path: of the section, `train`; where: the file, for the message. beside: the dataclass of the section's other keys, one of
+    which a wrong key may have meant. Raises UserError for an unknown key, a missing one, a wrong type, a number out of its
+    range, or what the class itself refuses (a ValueError of its `__post_init__`).
     """
     try:
         hints = typing.get_type_hints(cls, include_extras=True)

@@ -8,7 +8,7 @@ from cl_toolkit.config.schema import Equal, RunConfig
 from cl_toolkit.data.regimes import VIEWS
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError
-from cl_toolkit.strategy import Cost
+from cl_toolkit.strategy import Cost, Strategy
 from cl_toolkit.types import Stream, Task
 
 BACKWARD = 2.0
@@ -61,22 +61,27 @@ def per_step(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> float:
                 "rows can be kept equal"
             )
         each *= objective.copies
+    strategy = build_strategy(run)
     if equal == "passes":
-        return sum(stage.tasks_at_once * each * passes(run, i, stream) for i, stage in enumerate(stream.stages))
-    rehearsed = 0.0 if equal == "new_examples" else build_strategy(run).cost(size).rows
+        cost = objective.cost()
+        return sum(
+            stage.tasks_at_once * each * passes(cost, strategy, size, i, stream)
+            for i, stage in enumerate(stream.stages)
+        )
+    rehearsed = 0.0 if equal == "new_examples" else strategy.cost(size).rows
     return sum(
         stage.tasks_at_once * each * (1 + rehearsed * rehearses(i, stream)) for i, stage in enumerate(stream.stages)
     )
 
 
-def passes(run: RunConfig, stage: int, stream: Stream) -> float:
-    """Forwards for each new row of a stage's step; a backward counts as two of them, as its operations do (Kaplan et al. 2020,
-    arXiv 2001.08361, section 2.1). What a strategy does not do in a plain first task is not counted there."""
-    from cl_toolkit.runs.parts import build_objective, build_strategy, parts_of
+def passes(found: Cost, strategy: Strategy, size: int, stage: int, stream: Stream) -> float:
+    """Forwards for each of the `size` new rows of a stage's step; a backward counts as two of them, as its operations do
+    (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). found: what the stage's objective costs. What a strategy does not do in
+    a plain first task is not counted there."""
+    from cl_toolkit.runs.parts import parts_of
 
-    found = build_objective(run.objective).cost()
-    for part in parts_of(build_strategy(run)):
-        cost = part.cost(run.train.global_batch_size)
+    for part in parts_of(strategy):
+        cost = part.cost(size)
         again = cost if rehearses(stage, stream) else replace(cost, rows=0.0)
         found += again if stage or not part.as_set.forks else Cost()
     return WHOLE * (1 + found.rows) + found.forwards + BACKWARD * found.backwards

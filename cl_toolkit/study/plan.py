@@ -151,7 +151,8 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     from cl_toolkit.runs.parts import build_objective, build_strategy
 
     train, total = config.train, counted[0]
-    kept = build_strategy(config).cost(train.global_batch_size)
+    strategy = build_strategy(config)
+    kept = strategy.cost(train.global_batch_size)
     codec = codec_of(config, stream)
     steps, new_examples, trained, tokens, over, passed, calls = 0, 0, 0.0, 0, 0.0, 0.0, 0.0
     for i, stage in enumerate(stream.stages):
@@ -178,7 +179,8 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         tokens += round(new * (1 + cost.rows))
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
         passed += 2 * written
-        over += examples * objective.updates * objective.copies * passes(config, i, stream) + WHOLE * afterwards
+        each = passes(objective.cost(), strategy, train.global_batch_size, i, stream)
+        over += examples * objective.updates * objective.copies * each + WHOLE * afterwards
         calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
     seconds = passed * total / rate + calls * STEP_OVERHEAD
     return Forecast(run_name(config), steps, new_examples, round(trained), tokens, round(over), seconds)

@@ -1,13 +1,11 @@
 """DeepSpeed and torchrun on a GPU with NCCL: the losses of a plain process at every ZeRO stage, and no warning."""
 
-import json
 import socket
 from functools import cache
 
 import pytest
 import torch
-import yaml
-from launched import ended, said, started
+from launched import ran, said
 from tiny import tiny_config
 
 pytestmark = [
@@ -30,10 +28,7 @@ CASES = {
 
 def losses(folder, name, command, config):
     """Of a run as a user starts it; what it wrote to stderr."""
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    process = started(folder, name, [*command, "run", f"{name}.yaml", "--out", name])
-    assert ended([process], 300) == [0], said(folder, name)[1][-2000:]
-    record = json.loads((folder / name / "record.json").read_text())
+    record = ran(folder, name, command, config)
     assert record["status"] == "finished"
     return [sum(row["terms"].values()) for row in record["losses"]], said(folder, name)[1]
 

@@ -1,16 +1,13 @@
 """What a model of some 276 million weights takes on a GPU, beside what `plan` says that it takes."""
 
-import json
 import random
 
 import pytest
 import torch
-import yaml
-from files import write_rows
-from launched import ended, said, started
+from files import llama_folder, write_rows
+from launched import ran
 
 from cl_toolkit.cli import planned
-from cl_toolkit.models.tiny import byte_tokenizer
 from cl_toolkit.study.cells import load_study
 from cl_toolkit.study.memory import GIB
 
@@ -43,12 +40,8 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder, tokenizer, draw = tmp_path_factory.mktemp("sizes"), byte_tokenizer(), random.Random(0)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    LlamaForCausalLM(LlamaConfig(**SHAPE, **ids)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    folder, draw = tmp_path_factory.mktemp("sizes"), random.Random(0)
+    llama_folder(folder / "model", shape=SHAPE)
     for task in ("a", "b"):
         for name, count in (("train", 32), ("test", 4)):
             rows = [{"prompt": "".join(draw.choices("abcdefgh ", k=250)), "completion": "".join(draw.choices("xyz ", k=250))}
@@ -70,10 +63,7 @@ def test_memory_is_what_plan_says(case, folder):
     }  # fmt: skip
     for section, keys in CASES[case].items():
         config[section] = {**config.get(section, {}), **keys}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    process = started(folder, name, ["-m", "cl_toolkit", "run", f"{name}.yaml", "--out", name])
-    assert ended([process], 400) == [0], said(folder, name)[1][-2000:]
-    cost = json.loads((folder / name / "record.json").read_text())["cost"]
+    cost = ran(folder, name, ["-m", "cl_toolkit"], config, 400)["cost"]
     row = planned.look(load_study(config), 1, None, measure=False)["runs"][0]
     told, found = row["memory"]["device_total"], cost["peak_memory_bytes"]
     parts = {key: round(value / GIB, 2) for key, value in row["memory"]["device"].items()}

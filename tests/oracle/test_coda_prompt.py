@@ -3,24 +3,19 @@
 import pytest
 import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
+from prompts import answer_as_trained, codec, see_no_answer
 from tiny import tiny_config, trajectory
 
 import cl_toolkit as cl
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.generate import generate
-from cl_toolkit.models.prefix import WholeRows, goes_on
+from cl_toolkit.models.prefix import goes_on
 from cl_toolkit.models.prompted import Prompter, prompted, size_of
 from cl_toolkit.models.teacher import Teacher, first_groups
 from cl_toolkit.strategies.coda_prompt import CODAPrompt, beside, mixed
 from cl_toolkit.study.cells import load_run
 
 TASKS = [[ask("ab", "c"), ask("zxy", "yy")], [ask("xyz", "wv"), ask("b", "aa")]]
-
-
-def codec():
-    made = byte_codec()
-    made.tells_prompts = True
-    return made
 
 
 def view(index=0, **changes):
@@ -124,32 +119,11 @@ def test_a_batch_says_where_its_prompts_end():
 
 
 def test_an_answer_is_not_in_its_own_prompt(model):
-    """What is said of the first token of an answer does not depend on the answer, and would if the row were the prompt."""
-    examples = [ask("ab", "c"), ask("ab", "zzzz")]
-    batch = codec().batch(examples)
-    end = batch.inputs["prompt_lengths"][0]
-    with torch.no_grad():
-        told = model(**batch.inputs).logits[:, end - 1]
-        untold = model(**{k: v for k, v in batch.inputs.items() if k != "prompt_lengths"}).logits[:, end - 1]
-    assert torch.allclose(told[0], told[1], atol=1e-5)
-    assert (untold[0] - untold[1]).abs().max() > 1e-3
+    see_no_answer(model)
 
 
 def test_what_is_answered_is_what_is_trained(model, monkeypatch):
-    """Prompts of unlike lengths, read once and gone on from, against whole rows; likelihoods too."""
-    text, prompts = codec(), [codec().ids(example)[0] for example in (*TASKS[0], *TASKS[1])]
-    assert goes_on(model, text.pad)
-    said = generate(model, prompts, text, 5)
-    with torch.no_grad():
-        for prompt, answer in zip(prompts, said, strict=True):
-            row = text.padded([([*prompt, *answer], [-100] * len(prompt) + answer)])
-            assert model(**row.inputs).logits[0, len(prompt) - 1 : -1].argmax(-1).tolist() == answer
-    likely = text.likely(model, list(zip(prompts, said, strict=True)))
-    monkeypatch.setattr("cl_toolkit.models.text.goes_on", lambda model, pad: False)
-    assert isinstance(text.read(model, prompts), WholeRows)
-    assert generate(model, prompts, text, 5) == said
-    for one, other in zip(likely, text.likely(model, list(zip(prompts, said, strict=True))), strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
+    answer_as_trained(model, [*TASKS[0], *TASKS[1]], monkeypatch)
 
 
 def test_transformers_own_generation_says_the_same(model):

@@ -4,13 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
+from pieces import ask, configured, equal, task_view, tiny_model, train, weights_of
+from prompts import answer_as_trained, codec, see_no_answer
 from tiny import tiny_config, trajectory
 
 import cl_toolkit as cl
 from cl_toolkit.errors import UserError
-from cl_toolkit.models.generate import generate
-from cl_toolkit.models.prefix import WholeRows, goes_on
 from cl_toolkit.models.prompted import Prompter, hidden
 from cl_toolkit.models.teacher import first_groups
 from cl_toolkit.strategies.compression_memory import CompressionMemory, aggregated, cosines, nearest, recalls
@@ -20,12 +19,6 @@ from cl_toolkit.study.cells import load_run
 
 TASKS = [[ask("ab", "c"), ask("zxy", "yy"), ask("k", "l")], [ask("xyz", "wv"), ask("b", "aa"), ask("qq", "r")]]
 SMALL = {"entries": 3, "top_k": 2, "tokens": 2, "rank": 4}
-
-
-def codec():
-    made = byte_codec()
-    made.tells_prompts = True
-    return made
 
 
 def view(index=0, **changes):
@@ -194,31 +187,11 @@ def test_an_empty_bank_is_the_plain_model(model, groups):
 
 
 def test_an_answer_is_not_in_its_own_query(model):
-    """What is said of the first token of an answer does not depend on the answer, and would if the row were the prompt."""
-    batch = codec().batch([ask("ab", "c"), ask("ab", "zzzz")])
-    end = batch.inputs["prompt_lengths"][0]
-    with torch.no_grad():
-        told = model(**batch.inputs).logits[:, end - 1]
-        untold = model(**{k: v for k, v in batch.inputs.items() if k != "prompt_lengths"}).logits[:, end - 1]
-    assert torch.allclose(told[0], told[1], atol=1e-5)
-    assert (untold[0] - untold[1]).abs().max() > 1e-3
+    see_no_answer(model)
 
 
 def test_what_is_answered_is_what_is_trained(model, monkeypatch):
-    """Prompts of unlike lengths, read once and gone on from, against whole rows; likelihoods too."""
-    text, prompts = codec(), [codec().ids(example)[0] for example in (*TASKS[0], *TASKS[1])]
-    assert goes_on(model, text.pad)
-    said = generate(model, prompts, text, 5)
-    with torch.no_grad():
-        for prompt, answer in zip(prompts, said, strict=True):
-            row = text.padded([([*prompt, *answer], [-100] * len(prompt) + answer)])
-            assert model(**row.inputs).logits[0, len(prompt) - 1 : -1].argmax(-1).tolist() == answer
-    likely = text.likely(model, list(zip(prompts, said, strict=True)))
-    monkeypatch.setattr("cl_toolkit.models.text.goes_on", lambda model, pad: False)
-    assert isinstance(text.read(model, prompts), WholeRows)
-    assert generate(model, prompts, text, 5) == said
-    for one, other in zip(likely, text.likely(model, list(zip(prompts, said, strict=True))), strict=True):
-        assert one == pytest.approx(other, abs=1e-4)
+    answer_as_trained(model, [*TASKS[0], *TASKS[1]], monkeypatch)
 
 
 def test_a_row_has_its_prefix_whoever_stands_beside_it(model):

@@ -55,8 +55,8 @@ def write_case(folder: Path, train_rows: Any = None, test_rows: Any = None, **se
     return path
 
 
-def llama_folder(folder: Path, seed: int = 0, width: int = 16, layers: int = 1) -> Path:
-    """A small Llama with the byte tokenizer, as a folder."""
+def llama_folder(folder: Path, seed: int = 0, shape: Mapping[str, Any] = MappingProxyType({})) -> Path:
+    """A Llama with the byte tokenizer, as a folder. shape: what is not tiny about it, by transformers' names."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -64,19 +64,10 @@ def llama_folder(folder: Path, seed: int = 0, width: int = 16, layers: int = 1) 
 
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    ).save_pretrained(folder)
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    own = {"vocab_size": len(tokenizer), "tie_word_embeddings": True, **tiny, **tokens, **shape}
+    LlamaForCausalLM(LlamaConfig(**own)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

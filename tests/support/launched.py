@@ -1,8 +1,11 @@
 """Processes as launchers start them."""
 
+import json
 import os
 import subprocess
 import sys
+
+import yaml
 
 SPOKEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher says."""
@@ -46,3 +49,11 @@ def ended(processes, limit):
             process.kill()
             process.wait()
     return codes
+
+
+def ran(folder, name, command, config, limit=300):
+    """The record of a run as a user starts it, of a config, in `folder/name`. command: what starts `cl_toolkit`."""
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    process = started(folder, name, [*command, "run", f"{name}.yaml", "--out", name])
+    assert ended([process], limit) == [0], said(folder, name)[1][-2000:]
+    return json.loads((folder / name / "record.json").read_text())

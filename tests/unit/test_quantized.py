@@ -66,7 +66,9 @@ def test_transformers_is_told(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return llama_folder(tmp_path_factory.mktemp("model"), width=128, layers=2)
+    return llama_folder(
+        tmp_path_factory.mktemp("model"), shape={"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2}
+    )
 
 
 @pytest.fixture

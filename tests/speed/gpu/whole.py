@@ -19,10 +19,8 @@ from typing import Any
 
 import torch
 import yaml
-from files import write_rows
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
-from cl_toolkit.models.tiny import byte_tokenizer
+from files import llama_folder, write_rows
+from transformers import AutoModelForCausalLM
 
 SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
          "num_key_value_heads": 8, "vocab_size": 128_256, "max_position_embeddings": 8192}  # fmt: skip
@@ -46,13 +44,9 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def prepare(folder: Path, small: bool) -> None:
     """A model with random weights, and two tasks of 512 questions and answers."""
-    tokenizer, draw = byte_tokenizer(), random.Random(0)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    torch.manual_seed(0)
+    draw = random.Random(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM(LlamaConfig(**(SMALL if small else SHAPE), tie_word_embeddings=True, **ids))
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+        llama_folder(folder / "model", shape=SMALL if small else SHAPE)
     for task in ("one", "two"):
         for name, count in (("train", 512), ("test", 64)):
             texts = ("".join(draw.choices("abcdefgh ", k=draw.randint(100, 400))) for _ in range(2 * count))
