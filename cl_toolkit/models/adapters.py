@@ -7,7 +7,6 @@ weights and started afresh after each task (`merge`), or frozen and a new one ad
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from cl_toolkit.engine.access import eval_mode, unwrapped
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
+from cl_toolkit.models.peft_types import peft_config, refused
 from cl_toolkit.models.targets import adapted, adapted_part, by_weights, check_targets, stores_transposed
 from cl_toolkit.seeds import seed_from
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from cl_toolkit.models.sections import AnyAdapter
 else:
     torch = LazyModule("torch")
-
-# PEFT imports bitsandbytes wherever it is installed, which says then that a faster kernel for CPUs is not
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def frozen_in_bf16(model: Any) -> None:
@@ -102,8 +99,6 @@ def is_of(name: str, adapter: str) -> bool:
 
 def _config(model: Any, adapter: AnyAdapter) -> PeftConfig:
     """PEFT's settings of an adapter for this model."""
-    from cl_toolkit.models.peft_types import peft_config
-
     first = getattr(model, "peft_config", {}).get("task0")
     if first is None:
         targets = check_targets(model, adapter)
@@ -165,8 +160,6 @@ def _told() -> Iterator[None]:
         except UserError:
             raise
         except Exception as error:
-            from cl_toolkit.models.peft_types import refused
-
             raise refused(error) from error
 
 

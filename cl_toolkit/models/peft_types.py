@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import types
 import typing
 import warnings
@@ -17,6 +18,9 @@ from cl_toolkit.registry import canonical
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
+
+# PEFT imports bitsandbytes wherever it is installed, which says then that a faster kernel for CPUs is not
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 KEY = "model.adapter.type"
 OWN = ("type", "between_tasks")

@@ -1,5 +1,8 @@
 """Adapters of PEFT's other types: their keys, what can be done with them, and runs that stop and go on."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from longer import AT_EACH_HOOK, long_but
@@ -250,3 +253,10 @@ def test_what_would_be_loaded_as_another_model_is_not_exported(name, life, merge
     with pytest.raises(UserError, match=message):
         exported(TYPES[name], tmp_path, life, merge)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_peft_says_nothing_of_kernels_that_it_will_not_use():
+    """bitsandbytes, where it is installed, is imported with PEFT, by whatever comes first."""
+    code = "from cl_toolkit.models import peft_types; peft_types.known()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,21 +96,17 @@ def reloaded(folder: Path, model: Path) -> float:
 
 
 def one(name: str, folder: Path) -> dict[str, Any]:
-    """The parts of a run, in seconds; `peak` in GiB."""
+    """The parts of a run, in seconds; `peak` on the device and the size of the run's `folder` in GiB."""
     run, product = folder / f"run {name}", folder / f"product {name}"
     whole = command("run", config(name, folder), "--out", run)
     cost = json.loads((run / "record.json").read_text(encoding="utf-8"))["cost"]
     parts = {part: cost["wall_seconds"][part] for part in ("train", "evaluate")}
     other = {"all else": whole - sum(parts.values()), "export": command("export", run, "--out", product)}
-    peak = cost["peak_memory_bytes"] / 2**30
-    return {
-        "run": name,
-        "command": whole,
-        **parts,
-        **other,
-        "reload": reloaded(product, folder / "model"),
-        "peak": peak,
-    }
+    found = {"run": name, "command": whole, **parts, **other, "reload": reloaded(product, folder / "model")}
+    size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    for gone in (run, product):  # six of them are some hundred gigabytes
+        shutil.rmtree(gone)
+    return {**found, "peak": cost["peak_memory_bytes"] / 2**30, "folder": size / 2**30}
 
 
 def main() -> None:
