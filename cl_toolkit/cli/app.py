@@ -117,9 +117,9 @@ def run(
         record = execute(settings, folder, listen if first else None, profile=profile)
     if first:
         typer.echo(f"record: {folder / 'record.json'}")
-        shown = {k: "undefined" if v is None else f"{v:.3f}" for k, v in record["metrics"].items()}
         for key in HEADLINE:
-            typer.echo(f"{key:20} {shown[key]}")
+            value, reason = record["metrics"][key], record["undefined"].get(key)
+            typer.echo(f"{key:20} {f'undefined: {reason}' if value is None else f'{value:.3f}'}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cl_toolkit.cli.console import printable
-from cl_toolkit.study.watch import Standing, seconds_left, standings
+from cl_toolkit.study.watch import RunState, seconds_left, standings
 
 OVER = ("finished", "failed")
 
@@ -32,7 +32,7 @@ def watch(
         time.sleep(every)
 
 
-def told(rows: Sequence[Standing]) -> Iterator[str]:
+def told(rows: Sequence[RunState]) -> Iterator[str]:
     """A line for each run that has begun and is not over or has failed, and one for all."""
     for row in rows:
         if row.state not in ("finished", "waiting"):

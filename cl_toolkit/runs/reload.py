@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cl_toolkit.config.build import build_run
 from cl_toolkit.data.streams import build_stream
+from cl_toolkit.engine.choose import pick_device
 from cl_toolkit.errors import UserError, did_you_mean
 from cl_toolkit.models.kind import fingerprint
 from cl_toolkit.runs import checkpoint, state
@@ -57,6 +58,7 @@ class Reloaded:
 def reload(folder: Path, after: str | None = None) -> Reloaded:
     """The model after a task; None: after the last one. Raises UserError where its weights are gone, or where what the run was
     made of is no longer there."""
+    pick_device("auto")  # which tells DeepSpeed where there is no GPU; PEFT imports it, and it would complain
     folder = find_run(folder)
     record = _record(folder)
     config = _config(record, folder)

@@ -20,7 +20,7 @@ State = Literal["waiting", "running", "silent", "failed", "finished"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunState:
     """Where a run stands. done: the share of it. pace: that share per second, by what it has said last; None: not known."""
 
     run: str
@@ -31,7 +31,7 @@ class Standing:
     pace: float | None = None
 
 
-def standings(folder: Path, now: datetime) -> list[Standing]:
+def standings(folder: Path, now: datetime) -> list[RunState]:
     """Of every run of the comparison in a folder, in its order. Raises UserError where there is none."""
     members = read_members(folder)
     if members is None:
@@ -39,21 +39,21 @@ def standings(folder: Path, now: datetime) -> list[Standing]:
     return [standing(run, folder / "runs" / run, now) for run in members["runs"]]
 
 
-def standing(run: str, place: Path, now: datetime) -> Standing:
+def standing(run: str, place: Path, now: datetime) -> RunState:
     """Of one run."""
     events = said(place / "events.jsonl")
     if not events:
-        return Standing(run, "failed" if failed(place, 0.0) else "waiting")
+        return RunState(run, "failed" if failed(place, 0.0) else "waiting")
     last, steps = events[-1], [e for e in events if e["event"] == "step"]
     if last["event"] == "finished":
-        return Standing(run, "finished", 1.0)
+        return RunState(run, "finished", 1.0)
     age = (now - time_of(last)).total_seconds()
     state: State = "silent" if age > SILENT else "running"
     if failed(place, (place / "events.jsonl").stat().st_mtime):
         state = "failed"
     done = max((e["fraction"] for e in events[-1:] + steps[-1:]), default=0.0)
     task, step = (steps[-1]["task"], steps[-1]["step"]) if steps else ("", None)
-    return Standing(run, state, max(done, 0.0), task, step, pace(events))
+    return RunState(run, state, max(done, 0.0), task, step, pace(events))
 
 
 def said(path: Path) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def failed(place: Path, after: float) -> bool:
         return False
 
 
-def seconds_left(rows: Sequence[Standing]) -> float | None:
+def seconds_left(rows: Sequence[RunState]) -> float | None:
     """Until all are done, with as many at a time as now and each as fast as those that go on; None where nothing goes on, or it
     has said too little."""
     paces = [row.pace for row in rows if row.state == "running" and row.pace]

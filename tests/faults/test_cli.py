@@ -69,6 +69,14 @@ def test_what_works_works(call, config, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_a_metric_without_a_value_says_why(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cl-toolkit", "run", str(config), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert "\nbwt                  undefined: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["compare", "run", "plan", "show"])
 @pytest.mark.parametrize(
     ("override", "parts"),

@@ -1,6 +1,7 @@
 """The model of a run as an ordinary folder: transformers and PEFT alone load it, with the logits of the live model."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -205,6 +206,21 @@ def test_the_command_says_where_it_wrote_and_what_is_wrong(runs, tmp_path, monke
     assert "max" in told.err
     assert said(str(tmp_path / "nowhere"), "--out", str(tmp_path / "b"))[0] == 2
     assert not (tmp_path / "b").exists()
+
+
+def test_the_command_says_nothing_else_in_a_process_of_its_own(runs, tmp_path):
+    """PEFT imports DeepSpeed, which complains where there is no GPU."""
+    command = [
+        sys.executable,
+        "-m",
+        "cl_toolkit",
+        "export",
+        str(runs["hub", "continue"][0]),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'out' / 'README.md'}\n", "")
 
 
 def test_what_is_gone_is_named_with_the_setting_that_keeps_it(tmp_path):
