@@ -124,12 +124,15 @@ class Chosen:
     methods: dict[str, ChosenMethod]
 
 
+LauncherName = Literal["processes", "slurm", "local"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Who runs the runs of a comparison. name: processes of this machine, or jobs that submitit hands to Slurm, or to its
-    stand-in on this machine (local). parameters: of such a job, by submitit's names."""
+    """Who runs the runs of a comparison (`cl_toolkit.study.launchers`). name: processes of this machine, or jobs that
+    submitit hands to Slurm, or to its stand-in on this machine (local). parameters: of such a job, by submitit's names."""
 
-    name: Literal["processes", "slurm", "local"]
+    name: LauncherName
     parameters: dict[str, Any]
 
 
