@@ -19,6 +19,7 @@ KINDS: dict[LauncherName, str] = {
     "processes": "cl_toolkit.study.workers",
     "slurm": "cl_toolkit.study.by_submitit",
     "local": "cl_toolkit.study.by_submitit",
+    "ray": "cl_toolkit.study.by_ray",
 }
 
 

@@ -163,6 +163,7 @@ DOORS = {
     "vllm": {"models.by_vllm"},
     "optuna": {"study.sampler"},
     "submitit": {"study.by_submitit"},
+    "ray": {"study.by_ray"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"config.plain_yaml"},
     "omegaconf": {"config.plain_yaml"},
