@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import psutil
 import pytest
@@ -17,11 +18,13 @@ import yaml
 from tiny import tiny_config
 
 from cl_toolkit import UserError
+from cl_toolkit.config.schema import LauncherName
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import execute
 from cl_toolkit.study import by_ray
 from cl_toolkit.study import compare as study
 from cl_toolkit.study.cells import load_study
+from cl_toolkit.study.launchers import KINDS, kind_of
 
 pytestmark = pytest.mark.processes
 
@@ -158,6 +161,12 @@ def test_nothing_is_left_of_a_command_that_is_ended(here):
 def test_wrong_parameters_are_told_when_the_config_is_read(parameters, told):
     with pytest.raises(UserError, match=told):
         load_study(config(parameters))
+
+
+def test_every_launcher_has_a_line_and_a_file():
+    assert tuple(KINDS) == get_args(LauncherName)
+    for name in KINDS:
+        assert callable(kind_of(load_study(tiny_config(launcher={"name": name, "parameters": {}})).launcher).runner)
 
 
 def test_without_ray_it_is_said_what_to_install(here, monkeypatch):
