@@ -124,12 +124,16 @@ class Chosen:
     methods: dict[str, ChosenMethod]
 
 
+LauncherName = Literal["processes", "slurm", "local", "ray"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Who runs the runs of a comparison. name: processes of this machine, or jobs that submitit hands to Slurm, or to its
-    stand-in on this machine (local). parameters: of such a job, by submitit's names."""
+    """Who runs the runs of a comparison (`cl_toolkit.study.launchers`). name: processes of this machine, jobs that submitit
+    hands to Slurm, or to its stand-in on this machine (local), or tasks of Ray. parameters: of a run there, by submitit's or
+    Ray's names."""
 
-    name: Literal["processes", "slurm", "local"]
+    name: LauncherName
     parameters: dict[str, Any]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from cl_toolkit.config.build import build_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
-from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, Launcher, RunConfig, StudyConfig
+from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, RunConfig, StudyConfig
 from cl_toolkit.config.typed import convert
 from cl_toolkit.data.streams import chosen_tasks
 from cl_toolkit.errors import UserError, did_you_mean, quoted, refuse_doubles, short
@@ -20,6 +20,7 @@ from cl_toolkit.ranges import SEED
 from cl_toolkit.registry import canonical
 from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.budget import steps_within
+from cl_toolkit.study.launchers import read_launcher
 from cl_toolkit.study.orders import find_order, order_name, orders_of
 from cl_toolkit.study.search import read_search
 
@@ -97,7 +98,7 @@ def load_study(
         runs=tuple(runs),
         methods=tuple(chosen),
         seeds=tuple(seeds),
-        launcher=convert(Launcher, plain["launcher"], "launcher", holder(layers, "launcher")),
+        launcher=read_launcher(plain["launcher"], holder(layers, "launcher")),
         plain=shown,
     )
 

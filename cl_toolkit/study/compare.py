@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_toolkit.config.plain_yaml import to_yaml
-from cl_toolkit.config.schema import Launcher, RunConfig, StudyConfig
+from cl_toolkit.config.schema import RunConfig, StudyConfig
 from cl_toolkit.engine import launch
 from cl_toolkit.errors import UserError, listed
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, STREAMS
@@ -21,9 +21,10 @@ from cl_toolkit.runs.events import Event
 from cl_toolkit.runs.lock import locked
 from cl_toolkit.runs.record import free_name, read_record, run_folder, stored_record
 from cl_toolkit.strategy import Strategy
+from cl_toolkit.study.launchers import runner
 from cl_toolkit.study.members import MEMBERS, read_members
 from cl_toolkit.study.one import execute_run, write_failure
-from cl_toolkit.study.workers import Job, RunAll, Update, run_all
+from cl_toolkit.study.workers import Job, RunAll, Update
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
@@ -73,7 +74,8 @@ def compare(
     from cl_toolkit.runs import forks
 
     launch.refuse_several("a comparison")
-    if jobs > 1 or study.launcher.name != "processes":
+    run = runner(study.launcher, folder / "jobs", jobs)
+    if run is not None:
         refuse_objects(study)
     shared = folder / "shared"
     known, keys = identities(study, say)
@@ -90,7 +92,7 @@ def compare(
                 update(run_name(config), 1.0, "already there")
             elif run_name(config) not in skip:
                 todo.append(Job(run_name(config), config, place, parts, shared))
-        execute_all = executor(study.launcher, folder, jobs)
+        execute_all = one_by_one if run is None else partial(side_by_side, run=run)
         names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
         checkpoint.clear_litter(shared)
         forks.ask_for(shared, [names[job.name] for job in todo])
@@ -210,15 +212,6 @@ def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
         if error:
             update(job.name, 1.0, "failed")
             yield Failure(job.name, error)
-
-
-def executor(launcher: Launcher, folder: Path, jobs: int) -> Callable[[list[Job], int, Update], Iterator[Failure]]:
-    """How the runs of a comparison are run."""
-    if launcher.name != "processes":
-        from cl_toolkit.study.submitted import run_all as run_submitted
-
-        return partial(side_by_side, run=partial(run_submitted, launcher, folder / "jobs"))
-    return one_by_one if jobs == 1 else partial(side_by_side, run=run_all)
 
 
 def side_by_side(todo: list[Job], jobs: int, update: Update, run: RunAll) -> Iterator[Failure]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.schema import RunConfig
+from cl_toolkit.config.schema import Launcher, RunConfig
 
 LAST_WORDS = 8
 """Lines of a worker's standard error that are kept for the message about its end."""
@@ -118,6 +118,11 @@ def gpus(device: str) -> list[str]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",")[:count] if named else [str(i) for i in range(count)]
+
+
+def runner(launcher: Launcher, folder: Path, jobs: int) -> RunAll | None:
+    """One run after the other in this process, so that a class of a notebook works; several by workers."""
+    return None if jobs == 1 else run_all
 
 
 def run_all(jobs: list[Job], number: int, update: Update) -> Iterator[tuple[Job, str | None, bool]]:

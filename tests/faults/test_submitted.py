@@ -81,7 +81,7 @@ def test_jobs_end_with_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("launcher", "told"),
     [
-        ({"name": "slurmm"}, r"launcher\.name: expected processes \| slurm \| local, got 'slurmm'"),
+        ({"name": "slurmm"}, r"launcher\.name: expected processes \| slurm \| local \| ray, got 'slurmm'"),
         ({"name": "slurm"}, "launcher: .*srun"),
         ({"name": "local", "parameters": {"partitions": "gpu"}}, "launcher: .*partition"),
     ],

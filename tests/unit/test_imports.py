@@ -162,6 +162,8 @@ DOORS = {
     "peft": {"models.adapters", "models.peft_types", "models.merging"},
     "vllm": {"models.by_vllm"},
     "optuna": {"study.sampler"},
+    "submitit": {"study.by_submitit"},
+    "ray": {"study.by_ray"},
     "deepspeed": {"engine.deepspeed_engine"},
     "yaml": {"config.plain_yaml"},
     "omegaconf": {"config.plain_yaml"},
