@@ -22,7 +22,7 @@ from cl_toolkit.errors import UserError, listed, short
 from cl_toolkit.ranges import at_least
 from cl_toolkit.study.submitted import Ending, run_all
 from cl_toolkit.study.worker import work
-from cl_toolkit.study.workers import Job, RunAll, Update
+from cl_toolkit.study.workers import Job, RunAll, Say, Update
 
 OBJECTS = 100 * 2**20
 """Bytes of the store that tasks share, in /dev/shm: ours put nothing there, and Ray would take 30 % of the memory."""
@@ -80,7 +80,7 @@ def runner(launcher: Launcher, folder: Path, jobs: int) -> RunAll:
 
 
 def run_tasks(
-    settings: Config, folder: Path, jobs: list[Job], number: int, update: Update
+    settings: Config, folder: Path, jobs: list[Job], number: int, update: Update, say: Say
 ) -> Iterator[tuple[Job, str | None, bool]]:
     """As `submitted.run_all` has it. Raises UserError where there is no such cluster, or it cannot give what is asked for."""
     if not jobs:
@@ -94,7 +94,7 @@ def run_tasks(
             log.parent.mkdir(parents=True, exist_ok=True)
             return Task(ray, remote.remote(job.line(), os.getcwd(), str(log)), log)
 
-        yield from run_all(submit, jobs, number, update)
+        yield from run_all(submit, jobs, number, update, say)
 
 
 def told(line: str, here: str, log: str) -> str | None:

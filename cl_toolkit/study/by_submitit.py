@@ -17,7 +17,7 @@ from cl_toolkit.config.schema import Launcher
 from cl_toolkit.errors import UserError
 from cl_toolkit.study.submitted import Ending, run_all
 from cl_toolkit.study.worker import work
-from cl_toolkit.study.workers import Job, RunAll, Update
+from cl_toolkit.study.workers import Job, RunAll, Say, Update
 
 
 def runner(launcher: Launcher, folder: Path, jobs: int) -> RunAll:
@@ -26,7 +26,7 @@ def runner(launcher: Launcher, folder: Path, jobs: int) -> RunAll:
 
 
 def run_jobs(
-    launcher: Launcher, folder: Path, jobs: list[Job], number: int, update: Update
+    launcher: Launcher, folder: Path, jobs: list[Job], number: int, update: Update, say: Say
 ) -> Iterator[tuple[Job, str | None, bool]]:
     """As `submitted.run_all` has it. Raises UserError as `executor_of` does."""
     executor = executor_of(launcher, folder)
@@ -35,7 +35,7 @@ def run_jobs(
         with interruptible():
             return ClusterJob(executor.submit(told, job.line()))
 
-    yield from run_all(submit, jobs, number, update)
+    yield from run_all(submit, jobs, number, update, say)
 
 
 def told(line: str) -> str | None:

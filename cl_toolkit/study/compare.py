@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,7 @@ from cl_toolkit.strategy import Strategy
 from cl_toolkit.study.launchers import runner
 from cl_toolkit.study.members import MEMBERS, read_members
 from cl_toolkit.study.one import execute_run, write_failure
-from cl_toolkit.study.workers import Job, RunAll, Update
-
-Say = Callable[[str], None]
-"""Takes a sentence for the user."""
+from cl_toolkit.study.workers import Job, RunAll, Say, Update
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def compare(
                 update(run_name(config), 1.0, "already there")
             elif run_name(config) not in skip:
                 todo.append(Job(run_name(config), config, place, parts, shared))
-        execute_all = one_by_one if run is None else partial(side_by_side, run=run)
+        execute_all = one_by_one if run is None else partial(side_by_side, run=run, say=say)
         names = {run_name(c): key for c, key in zip(study.runs, keys, strict=True)}
         checkpoint.clear_litter(shared)
         forks.ask_for(shared, [names[job.name] for job in todo])
@@ -214,9 +211,9 @@ def one_by_one(todo: list[Job], jobs: int, update: Update) -> Iterator[Failure]:
             yield Failure(job.name, error)
 
 
-def side_by_side(todo: list[Job], jobs: int, update: Update, run: RunAll) -> Iterator[Failure]:
+def side_by_side(todo: list[Job], jobs: int, update: Update, run: RunAll, say: Say) -> Iterator[Failure]:
     """`jobs` runs at a time, each in a process that imports guests by itself."""
-    for job, error, died in run(todo, jobs, update):
+    for job, error, died in run(todo, jobs, update, say):
         update(job.name, 1.0, "failed" if error else "finished")
         if died and error:
             write_failure(job.config, job.place, error)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from cl_toolkit.study.watch import standing
-from cl_toolkit.study.workers import Job, Update
+from cl_toolkit.study.workers import Job, Say, Update
 
 PAUSE = 1.0
 """Seconds between two looks at the runs."""
@@ -41,7 +41,7 @@ class Submitted(Protocol):
 
 
 def run_all(
-    submit: Callable[[Job], Submitted], jobs: list[Job], number: int, update: Update
+    submit: Callable[[Job], Submitted], jobs: list[Job], number: int, update: Update, say: Say
 ) -> Iterator[tuple[Job, str | None, bool]]:
     """(job, its error or None, whether its record is still to be written) as runs end, at most `number` submitted at a time.
     One that died is submitted once more and goes on from its last checkpoint. Those that are not over are cancelled where
@@ -60,7 +60,7 @@ def run_all(
                 del going[job.name]
                 ending = submitted.ending()
                 if ending.again and not again:
-                    update(job.name, -1, f"{ending.error}; it is submitted once more")
+                    say(f"{job.name}: {ending.error}; it is submitted once more")
                     waiting.append((job, True))
                 else:
                     yield job, ending.error, not ending.recorded

@@ -41,7 +41,9 @@ class Job:
 
 Update = Callable[[str, float, str], None]
 """(run, fraction done, what is happening)."""
-RunAll = Callable[[list[Job], int, Update], Iterator[tuple[Job, str | None, bool]]]
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+RunAll = Callable[[list[Job], int, Update, Say], Iterator[tuple[Job, str | None, bool]]]
 """(job, its error or None, whether its process died) as runs end, so many at a time."""
 
 
@@ -125,7 +127,7 @@ def runner(launcher: Launcher, folder: Path, jobs: int) -> RunAll | None:
     return None if jobs == 1 else run_all
 
 
-def run_all(jobs: list[Job], number: int, update: Update) -> Iterator[tuple[Job, str | None, bool]]:
+def run_all(jobs: list[Job], number: int, update: Update, say: Say) -> Iterator[tuple[Job, str | None, bool]]:
     """(job, its error or None, whether its process died) as runs end, `number` at a time. A run whose process died is tried
     once more at the end, alone; nothing is begun before a worker is free for it."""
     inbox: queue.Queue = queue.Queue()
@@ -151,7 +153,7 @@ def run_all(jobs: list[Job], number: int, update: Update) -> Iterator[tuple[Job,
                     yield job, ending, True
                 else:
                     lost.append(job)
-                    update(job.name, -1, f"{ending}; it is tried again at the end, alone")
+                    say(f"{job.name}: {ending}; it is tried again at the end, alone")
                 if waiting or lost:
                     workers.append(worker := Worker(inbox, worker.gpu))
                 worker.job = None

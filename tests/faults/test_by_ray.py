@@ -86,7 +86,7 @@ def test_records_are_those_of_runs_alone_and_a_killed_task_goes_on(here, cluster
     told = []
     chosen = {"replay": {"strategies": {"replay": {}}}, **methods(once="KilledOnce")}
     asked = load_study(config({"num_gpus": 1}, methods=chosen))
-    found, failures = study.compare(asked, here / "out", jobs=2, update=lambda run, f, what: told.append(what))
+    found, failures = study.compare(asked, here / "out", jobs=2, say=told.append)
     assert not failures
     (again,) = [what for what in told if "submitted once more" in what]
     assert "its task ended without a result (The worker died" in again

@@ -53,7 +53,7 @@ def test_records_are_those_of_runs_alone_and_a_job_that_died_goes_on(tmp_path, m
         ),
         [],
     )
-    found, failures = study.compare(asked, tmp_path / "out", jobs=2, update=lambda run, f, what: told.append(what))
+    found, failures = study.compare(asked, tmp_path / "out", jobs=2, say=told.append)
     assert not failures
     assert len(found.records) == 2
     (again,) = [what for what in told if "submitted once more" in what]
