@@ -1,4 +1,4 @@
-"""`jsonl`: a folder of `<task>/{train,valid,test}.jsonl`.
+"""`jsonl`: a folder of `<task>/{train,valid,test}.jsonl`; an anchor, which is never trained, needs no `train`.
 
 A line is either five fields, {"task", "instruction", "input", "target", "choices"} (only `target` and one of instruction
 and input are needed), or a conversation, {"messages": [{"role", "content"}, ...]}, whose last assistant turn is the answer;
@@ -41,7 +41,7 @@ class Jsonl:
         """Task folders, in alphabetical order."""
         if not self.folder.is_dir():
             raise UserError(f"stream.path: {self.folder}: no such folder")
-        found = sorted(p.parent.name for p in self.folder.glob("*/train.jsonl"))
+        found = sorted({p.parent.name for split in SPLITS for p in self.folder.glob(f"*/{split}.jsonl")})
         if not found:
             raise UserError(f"stream.path: {self.folder}: expected folders <task>/train.jsonl, found none")
         return found
@@ -58,10 +58,9 @@ class Jsonl:
         splits: dict[str, Sequence[Example]] = {}
         for split in SPLITS:
             path = self.folder / name / f"{split}.jsonl"
-            if split != "train" and not path.is_file():
-                continue
-            splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt, split == "train"))
-        return Task(name=name, scorer=scorer_of(self.config.scorer, name), **splits)
+            if path.is_file():
+                splits[split] = ReadWhenAsked(partial(read_file, path, f"{name}/{split}", prompt, split == "train"))
+        return Task(name=name, scorer=scorer_of(self.config.scorer, name), **{"train": (), **splits})
 
 
 def read_file(path: Path, prefix: str, prompt: Any, learned: bool = True) -> Iterator[Example]:

@@ -91,7 +91,9 @@ def check_stream(config: RunConfig, where: str) -> None:
             raise UserError(f"{where}: stream.{key}: a task is named twice: {listed(wanted)}")
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
-    if both := set(section.anchors) & set(section.tasks or names):
+    if not chosen_tasks(config, where):
+        raise UserError(f"{where}: stream.anchors: names every task of the stream; none is left to learn")
+    if both := set(section.anchors) & set(section.tasks or ()):
         raise UserError(
             f"{where}: stream.anchors: {', '.join(sorted(both))} is also a task; an anchor is never trained"
         )

@@ -54,8 +54,9 @@ def names_of(builder: Any, place: str) -> list[str]:
 
 
 def chosen_tasks(config: RunConfig, where: str) -> list[str]:
-    """The names of the tasks of a config's own stream."""
-    return list(config.stream.tasks or task_names(config, where))
+    """The names of the tasks of a config's own stream: those that it names, else all that are no anchors."""
+    section = config.stream
+    return list(section.tasks or (name for name in task_names(config, where) if name not in section.anchors))
 
 
 def build_stream(config: RunConfig) -> Stream:

@@ -1,8 +1,9 @@
 """Anchors, whatever the view, the adapter and the strategy: a run finishes, or its config is refused."""
 
 import pytest
+from files import write_rows
 from longer import AT_EACH_HOOK, long_but
-from tiny import TINY, tiny_config, trajectory
+from tiny import TINY, Run, Trajectory, tiny_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.registry import STRATEGIES
@@ -45,3 +46,23 @@ def test_importances_of_an_anchor_have_no_place_in_an_adapter():
     with pytest.raises(UserError, match=r"stream\.anchors: strategies\.ewc looks at trained weights"):
         load_run(tiny_config(**changes(None, "continue", "ewc")))
     load_run(tiny_config(**changes(None, None, "ewc")))
+
+
+def rows(folder, **splits):
+    for place, count in splits.items():
+        task, split = place.split("_")
+        write_rows(folder / task / f"{split}.jsonl", [{"input": f"{task} {i}", "target": "y"} for i in range(count)])
+
+
+def test_an_anchor_needs_no_training_rows_and_is_no_task_where_none_is_named(tmp_path):
+    rows(tmp_path, a_train=4, a_test=2, b_train=4, b_test=2, c_test=2)
+    plain = tiny_config(**changes(None, None, "replay"))
+    plain["stream"] = {"name": "jsonl", "path": str(tmp_path), "tasks": None, "anchors": ["c"]}
+    record = Trajectory(Run(load_run(plain), tmp_path / "run", None)).record
+    assert [stage["task"] for stage in record["stages"]] == ["a", "b"]
+    assert [len(row) for row in record["anchor_matrix"]] == [1, 1, 1]
+    assert record["cost"]["stored_examples"] == 8  # of a and b
+    for anchors, said in (([], "task c: has no training examples"), (["a", "b", "c"], "none is left to learn")):
+        plain["stream"]["anchors"] = anchors
+        with pytest.raises(UserError, match=said):
+            Run(load_run(plain), tmp_path / "other", None)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from files import rows, write_rows
 
 from cl_toolkit import Strategy, UserError
 from cl_toolkit.config import schema as config_module
@@ -21,6 +22,8 @@ NEEDED = {
     "citb-dialog": ["stream.root=."],
     "clinc150": ["stream.root=.", "model.name=some/encoder"],
     "long-cl": ["stream.root=."],
+    "newer-arms-clinc150": ["stream.path=DOMAINS", "model.name=some/model"],
+    "newer-arms-clinc150-start": ["stream.path=DOMAINS"],
     "permuted-mnist": ["stream.name=digits"],
     "standard-cl": ["stream.root=."],
     "superni-15": ["stream.root=."],
@@ -53,7 +56,20 @@ def refusal(source, overrides=(), **options):
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_config_resolves(name):
+def test_every_shipped_config_resolves(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for domain in (
+        "auto_and_commute",
+        "banking",
+        "home",
+        "kitchen_and_dining",
+        "meta",
+        "small_talk",
+        "travel",
+        "utility",
+        "work",
+    ):
+        write_rows(tmp_path / "DOMAINS" / domain / "train.jsonl", rows())
     study = load_study(name, NEEDED.get(name, []))
     assert study.name == name
     assert len(study.runs) == len(study.methods) * len(study.seeds) * max(1, len(study.plain["orders"] or []))
