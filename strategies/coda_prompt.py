@@ -38,19 +38,23 @@ class CODAPrompt(Strategy):
     """Train prompts for a frozen model, which are mixed by the input; those of past tasks stay and go on being mixed in.
 
     Components begin as in the authors' current code: orthonormal to each other and to all earlier ones, as long as the model is
-    wide enough for that. Theirs are in the first five blocks of an image transformer and the query is its [CLS]; here they are
-    in every layer of a causal language model, and the query is the last hidden state at the end of the prompt, so that the
-    answer is not seen. Logits of past classes, which they shut out in training, are not there. Their term for orthogonality,
-    whose weight is 0 in that code, is left out. Components begin alike in all runs, whatever the seed.
+    wide enough for that. Theirs are in the first five blocks of an image transformer, here they are in every layer. The query
+    is the last hidden state: of a model that gives classes at its first token, [CLS], as theirs; of a causal language model at
+    the end of the prompt, so that the answer is not seen. What stands on the encoder, the layer over the classes, goes on
+    being trained, as theirs; they shut out the logits of past classes in training, which objective `sft` does with
+    `among: choices` for any method. Their term for orthogonality, whose weight is 0 in that code, is left out. Components begin
+    alike in all runs, whatever the seed.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """components: new ones in each task; the paper has 100 for 5, 10 or 20 tasks; 0: off. length: keys and values together,
-        that a prompt puts before a row."""
+        that a prompt puts before a row. grows: false: those of the first task are all, and are trained on from task to task:
+        sequential prompts, to compare with."""
 
         components: Annotated[int, at_least(0)] = 5
         length: Annotated[int, at_least(2)] = 8
+        grows: bool = True
 
         def __post_init__(self) -> None:
             if self.length % 2:
@@ -64,7 +68,7 @@ class CODAPrompt(Strategy):
         life_cycles=(None,),
         of_model=frozenset({"prefixes"}),
         owns=frozenset({"prefix"}),
-        inputs=("conversations",),
+        inputs=("conversations", "arrays"),
         exceptions={1: "the model is frozen, and prompts are trained"},
     )
 
@@ -86,7 +90,7 @@ class CODAPrompt(Strategy):
             )
         if not hasattr(model, "prompter"):
             model = prompted(model, Prompter(mixed, length // 2))
-        if groups_of(model) > index:  # they are there
+        if groups_of(model) > index * self.config.grows:  # they are there
             return model
         prompter: Any = model.prompter
         draw, device, made = generator_from("coda_prompt", index), next(model.parameters()).device, {}

@@ -95,7 +95,7 @@ class CompressionMemory(Strategy):
         cost=Cost(forwards=1.0),
         extra_memory="a bank of (tokens + 1) D numbers per entry and a compressor per task, in the model",
         life_cycles=(None,),
-        of_model=frozenset({"prefixes"}),
+        of_model=frozenset({"prefixes", "logits"}),
         owns=frozenset({"prefix"}),
         inputs=("conversations",),
         exceptions={1: "the model is frozen, and a compressor is trained"},

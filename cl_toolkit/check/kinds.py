@@ -108,7 +108,7 @@ class KindSubject(Subject):
     @property
     def is_drawn(self) -> bool:
         """Whether the start model is drawn from a seed, rather than read from somewhere."""
-        return type(self.kind).identity is Kind.identity
+        return self.kind.identity() == Kind.identity(self.kind)
 
     @cached_property
     def codec(self) -> Codec:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from cl_toolkit.data.facts import facts_of, first_places
@@ -13,6 +14,7 @@ from cl_toolkit.models.kind import Kind, hide_targets
 from cl_toolkit.models.replies import class_replies
 from cl_toolkit.models.requests import Reply, Request
 from cl_toolkit.ranges import at_least
+from cl_toolkit.sources import file_hash
 from cl_toolkit.types import IGNORE, Batch, Example, Stream, Task
 
 if TYPE_CHECKING:
@@ -20,22 +22,25 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from cl_toolkit.models.sections import Prompt
+    from cl_toolkit.models import nets
+    from cl_toolkit.models.sections import AnyAdapter, Prompt
 else:
     np, torch = LazyModule("numpy"), LazyModule("torch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Net(Kind):
-    """A small net for arrays, with weights drawn from `seed.init`."""
+    """A small net for arrays, with weights drawn from `seed.init`. start: a file of safetensors that its weights come from,
+    all but those over the classes, such as `checkpoint/.../model.safetensors` of another run; null: none."""
 
     inputs: ClassVar[tuple[str, ...]] = ("arrays",)
     gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes", "hidden"})
     adaptable: ClassVar[bool] = False
     num_classes: Annotated[int, at_least(1).up_to(1_000_000)] = 10
     hidden_size: Annotated[int, at_least(1).up_to(65_536)] = 128
+    start: str | None = None
 
-    def build(self) -> nn.Module:
+    def build(self) -> nets.Net:
         """The net, with weights from the global generator."""
         raise NotImplementedError
 
@@ -43,7 +48,24 @@ class Net(Kind):
         """The global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.build()
+            net = self.build()
+        if self.start is None:
+            return net
+        from cl_toolkit.models.nets import begun
+
+        return begun(net, self.start)
+
+    def skeleton(self, classes: Sequence[str] = ()) -> nn.Module:
+        with torch.device("meta"):
+            return replace(self, start=None).load(0)
+
+    def identity(self) -> dict[str, str]:
+        """Also the content of what it starts with."""
+        return super().identity() if self.start is None else {"start": file_hash(Path(self.start))[:16]}
+
+    def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
+        if self.start is not None:
+            self.load(0)
 
     def codec(self, prompt: Prompt | None = None, classes: Sequence[str] = ()) -> ArrayCodec:
         return ArrayCodec()
@@ -71,7 +93,7 @@ class MLP(Net):
     input_size: Annotated[int, at_least(1)] = 64
     num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 2
 
-    def build(self) -> nn.Module:
+    def build(self) -> nets.Net:
         from cl_toolkit.models.nets import mlp
 
         return mlp(self)
@@ -91,7 +113,7 @@ class SmallCNN(Net):
     channels: Annotated[int, at_least(1).up_to(65_536)] = 1
     width: Annotated[int, at_least(1).up_to(65_536)] = 32
 
-    def build(self) -> nn.Module:
+    def build(self) -> nets.Net:
         from cl_toolkit.models.nets import small_cnn
 
         return small_cnn(self)
@@ -101,6 +123,37 @@ class SmallCNN(Net):
         if len(shape) != 3 or shape[0] != self.channels:
             raise UserError(
                 f"model.channels: {self.channels}: expected images of shape ({self.channels}, H, W), task {task} has {shape}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallViT(Net):
+    """A vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929), transformers' ViT without dropout: its features are the
+    last hidden state at [CLS]. On images of `image_size` x `image_size` in patches of `patch_size`."""
+
+    gives: ClassVar[frozenset[str]] = Net.gives | {"prefixes"}
+    channels: Annotated[int, at_least(1).up_to(65_536)] = 1
+    image_size: Annotated[int, at_least(1).up_to(65_536)] = 8
+    patch_size: Annotated[int, at_least(1).up_to(65_536)] = 2
+    hidden_size: Annotated[int, at_least(1).up_to(65_536)] = 64
+    num_hidden_layers: Annotated[int, at_least(1).up_to(1024)] = 4
+    num_attention_heads: Annotated[int, at_least(1).up_to(1024)] = 4
+
+    def __post_init__(self) -> None:
+        for name, of in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
+            if (number := getattr(self, name)) % (part := getattr(self, of)):
+                raise ValueError(f"{name}: expected a multiple of {of} ({part}), got {number}")
+
+    def build(self) -> nets.Net:
+        from cl_toolkit.models.nets import small_vit
+
+        return small_vit(self)
+
+    def check_shape(self, task: str, x: torch.Tensor) -> None:
+        if tuple(x.shape) != (wanted := (self.channels, self.image_size, self.image_size)):
+            raise UserError(
+                f"model.image_size: {self.image_size} with {self.channels} channels: expected images of shape {wanted}, "
+                f"task {task} has {tuple(x.shape)}"
             )
 
 

@@ -39,7 +39,7 @@ class Classifier(HubKind):
     """A text encoder or a language model with a head over the stream's classes: all allowed answers, in the order in which they
     are met. An adapter goes to the backbone; the head beside it is trained whole, and so it is of fp32."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes"})
+    gives: ClassVar[frozenset[str]] = frozenset({"outputs", "classes", "prefixes"})
     auto: ClassVar[str] = "AutoModelForSequenceClassification"
     dtype: Literal["float32"] = "float32"
     head: Literal["classes"] = "classes"

@@ -29,6 +29,7 @@ KINDS = {
     "tiny_lm": "cl_toolkit.models.tiny:TinyLM",
     "mlp": "cl_toolkit.models.arrays:MLP",
     "small_cnn": "cl_toolkit.models.arrays:SmallCNN",
+    "small_vit": "cl_toolkit.models.arrays:SmallViT",
 }
 """Built-in models: name -> kind."""
 HEADS = {

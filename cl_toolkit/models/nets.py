@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from cl_toolkit.errors import UserError, short
+
 if TYPE_CHECKING:
-    from cl_toolkit.models.arrays import MLP, SmallCNN
+    from cl_toolkit.models.arrays import MLP, SmallCNN, SmallViT
 
 
 @dataclass
@@ -57,3 +59,49 @@ def small_cnn(settings: SmallCNN) -> Net:
         nn.ReLU(),
     )
     return Net(trunk, settings.hidden_size, settings.num_classes)
+
+
+class FirstToken(nn.Module):
+    """The last hidden state of a transformer for images at its [CLS], (B, D)."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(pixel_values=x).last_hidden_state[:, 0]
+
+
+def small_vit(settings: SmallViT) -> Net:
+    """transformers' ViT on images (B, channels, H, W) of one size; hidden layers of its blocks are four times as wide."""
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        num_channels=settings.channels,
+        hidden_size=settings.hidden_size,
+        intermediate_size=4 * settings.hidden_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=settings.num_attention_heads,
+    )
+    return Net(FirstToken(ViTModel(config, add_pooling_layer=False)), settings.hidden_size, settings.num_classes)
+
+
+def begun(net: Net, path: str) -> Net:
+    """The net with the weights in a file of safetensors, as a checkpoint has them; its classifier stays
+    as it was drawn, since its classes are others. Raises UserError for a file that cannot be read or is of another net."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        given = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"model.start: {path}: cannot be read: {short(str(error))}") from error
+    own = {name: weight for name, weight in net.state_dict().items() if not name.startswith("classifier.")}
+    for name, weight in own.items():
+        if name not in given or given[name].shape != weight.shape:
+            found = tuple(given[name].shape) if name in given else "none"
+            raise UserError(f"model.start: {path}: {name}: expected weights {tuple(weight.shape)}, got {found}")
+    net.load_state_dict({name: given[name] for name in own}, strict=False)
+    return net

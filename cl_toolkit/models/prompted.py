@@ -1,4 +1,4 @@
-"""Causal models that read each row behind a prefix of keys and values, made from the row's own prompt."""
+"""Models that read each row behind a prefix of keys and values: how it is made, and causal models with it in their cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cl_toolkit.engine.access import eval_mode, evaluating
 from cl_toolkit.errors import UserError, listed, short
+from cl_toolkit.models import attended
 from cl_toolkit.models.prefix import CACHE, tried_tokens
 
 
@@ -118,8 +119,10 @@ def _prompted(kind: type) -> type:
 
 
 def prompted(model: Any, prompter: Prompter) -> nn.Module:
-    """Let a causal model read each row behind what this prompter makes. All else of it is frozen. Raises UserError as `kept`
-    does."""
+    """Let a model read each row behind what this prompter makes. All else is frozen but what gives classes. Raises UserError as
+    `kept` does, here or in `attended`."""
+    if hasattr(model, "classes"):  # it writes nothing, so that no cache has to hold the prefix
+        return attended.prompt_encoder(model, prompter)
     _, model.prefix_heads, _ = kept(model)
     model.requires_grad_(False)
     model.prompter = prompter.to(next(model.parameters()).device)
@@ -130,8 +133,11 @@ def prompted(model: Any, prompter: Prompter) -> nn.Module:
 
 
 def size_of(model: Any) -> tuple[int, int, int]:
-    """(layers, D, W) of a causal model: how wide are hidden states, and the keys of all heads together, as they are kept.
-    Raises UserError as `kept` does."""
+    """(layers, D, W): how wide are hidden states, and the keys of all heads together, as they are kept. Raises UserError as
+    `prompted` does."""
+    if hasattr(model, "classes"):
+        layers, heads, width, hidden_size = attended.kept(model)
+        return layers, hidden_size, heads * width
     layers, heads, width = kept(model)
     return layers, model.config.get_text_config().hidden_size, heads * width
 

@@ -94,7 +94,8 @@ def codec_of(config: RunConfig, stream: Stream, writer: Writer | None = None) ->
     codec: Any = config.kind.codec(config.prompt, stream.classes)
     if writer is not None:
         codec.writer = writer
-    if any("prefixes" in part.as_set.of_model for part in parts_of(build_strategy(config))):
+    users = (part for part in parts_of(build_strategy(config)) if "prefixes" in part.as_set.of_model)
+    if "logits" in config.kind.gives and any(users):  # where an answer follows its prompt
         codec.tells_prompts = True
     return codec.by_class() if "classes" in OBJECTIVES.get(config.objective.name, "objective.name").gives else codec
 

@@ -153,6 +153,8 @@ DOORS = {
         "models.targets",
         "models.product",
         "models.prompted",
+        "models.attended",
+        "models.nets",
         "models.tokens",
         "models.fixed",
         "engine.schedules",
@@ -169,7 +171,7 @@ DOORS = {
     "omegaconf": {"config.plain_yaml"},
     "filelock": {"runs.lock"},
     "typer": {"cli.app", "cli.product", "cli.tuning", "cli.watching"},
-    "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders", "models.product"},
+    "safetensors": {"data.kept", "runs.checkpoint", "runs.warmup", "models.folders", "models.product", "models.nets"},
     "tokenizers": {"models.tiny"},
 }
 

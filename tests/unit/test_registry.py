@@ -137,10 +137,11 @@ def test_the_catalogue_tells_name_line_paper_and_settings():
     assert replay["needs_examples"]
     assert all(row["paper"] for row in (*found["strategies"], *found["objectives"]))
     models = {row["name"]: row for row in found["models"]}
-    assert set(models) == {"tiny-lm", "mlp", "small-cnn"}
+    assert set(models) == {"tiny-lm", "mlp", "small-cnn", "small-vit"}
     assert models["mlp"]["settings"] == {
         "num_classes": 10,
         "hidden_size": 128,
+        "start": None,
         "input_size": 64,
         "num_hidden_layers": 2,
     }
