@@ -28,7 +28,7 @@ else:
 
 
 class Avalanche:
-    """A benchmark of Avalanche as a stream of arrays, for `mlp` and `small-cnn`."""
+    """A benchmark of Avalanche as a stream of arrays, for `mlp`, `small-cnn` and `small-vit`."""
 
     inputs = "arrays"
 

@@ -22,8 +22,8 @@ torch = LazyModule("torch")
 
 
 class Digits:
-    """A stream of small images (1, 8, 8) with values in [0, 1], for `mlp` and `small-cnn`. Splits are the same for every seed:
-    a tenth of each digit's images is valid, two tenths are test."""
+    """A stream of small images (1, 8, 8) with values in [0, 1], for `mlp`, `small-cnn` and `small-vit`. Splits are the same for
+    every seed: a tenth of each digit's images is valid, two tenths are test."""
 
     inputs = "arrays"
 

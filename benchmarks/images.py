@@ -21,7 +21,7 @@ from cl_toolkit.types import Task
 
 
 class Images:
-    """A stream of pictures (C, H, W) with values in [0, 1], for `mlp` and `small-cnn`."""
+    """A stream of pictures (C, H, W) with values in [0, 1], for `mlp`, `small-cnn` and `small-vit`."""
 
     inputs = "arrays"
 

@@ -117,7 +117,8 @@ def prompt_encoder(model: Any, prompter: nn.Module) -> nn.Module:
     kept(model)
     encoder_of(model).requires_grad_(False)
     model.prompter = prompter.to(next(model.parameters()).device)
-    model.__class__ = _prompted(type(model))  # and no wrapper: whoever asks this model finds what it had
+    kind: Any = type(model)
+    model.__class__ = _prompted(kind)  # and no wrapper: whoever asks this model finds what it had
     return model
 
 

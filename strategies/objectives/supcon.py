@@ -50,7 +50,7 @@ def supervised_contrastive(
 class SupCon(Objective):
     """Supervised contrastive learning of features, and a prototype per class to answer with.
 
-    The features are those of `mlp` and `small-cnn`, or the last hidden state of a language model or text encoder over the
+    The features are those of a net for arrays, or the last hidden state of a language model or text encoder over the
     prompt, averaged over its tokens; an example's class is its target, so answers must be classes with several examples
     each. With `augment` each example appears in two views, and counts twice in the record's costs. The loss contrasts the
     rows of a step with each other, so a step cannot be cut into parts or processes. Rehearsed examples enter both terms.

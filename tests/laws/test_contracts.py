@@ -157,7 +157,12 @@ def test_a_wrong_reference_is_refused(reference, words):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("mlp", {"input_size": 33}), ("small-cnn", {"channels": 3, "width": 4}), ("mlp", {"num_classes": 3})],
+    [
+        ("mlp", {"input_size": 33}),
+        ("small-cnn", {"channels": 3, "width": 4}),
+        ("mlp", {"num_classes": 3}),
+        ("small-vit", {"hidden_size": 8, "num_hidden_layers": 1}),
+    ],
 )
 def test_a_model_keeps_its_laws_whatever_its_size(name, settings):
     assert broken(check(name, settings=settings)) == {}

@@ -12,23 +12,27 @@ from tiny import Trajectory, stopped_and_resumed, tiny_config, tiny_run_config
 from cl_toolkit import UserError
 from cl_toolkit.benchmarks.digits import Digits
 from cl_toolkit.data.store import ExampleStore, example_from_plain, example_to_plain
-from cl_toolkit.models.arrays import MLP, ArrayCodec, SmallCNN
+from cl_toolkit.models.arrays import MLP, ArrayCodec, SmallCNN, SmallViT
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
 from cl_toolkit.types import IGNORE, Example, Task
 
 MLP8 = {"name": "mlp", "hidden_size": 8, "num_hidden_layers": 1}
+NETS = {
+    "mlp": MLP8,
+    "small-vit": {"name": "small-vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
 SUPCON = {"name": "supcon", "projection_size": 8, "hidden_size": 16}
 DIGITS = {"name": "digits", "tasks": ["digits_0_1", "digits_2_3", "digits_4_5"], "limit": {"train": 40}}
 
 
-def digits(**changes):
+def digits(net="mlp", **changes):
     """A small run on digits."""
     stream = {**DIGITS, **changes.pop("stream", {})}
     plain = tiny_config(model=MLP8, **changes)
     plain["stream"] = stream
-    plain["model"] = MLP8
+    plain["model"] = NETS[net]
     return plain
 
 
@@ -66,7 +70,7 @@ def test_a_permutation_moves_the_same_pixels_in_every_image():
     assert not torch.equal(plain.train[0].x, moved.train[0].x)
 
 
-@pytest.mark.parametrize("settings", [MLP(), SmallCNN()])
+@pytest.mark.parametrize("settings", [MLP(), SmallCNN(), SmallViT()])
 def test_nets_come_from_their_seed(settings):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -190,19 +194,63 @@ ON_ARRAYS = [n for n in STRATEGIES if "arrays" in (STRATEGIES.get(n, "test").tag
 ON_NETS = [n for n in ON_ARRAYS if None in (t := STRATEGIES.get(n, "test").tags).life_cycles and not t.validates]
 
 
-@pytest.mark.parametrize("name", long_but((*AT_EACH_HOOK, "prototype_distill"), ON_NETS))
-def test_a_strategy_works_on_arrays_and_resumes(name, tmp_path):
+def net_for(name):
+    """A perceptron; a transformer where a perceptron does not give what a strategy needs."""
+    return "mlp" if STRATEGIES.get(name, "test").tags.of_model <= MLP.gives else "small-vit"
+
+
+ASKED_OF = list(dict.fromkeys((name, net) for name in ON_NETS for net in (net_for(name), "small-vit")))
+QUICK = [(name, net_for(name)) for name in (*AT_EACH_HOOK, "prototype_distill", "coda_prompt")]
+
+
+@pytest.mark.parametrize(("name", "net"), long_but(QUICK, ASKED_OF))
+def test_a_strategy_works_on_arrays_and_resumes(name, net, tmp_path):
     objective = SUPCON if name == "prototype_distill" else {"name": "sft"}
     stream = {"tasks": ["digits_4_5", "digits_2_3", "digits_0_1"]}
-    whole = run(tmp_path / "whole", strategies={name: {}}, objective=objective, stream=stream)
-    assert whole != run(tmp_path / "plain", objective=objective, stream=stream)
+    whole = run(tmp_path / "whole", net=net, strategies={name: {}}, objective=objective, stream=stream)
+    assert whole != run(tmp_path / "plain", net=net, objective=objective, stream=stream)
 
     from cl_toolkit.study.cells import load_run
 
-    config = load_run(digits(strategies={name: {}}, objective=objective, stream=stream))
+    config = load_run(digits(net=net, strategies={name: {}}, objective=objective, stream=stream))
     again = stopped_and_resumed(config, tmp_path / "stopped", 1)
     assert comparable(again.record) == comparable(whole.record)
     assert again.weights == whole.weights
+
+
+def test_a_net_begins_with_the_weights_of_a_file_but_for_its_classes(tmp_path):
+    from safetensors.torch import save_file
+
+    first, path = SmallViT(hidden_size=8, num_classes=3).load(5), tmp_path / "first.safetensors"
+    save_file(first.state_dict(), path)
+    kind = SmallViT(hidden_size=8, num_classes=7, start=str(path))
+    net, drawn = kind.load(1), SmallViT(hidden_size=8, num_classes=7).load(1)
+    given = first.state_dict()
+    assert all(torch.equal(w, given[n]) for n, w in net.state_dict().items() if not n.startswith("classifier"))
+    assert torch.equal(net.classifier.weight, drawn.classifier.weight)
+    assert kind.identity().keys() == {"start"}
+    save_file(drawn.state_dict(), tmp_path / "other.safetensors")
+    assert SmallViT(start=str(tmp_path / "other.safetensors")).identity() != kind.identity()
+    assert {p.device.type for p in kind.skeleton().parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_size": 16}, r"model\.start: .*cls_token: expected weights \(1, 1, 16\), got \(1, 1, 8\)"),
+        ({"num_hidden_layers": 5, "hidden_size": 8}, r"model\.start: .*layers\.4.*: expected weights .*, got none"),
+        ({"start": "gone"}, r"model\.start: gone: cannot be read"),
+        ({"start": __file__}, r"model\.start: .*test_arrays\.py: cannot be read"),
+    ],
+)
+def test_weights_of_another_net_are_refused_before_a_run(settings, words, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "small.safetensors"
+    save_file(SmallViT(hidden_size=8).load(0).state_dict(), path)
+    with pytest.raises(UserError, match=words) as refused:
+        SmallViT(**{"start": str(path), **settings}).check(None, False)
+    assert "\n" not in str(refused.value)
 
 
 def test_lwf_keeps_past_classes_alone(tmp_path):
@@ -220,7 +268,8 @@ def test_lwf_keeps_past_classes_alone(tmp_path):
     [
         (
             {"model": {"name": "tiny-lm"}},
-            "stream.name: digits gives arrays, model tiny-lm takes conversations and documents; use mlp or small-cnn",
+            "stream.name: digits gives arrays, model tiny-lm takes conversations and documents; use mlp or "
+            "small-cnn or small-vit",
         ),
         (
             {"stream": {"name": "skills"}},
@@ -274,6 +323,11 @@ def test_class_incremental_needs_closed_answers(tmp_path):
         ({"name": "mlp", "num_classes": 4}, "model.num_classes: expected more than [45]"),
         ({"name": "mlp", "input_size": 10}, "model.input_size: expected 64"),
         ({"name": "small-cnn", "channels": 3}, r"model.channels: 3: expected images of shape \(3, H, W\)"),
+        (
+            {"name": "small-vit", "image_size": 28},
+            r"model.image_size: 28 with 1 channels: expected images of shape \(1, 28, 28\)",
+        ),
+        ({"name": "small-vit", "num_classes": 4}, "model.num_classes: expected more than [45]"),
     ],
 )
 def test_arrays_must_fit_the_net(model, words):
