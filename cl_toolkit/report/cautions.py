@@ -50,6 +50,11 @@ def _design(comparison: Comparison, runs: Sequence[Record]) -> Iterator[str]:
         yield "One task order: every statement is about this order; another one can change who forgets most."
     elif 1 < orders < ENOUGH:
         yield f"{orders} task orders: differences are told from orders, and fewer than {ENOUGH} are too few for a verdict."
+    if (
+        len({frozenset((str(r.get("order")), str(r.get("seed"))) for r in own) for own in comparison.methods.values()})
+        > 1
+    ):
+        yield "Methods do not have the same runs: a mean is over a method's own, a difference over the runs that both have."
     if (size := comparison.size) > 1:
         yield (
             f"The page makes {size} comparisons. A difference is claimed where p, corrected for all {size} by "

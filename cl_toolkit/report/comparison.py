@@ -102,8 +102,20 @@ class Comparison:
         return self.differences[method, control or "", metric]
 
     def against_best(self, method: str) -> Difference:
-        """The final score of the best minus a method's."""
+        """The final scores of the best and a method; of a method whose control is the best, its own minus that one's."""
         return self.differences[self.best or "", method, ACC]
+
+    @property
+    def ahead(self) -> list[str]:
+        """The methods that clearly end better than the best where both were run: it owes its mean to runs that they lack."""
+        rivals = [m for one, m, metric in self.differences if (one, metric) == (self.best, ACC)]
+        return [m for m in rivals if self.against_best(m).clear and (self._gain(m) < 0) == self.lower]
+
+    def _gain(self, method: str) -> float:
+        """A method's final score minus that of the best."""
+        estimate = self.against_best(method).estimate
+        sign = 1 if (method, self.best, ACC) in self.differences else -1
+        return sign * estimate.mean if estimate else math.nan
 
 
 def final_scores(methods: Methods) -> dict[str, float]:

@@ -41,7 +41,9 @@ def _finding(method: str, comparison: Comparison) -> Finding:
         return Finding(method, f"{method} {regime['does']}: {score} {_level(runs, ACC)}.")
     control, caveat = comparison.controls[method]
     if control is None:
-        return Finding(method, f"{method} {_ending(runs, score)}.", "No control was run, so its effect is unknown.")
+        reached = f"reaches a learning {score} of {_level(runs, LEARNING)} (n={len(runs)})"
+        text = f"{method} {reached if regime['restarts'] else _ending(runs, score)}."
+        return Finding(method, text, "No control was run, so its effect is unknown.")
     base = comparison.methods[control]
     warning = " ".join(filter(None, [beside(runs, base), caveat]))
     if regime["upper_bound"]:
@@ -115,7 +117,7 @@ def _difference(what: str, found: Difference, control: str) -> str:
     if found.barrier:
         return f"{what} is not compared with {control}'s: {found.barrier}"
     if found.estimate is None:
-        return f"no run shares task order and seed with one of {control}, so {what} cannot be compared"
+        return f"{what} cannot be compared with {control}'s: there is no task order and seed for which both are known"
     if not found.estimate.enough:
         return f"{_few(found.estimate)}, {what} differs from {control}'s{scope(found)} by {found}"
     if found.clear:

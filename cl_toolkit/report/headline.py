@@ -22,7 +22,7 @@ def headline(comparison: Comparison) -> str:
     if comparison.best is None:
         return ""
     ends = ends_of(comparison)
-    text = unlearned(comparison, ends) or _best(comparison, ends)
+    text = no_best(comparison, ends) or _best(comparison, ends)
     bounds = [
         f"{m}, which {comparison.regime(m)['does']}, reaches {ends[m]}"
         for m in ends
@@ -69,7 +69,23 @@ def _order(comparison: Comparison, told: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def no_best(comparison: Comparison, ends: Mapping[str, str]) -> str:
+    """Why the method with the best mean must not be called the best; "" where it may."""
+    return unlearned(comparison, ends) or _outrun(comparison, ends)
+
+
+def _outrun(comparison: Comparison, ends: Mapping[str, str]) -> str:
+    """That others end better than the one with the best mean in the runs that both have."""
+    if not (ahead := comparison.ahead):
+        return ""
+    best, end = comparison.best or "", "ends" if len(ahead) == 1 else "end"
+    return (
+        f"{AMONG}none is told to end best: {best} has the best mean final {comparison.unit}, {ends[best]}, but not the same "
+        f"runs as others, and of those that both have {_listed(ahead)} {end} better"
+    )
 
 
 def unlearned(comparison: Comparison, ends: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from cl_toolkit.report.columns import RANKED, cell, more_is_better
 from cl_toolkit.report.comparison import ACC, Comparison, Difference
 from cl_toolkit.report.estimate import ENOUGH, LEVEL
-from cl_toolkit.report.headline import ends_of, unlearned
+from cl_toolkit.report.headline import ends_of, no_best
 
 Say = Callable[[str], str]
 """Makes LaTeX of a text of a record."""
@@ -66,9 +66,9 @@ def _number(text: str) -> str:
 
 
 def _rivals(comparison: Comparison) -> dict[str, Difference]:
-    """What the report says of each other method beside the best; nothing where none learned, so that none is best."""
+    """What the report says of each other method beside the best; nothing where none is best."""
     best = comparison.best
-    if best is None or unlearned(comparison, ends_of(comparison)):
+    if best is None or no_best(comparison, ends_of(comparison)):
         return {}
     return {m: comparison.against_best(m) for m in comparison.methods if (best, m, ACC) in comparison.differences}
 
@@ -87,8 +87,8 @@ def _marks(comparison: Comparison) -> dict[str, str]:
 
 def _caption(comparison: Comparison, say: Say) -> Iterator[str]:
     yield r"Mean $\pm$ sample standard deviation over $n$ runs; arrows point to better."
-    if comparison.best is not None and (nothing := unlearned(comparison, ends_of(comparison))):
-        yield f"{say(nothing)}."
+    if comparison.best is not None and (why := no_best(comparison, ends_of(comparison))):
+        yield f"{say(why)}."
     rivals = _rivals(comparison)
     if rivals:
         few = any(d.estimate is None or not d.estimate.enough for d in rivals.values() if not d.barrier)

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from reported import TASKS, failed, joint, record, replay, rft, sentence, study
+from reported import TASKS, failed, joint, record, regime, replay, rft, sentence, study
 from scipy import stats
 
 from cl_toolkit.errors import UserError
@@ -15,6 +15,7 @@ from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import Estimate, holm, paired
 from cl_toolkit.report.headline import headline
+from cl_toolkit.report.latex import results
 from cl_toolkit.report.likeness import mixed
 from cl_toolkit.report.methods import by_method
 from cl_toolkit.report.reading import chance, guessing, trusted
@@ -88,6 +89,41 @@ def test_no_winner_is_named_that_cannot_be_told_from_the_next():
     text = headline(Comparison.of([*(record(seed=s) for s in range(3)), *seeds(replay), *others]))
     assert "other and replay end best and cannot be told apart: mean final accuracy 0.70 ± 0.03 for other" in text
     assert "against 0.43 ± 0.00 for sequential" in text
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_who_owes_its_mean_to_runs_that_others_lack_is_not_called_the_best(lower):
+    """Of the three seeds that both have the control ends better; replay has ten more, which went well."""
+    sign = {"higher_is_better": [not lower] * 3, "units": ["score"] * 3, "examples_scored": []}
+    well, some = (0.2, (0.75, 0.76, 0.75)) if lower else (0.95, (0.6, 0.61, 0.6))
+    control = [record(seed=s, kept=k, **sign) for s, k in enumerate((0.7, 0.72, 0.69))]
+    lucky = [replay(s, k, **sign) for s, k in enumerate([*some, *[well] * 10])]
+    made = Comparison.of([*control, *lucky])
+    assert (made.best, made.ahead) == ("replay", ["sequential"])
+    text = headline(made)
+    assert "none is told to end best: replay has the best mean final score" in text
+    assert "of those that both have sequential ends better" in text
+    assert "Methods do not have the same runs" in " ".join(cautions(made))
+    table = results(made)
+    assert "none is told to end best" in table
+    assert "textbf" not in table
+    same = Comparison.of([*control, *lucky[:3]])
+    assert (same.best, same.ahead) == ("sequential", [])
+    assert "same runs" not in " ".join(cautions(same))
+
+
+def test_a_score_that_the_control_lacks_is_not_called_a_run_that_is_not_there():
+    control = [record(seed=s, matrix=[[0.1] * 3] * 3 + [["not_evaluated", 0.5, 0.9]]) for s in range(3)]
+    text = sentence([*control, *seeds(replay)], "replay").text
+    assert "cannot be compared with sequential's: there is no task order and seed for which both are known" in text
+
+
+def test_alone_in_its_regime_a_ceiling_is_told_by_what_it_is():
+    alone = [["not_evaluated"] * 3 for _ in range(3)]
+    for i in range(3):
+        alone[i][i] = 0.9
+    runs = [record("independent", s, regime=regime("independent"), matrix=[[0.1] * 3, *alone]) for s in range(3)]
+    assert sentence(runs, "independent").text == "independent reaches a learning accuracy of 0.90 (n=3)."
 
 
 def test_at_chance_none_learned():
