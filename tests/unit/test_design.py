@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from reported import record, replay, study
 from scipy import stats
-from tiny import tiny_config
+from tiny import RFT, tiny_config
 
-from cl_toolkit.report.design import claimed, found, told
+from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.design import claimed, found, made, told
 from cl_toolkit.report.estimate import Estimate, holm
 from cl_toolkit.study.cells import load_study
 
@@ -34,11 +36,27 @@ def test_what_is_found_is_found_that_often_by_the_reports_own_estimate(n, compar
     )
 
 
+def test_as_many_comparisons_are_counted_as_the_page_of_such_a_study_makes():
+    methods = {
+        "sequential": {},
+        "replay": {"strategies": ["replay"]},
+        "rft": {"objective": RFT},
+        "joint": {"stream": {"view": "joint"}},
+    }
+    config = {**tiny_config(), "methods": methods, "seeds": [0, 1, 2]}
+    assert made(load_study(config), 3) == Comparison.of(study()).size == 7
+    one_task = [m(seed=s, tasks=("sort",)) for s in range(3) for m in (record, replay)]
+    two = {name: methods[name] for name in ("sequential", "replay")}
+    assert made(load_study(config | {"methods": two}), 1) == Comparison.of(one_task).size == 1
+    controls = [*one_task, *(r | {"method": "other"} for r in one_task[::2])]
+    assert made(load_study(config | {"methods": two | {"other": {}}}), 1) == Comparison.of(controls).size == 2
+
+
 def test_seeds_of_one_order_are_advised_to_become_orders():
     said = lines(seeds=[0, 1, 2])
     assert said[0] == "3 methods x 1 order x 3 seeds"
     assert said[1].startswith(
-        "units are 3 seeds of one order; with 2 comparisons a difference is claimed from 3.6 spreads"
+        "units are 3 seeds of one order; with 5 comparisons on the page a difference is claimed from 5.7 spreads"
     )
     assert "orders: [given, {random: 2}]" in said[2]
 
