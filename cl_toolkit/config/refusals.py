@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import partial, reduce
 from itertools import combinations
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.config.able import check_engine, check_generation, check_prefixes
+from cl_toolkit.config.layers import base_layer
 from cl_toolkit.config.parts import tags_of
 from cl_toolkit.data.streams import chosen_tasks, task_names
 from cl_toolkit.engine import launch
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
     from cl_toolkit.objective import Objective
 
 
+ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+
+
 def check(config: RunConfig, where: str) -> None:
     """Raise UserError for a config that cannot run."""
     check_train(config, where)
+    check_idle(config, where)
     check_warm_start(config, where)
     check_prompt(config, where)
     check_stream(config, where)
@@ -78,6 +84,22 @@ def check_train(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: train.lr_scheduler_kwargs.anneal_stages: true does nothing: train.lr_over is stage")
     if train.lr_per_stage == ():
         raise UserError(f"{where}: train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []")
+
+
+def check_idle(config: RunConfig, where: str) -> None:
+    """Keys of base.yaml that another key leaves without a meaning must be as they are there."""
+    train, curve, prompt = config.train, config.evaluate.forgetting_curve, config.prompt
+    linear, off = curve.schedule in ("linear", "off"), prompt.chat_template == "off"
+    idle = {
+        "train": (ADAM if train.optim == "sgd" else (), "with train.optim sgd"),
+        "evaluate.forgetting_curve": (() if linear else ("every",), f"with schedule {curve.schedule}"),
+        "prompt": (("chat_template_kwargs", "thoughts") if off else (), "with chat_template off"),
+    }
+    for section, (keys, why) in idle.items():
+        given, base = (reduce(getitem, section.split("."), plain) for plain in (config.plain, base_layer()))
+        for key in keys:
+            if given[key] != base[key]:
+                raise UserError(f"{where}: {section}.{key}: {given[key]} does nothing {why}; leave it out")
 
 
 def check_stream(config: RunConfig, where: str) -> None:

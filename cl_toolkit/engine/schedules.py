@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.ranges import SHARE, above
+from cl_toolkit.ranges import SHARE, above, refuse_idle
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class Infinite:
             raise ValueError(f"minimum: expected constant ({self.constant}) or less, got {self.minimum}")
         if self.anneal_stages and not self.anneal_ratio:
             raise ValueError("anneal_stages: true does nothing: anneal_ratio is 0")
+        refuse_idle(self, not self.anneal_ratio, "with anneal_ratio 0: nothing is annealed", "minimum")
 
     def rates(self, warmup_ratio: float, steps: int, standing: Standing) -> Callable[[int], float]:
         """The share of the peak at each step, counted from the first stage's first."""

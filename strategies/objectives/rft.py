@@ -23,7 +23,7 @@ from cl_toolkit.models.logits import predicted
 from cl_toolkit.models.rollouts import divided, greedy, sampled
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
-from cl_toolkit.ranges import above, at_least
+from cl_toolkit.ranges import above, at_least, refuse_idle
 from cl_toolkit.strategy import Cost
 from cl_toolkit.types import Outputs
 
@@ -121,6 +121,11 @@ class RFT(Objective):
                 raise ValueError(f"num_generations: expected 2 or more, got {self.num_generations}")
             if not any((*self.reward_weights, *self.rewards.values())):
                 raise ValueError("reward_weights: expected one above 0, got two zeros: nothing would be rewarded")
+            refuse_idle(self, self.algorithm != "grpo", f"with algorithm {self.algorithm}", "scale_rewards")
+            refuse_idle(self, self.beta == 0, "with beta 0: there is no KL", "kl_in", "kl_max")
+            refuse_idle(self, self.kl_in == "reward", "with kl_in reward: the loss has no KL", "kl_max")
+            refuse_idle(self, self.num_iterations == 1, "with num_iterations 1: the ratio is 1", "epsilon")
+            refuse_idle(self, self.reward_weights[1] == 0, "with a weight of 0 for the format", "format_pattern")
             try:
                 re.compile(self.format_pattern)
             except re.error as error:

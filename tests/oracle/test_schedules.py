@@ -82,7 +82,7 @@ def test_each_stage_may_be_annealed_and_the_next_begins_at_the_constant_rate():
 
 
 def test_an_infinite_schedule_without_its_phases_is_a_warm_up():
-    plain = infinite(cooldown_ratio=0.0, constant=1.0, anneal_ratio=0.0)
+    plain = infinite(cooldown_ratio=0.0, constant=1.0, anneal_ratio=0.0, minimum=0.1)
     assert plain == over((8, 4), lr_scheduler_type="constant_with_warmup", warmup_ratio=0.25)
 
 

@@ -291,6 +291,27 @@ REFUSALS = [
         "objective.teacher_update_rate: 0.1 does nothing",
     ),
     ("train: {lr_over: strem}", "train.lr_over: expected stage | stream, got 'strem'"),
+    *(
+        (f"objective: {{name: rft, {given}}}", f"objective.{words}")
+        for given, words in [
+            ("epsilon: 0.1", "epsilon: 0.1 does nothing with num_iterations 1"),
+            ("algorithm: rloo, scale_rewards: false", "scale_rewards: False does nothing with algorithm rloo"),
+            ("beta: 0, kl_in: reward", "kl_in: reward does nothing with beta 0"),
+            ("beta: 0, kl_max: 10", "kl_max: 10.0 does nothing with beta 0"),
+            ("kl_in: reward, kl_max: 10", "kl_max: 10.0 does nothing with kl_in reward"),
+            ("reward_weights: [1, 0], format_pattern: a", "format_pattern: a does nothing with a weight of 0"),
+        ]
+    ),
+    ("train: {optim: sgd, adam_beta2: 0.95}", "train.adam_beta2: 0.95 does nothing with train.optim sgd"),
+    (
+        "evaluate: {forgetting_curve: {every: 5}}",
+        "evaluate.forgetting_curve.every: 5 does nothing with schedule log_spaced",
+    ),
+    ("prompt: {chat_template: off, thoughts: true}", "prompt.thoughts: True does nothing with chat_template off"),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {anneal_ratio: 0, minimum: 0.2}}",
+        "train.lr_scheduler_kwargs.minimum: 0.2 does nothing with anneal_ratio 0",
+    ),
     ("train: {lr_over: stream}", "train.lr_over: stream does nothing: the schedule constant is the same at every step"),
     ("train: {lr_per_stage: []}", "train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []"),
     ("train: {lr_per_stage: 0}", "train.lr_per_stage: expected a list of a number or a number or null, got 0"),
