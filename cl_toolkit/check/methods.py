@@ -7,8 +7,9 @@ from typing import Any
 
 from cl_toolkit.check.runs import ANCHOR, NEIGHBOUR, Subject, stream_for, tiny_config
 from cl_toolkit.config.schema import RunConfig
-from cl_toolkit.registry import OBJECTIVES
-from cl_toolkit.strategy import Strategy
+from cl_toolkit.config.typed import typed
+from cl_toolkit.registry import OBJECTIVES, made
+from cl_toolkit.strategy import Strategy, Tags
 from cl_toolkit.study.cells import load_run
 
 
@@ -27,13 +28,18 @@ class Method(Subject):
 
     @property
     def exceptions(self) -> Mapping[int, str]:
-        return self.thing.tags.exceptions if self.is_strategy else {}
+        return self.tags.exceptions if self.is_strategy else {}
 
     @property
     def adapter(self) -> dict[str, Any] | None:
         """The adapter that the strategy needs."""
         needed = self.thing.tags.life_cycles[0] if self.is_strategy else None
         return {"r": 2, "lora_alpha": 4, "between_tasks": needed} if needed else None
+
+    @property
+    def tags(self) -> Tags:
+        """The strategy's, as it is set."""
+        return made(self.thing, typed(self.thing.Config, dict(self.settings), "settings", "check"), "check").as_set
 
     @property
     def divisible(self) -> bool:
@@ -54,7 +60,8 @@ class Method(Subject):
             plain.setdefault("objective", {"name": "sft"} if absent else {"name": self.reference, **mine})
             plain["strategies"] = {NEIGHBOUR: {}} if beside else {}
         stream = stream_for(OBJECTIVES.get(plain["objective"]["name"], "check"))
-        anchors = {"anchors": [ANCHOR]} if self.is_strategy and self.thing.tags.validates else {}
+        wanted = self.is_strategy and (self.tags.anchored or self.tags.validates)
+        anchors = {"anchors": [ANCHOR]} if wanted else {}
         plain["stream"] = {"name": stream, **anchors, **plain.get("stream", {})}
         if isinstance(plain["model"], dict) and plain["model"].get("adapter") is None:
             plain["model"] = {k: v for k, v in plain["model"].items() if k != "adapter"}

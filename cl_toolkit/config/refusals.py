@@ -297,8 +297,9 @@ def check_strategies(config: RunConfig, where: str) -> None:
         if life_cycle not in its.life_cycles:
             got = life_cycle or "no adapter"
             raise UserError(f"{where}: strategies.{name}: needs {adapters_said(its.life_cycles)}; got {got}")
-        if its.validates and not config.stream.anchors:
-            raise UserError(f"{where}: stream.anchors: strategies.{name} checks them; expected one at least, got none")
+        if (its.anchored or its.validates) and not config.stream.anchors:
+            uses = "checks them" if its.validates else "does nothing without them, as it is set"
+            raise UserError(f"{where}: stream.anchors: strategies.{name} {uses}; expected one at least, got none")
         if its.needs_trained and adapter is not None and config.stream.anchors:
             raise UserError(
                 f"{where}: stream.anchors: strategies.{name} looks at trained weights, and an anchor comes before the "

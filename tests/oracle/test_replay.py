@@ -247,6 +247,16 @@ def test_settings_of_what_is_written_ask_for_the_source():
         tiny_run_config(strategies={"replay": {"temperature": 0.5}})
 
 
+def test_general_examples_alone_want_an_anchor():
+    for name in ("replay", "surprise_replay", "power_law"):
+        with pytest.raises(
+            UserError, match=rf"stream.anchors: strategies.{name} does nothing without them, as it is set"
+        ):
+            tiny_run_config(strategies={name: {"source": "general"}})
+    assert tiny_run_config(strategies={"replay": {"source": "general", "replay_fraction": 0}})
+    assert tiny_run_config(strategies={"replay": {"source": "general"}}, stream={"anchors": ["vowels"]})
+
+
 # copies ---------------------------------------------------------------------------------------------------------------------
 
 
