@@ -8,11 +8,13 @@ is read; without one they are whatever the library behind it takes.
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cl_toolkit.config.schema import Launcher, LauncherName
 from cl_toolkit.config.typed import convert, typed
+from cl_toolkit.errors import UserError
 from cl_toolkit.study.workers import RunAll
 
 KINDS: dict[LauncherName, str] = {
@@ -33,6 +35,9 @@ def read_launcher(section: Any, where: str) -> Launcher:
     launcher = convert(Launcher, section, "launcher", where)
     config = getattr(kind_of(launcher), "Config", None)
     if config is not None:
+        if launcher.parameters and not fields(config):
+            hint = "name the launcher that they are for, or leave them out"
+            raise UserError(f"{where}: launcher.parameters: {launcher.name} takes none; {hint}")
         typed(config, launcher.parameters, "launcher.parameters", where)
     return launcher
 

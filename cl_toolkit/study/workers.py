@@ -21,6 +21,11 @@ LAST_WORDS = 8
 """Lines of a worker's standard error that are kept for the message about its end."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """`launcher.parameters`: processes take none."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A run for a worker, as plain data."""

@@ -312,6 +312,10 @@ REFUSALS = [
         "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {anneal_ratio: 0, minimum: 0.2}}",
         "train.lr_scheduler_kwargs.minimum: 0.2 does nothing with anneal_ratio 0",
     ),
+    (
+        "launcher: {parameters: {slurm_partition: gpu}}",
+        "launcher.parameters: processes takes none; name the launcher that they are for",
+    ),
     ("train: {lr_over: stream}", "train.lr_over: stream does nothing: the schedule constant is the same at every step"),
     ("train: {lr_per_stage: []}", "train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []"),
     ("train: {lr_per_stage: 0}", "train.lr_per_stage: expected a list of a number or a number or null, got 0"),
