@@ -82,8 +82,10 @@ def passes(found: Cost, strategy: Strategy, size: int, stage: int, stream: Strea
 
     for part in parts_of(strategy):
         cost = part.cost(size)
-        again = cost if rehearses(stage, stream) else replace(cost, rows=0.0)
-        found += again if stage or not part.as_set.forks else Cost()
+        if rehearses(stage, stream):
+            found += cost
+        elif not part.as_set.forks:
+            found += replace(cost, rows=0.0)
     return WHOLE * (1 + found.rows) + found.forwards + BACKWARD * found.backwards
 
 

@@ -68,6 +68,9 @@ def test_passes_count_a_teacher_a_memory_and_what_comes_between_tasks():
 def test_what_is_rehearsed_from_the_first_task_on_counts_there_too():
     stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
     assert steps("rows", stream=stream)["replay"] == 6
+    assert steps("passes", stream=stream)["replay"] == 6
+    methods = {"lwf": {"strategies": ["lwf"]}, "off": {"strategies": {"lwf": {"weight": 0.0}}}}
+    assert steps("passes", methods, stream=stream) == {"lwf": 9, "off": 12}  # 16 S each
 
 
 def test_an_objective_that_uses_a_batch_twice_takes_whole_batches():
