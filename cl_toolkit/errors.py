@@ -29,14 +29,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; known: {listed(known)}" if known else ""
 
 
-def listed(names: Iterable[str], length: int = 160) -> str:
+LISTED = 160
+"""Characters of a list of names in a message."""
+
+
+def listed(names: Iterable[str]) -> str:
     """Names with commas between, as many as fit; of the others the number."""
     names = list(names)
     shown = names
-    while len(shown) > 1 and len(", ".join(shown)) > length:
+    while len(shown) > 1 and len(", ".join(shown)) > LISTED:
         shown = shown[: len(shown) // 2]
     rest = len(names) - len(shown)
-    return short(", ".join(shown), length) + (f" and {rest} more" if rest else "")
+    return short(", ".join(shown), LISTED) + (f" and {rest} more" if rest else "")
 
 
 def short(text: str, length: int = 80) -> str:

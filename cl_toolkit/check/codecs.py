@@ -40,9 +40,9 @@ def close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-4)
 
 
-def says_what_it_writes(codec: Any, example: Example, texts: Sequence[str] = TEXTS) -> str:
+def says_what_it_writes(codec: Any, example: Example) -> str:
     """An answer reads back as it was written, ends with a mark, and nothing is read behind that."""
-    for text in texts:
+    for text in TEXTS:
         ids = codec.answer(example, text)
         if codec.said(ids) != text:
             raise Broken(f"the answer {text!r} reads back as {codec.said(ids)!r}")
@@ -50,7 +50,7 @@ def says_what_it_writes(codec: Any, example: Example, texts: Sequence[str] = TEX
             raise Broken(f"the answer {text!r} does not end with one mark that ends it: {ids}")
         if codec.said([*ids, *ids]) != text:
             raise Broken(f"behind the end of {text!r} more is read: {codec.said([*ids, *ids])!r}")
-    return f"{len(texts)} answers read back as they were written, each with one end"
+    return f"{len(TEXTS)} answers read back as they were written, each with one end"
 
 
 def targets_of(batch: Batch, row: int) -> tuple[int, ...]:

@@ -104,9 +104,9 @@ def paired(runs: Sequence[Record], control: Sequence[Record], path: str) -> Esti
     return over_orders(values)
 
 
-def single(runs: Sequence[Record], path: str, baseline: float = 0.0) -> Estimate | None:
-    """A method's own number minus a constant, over the same units as `paired`."""
-    return over_orders([(str(r.get("order")), number(r, path) - baseline, sampling_variance(r, path)) for r in runs])
+def single(runs: Sequence[Record], path: str) -> Estimate | None:
+    """A method's own number, over the same units as `paired`."""
+    return over_orders([(str(r.get("order")), number(r, path), sampling_variance(r, path)) for r in runs])
 
 
 def over_orders(values: Sequence[tuple[str, float, float]]) -> Estimate | None:
