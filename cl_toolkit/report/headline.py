@@ -50,7 +50,9 @@ def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
     if not rivals:
         text = f"{best} is the only method that learns one task after the other: {level}"
     elif same and told:
-        text = f"{AMONG}{_listed([best, *same])} end best and cannot be told apart{why}: "
+        # of more than two only those with the best are compared
+        apart_not = "and cannot be told apart" if len(same) == 1 else f"and none of them can be told from {best}"
+        text = f"{AMONG}{_listed([best, *same])} end best {apart_not}{why}: "
         text += f"{level} for {best}{against}"
     elif same:
         text = f"{AMONG}none can be told from the best{why}: {level} for {best}, "

@@ -16,7 +16,7 @@ from cl_toolkit.types import SEQUENTIAL
 TASKS = ("a", "b", "c")
 SPREAD = 0.03
 """Standard deviation of a run's retention over seeds."""
-CLAIM = re.compile(r"forgets (less|more) than|is (higher|lower) than|ends best|end best and cannot")
+CLAIM = re.compile(r"forgets (less|more) than|is (higher|lower) than|ends best|end best and (cannot|none)")
 
 
 @dataclass(frozen=True, kw_only=True)

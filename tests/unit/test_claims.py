@@ -89,6 +89,9 @@ def test_no_winner_is_named_that_cannot_be_told_from_the_next():
     text = headline(Comparison.of([*(record(seed=s) for s in range(3)), *seeds(replay), *others]))
     assert "other and replay end best and cannot be told apart: mean final accuracy 0.70 ± 0.03 for other" in text
     assert "against 0.43 ± 0.00 for sequential" in text
+    third = [r | {"method": "third"} for r in others]
+    text = headline(Comparison.of([*(record(seed=s) for s in range(3)), *seeds(replay), *others, *third]))
+    assert "other, replay and third end best and none of them can be told from other: mean" in text
 
 
 @pytest.mark.parametrize("lower", [False, True])
