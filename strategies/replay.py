@@ -98,10 +98,10 @@ class Replay(Strategy):
     def as_set(self) -> Tags:
         shared = {"token_mean"} if self.config.replay_loss_share is not None else set()
         if self.config.source != "self":
-            needs = replace(self.tags, needs=self.tags.needs | shared)
+            tags = replace(self.tags, needs=self.tags.needs | shared)
             if self.config.source != "general" or not self.stores():
-                return needs
-            return replace(needs, anchored=True, forks=False, exceptions={1: "anchors stand beside the first task too"})
+                return tags
+            return replace(tags, anchored=True, forks=False, exceptions={1: "anchors stand beside the first task too"})
         needs = self.tags.needs | shared | {"true_targets"}  # others would not learn from what was written
         return replace(self.tags, needs=needs, of_model=frozenset({"generates"}), inputs=("conversations",))
 
