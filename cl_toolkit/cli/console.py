@@ -19,14 +19,18 @@ def print_results(study, folder: Path) -> None:
 
     from cl_toolkit.report.comparison import Comparison
     from cl_toolkit.report.costs import reuse_sentence
-    from cl_toolkit.report.findings import findings
+    from cl_toolkit.report.findings import findings, parted
     from cl_toolkit.report.headline import headline
     from cl_toolkit.report.tables import ranking_rows
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     comparison = Comparison.of(study.records)
     lines = ["", headline(comparison)]
-    lines += [f"• {f.text} {f.warning}".rstrip() for f in findings(comparison)]
+    first, later = parted(findings(comparison))
+    lines += [f"• {f.text} {f.warning}".rstrip() for f in first]
+    if later:
+        names = ", ".join(f.method for f in later)
+        lines.append(f"• {len(later)} cannot be told from their control; the report has a sentence on each: {names}.")
     lines += [f"! {note}" for note in study.notes]
     lines += ["", reused] if (reused := reuse_sentence(comparison.runs)) else []
     for line in [*lines, f"\nreport: {folder / 'report.html'}\n"]:

@@ -16,18 +16,30 @@ CLEARLY_LESS = 0.05
 """Share of the control's learning accuracy; a method that misses more of it is said to have learned less."""
 
 
+MANY = 8
+"""Sentences that are read one after the other; of more those come first that tell a difference."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """A sentence about a method, beginning with its name, and a warning about how to read it ("" without one)."""
+    """A sentence about a method, beginning with its name, and a warning about how to read it ("" without one). tells: False
+    where it is not distinguishable from its control."""
 
     method: str
     text: str
     warning: str = ""
+    tells: bool = True
 
 
 def findings(comparison: Comparison) -> list[Finding]:
     """One finding per method with finished runs, controls first."""
     return [_finding(method, comparison) for method in comparison.methods]
+
+
+def parted(found: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Those to be read first, and of many those that tell no difference."""
+    later = [f for f in found if not f.tells] if len(found) > MANY else []
+    return [f for f in found if f not in later], later
 
 
 def _finding(method: str, comparison: Comparison) -> Finding:
@@ -59,7 +71,8 @@ def _finding(method: str, comparison: Comparison) -> Finding:
         text = f"{method} is not compared with {control}: {final.barrier}; it {_ending(runs, score)}"
         return Finding(method, f"{text}.", caveat)
     text = "; ".join(filter(None, [_compared(method, control, comparison), cost_sentence(runs, base)]))
-    return Finding(method, f"{text}.", " ".join(filter(None, [_learned_less(runs, base, comparison.lower), warning])))
+    warning = " ".join(filter(None, [_learned_less(runs, base, comparison.lower), warning]))
+    return Finding(method, f"{text}.", warning, final.clear or comparison.against_control(method, BWT).clear)
 
 
 def scope(difference: Difference) -> str:

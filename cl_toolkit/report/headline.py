@@ -13,6 +13,8 @@ from cl_toolkit.report.sampling import sampling_variance
 
 SURE = 1.96
 """Standard errors of the test sets by which the best must be above guessing to have learned something."""
+NAMED = 6
+"""Names in a row; of more the number is told."""
 AMONG = "Of the methods that learn one task after the other, "
 
 
@@ -56,7 +58,7 @@ def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
         text += f"{level} for {best}{against}"
     elif same:
         text = f"{AMONG}none can be told from the best{why}: {level} for {best}, "
-        text += ", ".join(f"{ends[m]} for {m}" for m in same)
+        text += _first([f"{ends[m]} for {m}" for m in same], ", ")
     elif told:
         text = f"{AMONG}{best} ends best{_order(comparison, told)}: {level}{against}"
     else:
@@ -71,7 +73,14 @@ def _order(comparison: Comparison, told: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return _first(names, " and ")
+
+
+def _first(texts: Sequence[str], last: str) -> str:
+    """As many as are named, with commas between and `last` before the last one."""
+    if len(texts) > NAMED:
+        texts, last = [*texts[: NAMED - 1], f"{len(texts) - NAMED + 1} more"], " and "
+    return last.join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
 def no_best(comparison: Comparison, ends: Mapping[str, str]) -> str:

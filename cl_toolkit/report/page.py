@@ -20,7 +20,7 @@ from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.costs import reuse_sentence
 from cl_toolkit.report.estimate import decimals
 from cl_toolkit.report.figures import Plot
-from cl_toolkit.report.findings import findings
+from cl_toolkit.report.findings import findings, parted
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.lasting import lasting
 from cl_toolkit.report.methods import Methods
@@ -63,11 +63,13 @@ def _typeset(text: str) -> str:
 def _content(comparison: Comparison, plots: Sequence[Plot], notes: Sequence[str]) -> dict[str, Any]:
     records, groups, look = comparison.records, comparison.methods, looks(comparison)
     differing, common = _settings(groups)
+    first, later = parted(findings(comparison))
     return {
         "title": str(next((r["name"] for r in records if r.get("name")), "comparison")),
         "facts": _facts(comparison),
         "headline": headline(comparison),
-        "findings": findings(comparison),
+        "findings": first,
+        "not_told": later,
         "cautions": [*cautions(comparison), *notes],
         "colors": {method: look[method].color for method in groups},
         "headers": [(c.label, "↑" if more_is_better(c, comparison.lower) else "↓") for c in RANKED],

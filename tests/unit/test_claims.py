@@ -14,6 +14,7 @@ from cl_toolkit.report import build
 from cl_toolkit.report.cautions import cautions
 from cl_toolkit.report.comparison import Comparison
 from cl_toolkit.report.estimate import Estimate, holm, paired
+from cl_toolkit.report.findings import findings, parted
 from cl_toolkit.report.headline import headline
 from cl_toolkit.report.latex import results
 from cl_toolkit.report.likeness import mixed
@@ -92,6 +93,24 @@ def test_no_winner_is_named_that_cannot_be_told_from_the_next():
     third = [r | {"method": "third"} for r in others]
     text = headline(Comparison.of([*(record(seed=s) for s in range(3)), *seeds(replay), *others, *third]))
     assert "other, replay and third end best and none of them can be told from other: mean" in text
+
+
+def test_of_many_methods_those_come_first_that_tell_a_difference(tmp_path, monkeypatch):
+    """A control, replay, and one that ends as the control does: its sentence stands folded once there are many."""
+    controls = [record(seed=s) for s in range(3)]
+    scores = ("matrix", "metrics", "undefined")
+    idle = [r | {"method": "idle"} | {k: c[k] for k in scores} for r, c in zip(seeds(replay), controls, strict=True)]
+    made = Comparison.of([*controls, *seeds(replay), *idle])
+    assert [[f.method for f in part] for part in parted(findings(made))] == [["sequential", "idle", "replay"], []]
+    monkeypatch.setattr("cl_toolkit.report.findings.MANY", 2)
+    assert [[f.method for f in part] for part in parted(findings(made))] == [["sequential", "replay"], ["idle"]]
+    page = build(made.records, tmp_path).read_text()
+    assert "<summary>1 that cannot be told from their control, a sentence each" in page
+
+
+def test_a_headline_names_five_of_many():
+    alike = [run | {"method": f"like-{i}"} for i in range(8) for run in (record(seed=s) for s in range(3))]
+    assert headline(Comparison.of(alike)).endswith("0.43 ± 0.00 for like-4, 0.43 ± 0.00 for like-5 and 2 more.")
 
 
 @pytest.mark.parametrize("lower", [False, True])
