@@ -9,6 +9,7 @@ from cl_toolkit.report import budgets
 from cl_toolkit.report.choices import uneven
 from cl_toolkit.report.columns import amount
 from cl_toolkit.report.comparison import Comparison
+from cl_toolkit.report.design import claimed
 from cl_toolkit.report.estimate import ENOUGH, mean
 from cl_toolkit.report.likeness import identity, init_seed
 from cl_toolkit.report.reading import Record
@@ -58,7 +59,7 @@ def _design(comparison: Comparison, runs: Sequence[Record]) -> Iterator[str]:
     if (size := comparison.size) > 1:
         yield (
             f"The page makes {size} comparisons. A difference is claimed where p, corrected for all {size} by "
-            "Holm's method, is at most 0.05; the intervals are of one comparison at a time."
+            f"Holm's method, is at most 0.05{_least(orders, runs, size)}; the intervals are of one comparison at a time."
         )
     seeds: dict[str, set[str]] = {}
     for run in runs:
@@ -69,6 +70,15 @@ def _design(comparison: Comparison, runs: Sequence[Record]) -> Iterator[str]:
             "One start model and one training set for all seeds: the intervals cover the order of the batches and what "
             "the methods draw, not another start model or other data."
         )
+
+
+def _least(orders: int, runs: Sequence[Record], size: int) -> str:
+    """How large a difference must be to be claimed; "" where none can be."""
+    n, unit = (orders, "orders") if orders > 1 else (len({str(r.get("seed")) for r in runs}), "seeds")
+    if n < ENOUGH:
+        return ""
+    least = f"{claimed(n, size):.1f} standard deviations of the paired differences"
+    return f", with {n} {unit} from {least} on (what is not told apart is not shown to be alike)"
 
 
 def _missing(records: Sequence[Record]) -> Iterator[str]:

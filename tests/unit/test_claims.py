@@ -78,7 +78,9 @@ def test_every_claim_of_a_page_is_corrected_for_all_of_them():
     # against the control's is asked twice and counted once
     assert made.size == 7
     assert made.against_best("sequential") is made.against_control("replay", "metrics.acc")
-    assert "The page makes 7 comparisons." in " ".join(cautions(Comparison.of(study())))
+    said = " ".join(cautions(Comparison.of(study())))
+    assert "The page makes 7 comparisons." in said
+    assert f"with 3 seeds from {stats.t.ppf(1 - 0.05 / 7 / 2, 2) / math.sqrt(3):.1f} standard deviations" in said
     ordered = sorted({c.estimate.p: c.corrected for c in made.differences.values()}.items())
     assert all(np.diff([corrected for _, corrected in ordered]) >= 0)
 
