@@ -60,8 +60,13 @@ class Net(Kind):
             return replace(self, start=None).load(0)
 
     def identity(self) -> dict[str, str]:
-        """Also the content of what it starts with."""
-        return super().identity() if self.start is None else {"start": file_hash(Path(self.start))[:16]}
+        """Also the content of what it starts with. Raises UserError where that cannot be read."""
+        if self.start is None:
+            return super().identity()
+        try:
+            return {"start": file_hash(Path(self.start))[:16]}
+        except OSError as error:
+            raise UserError(f"model.start: {self.start}: cannot be read: {error.strerror}") from error
 
     def check(self, adapter: AnyAdapter | None, frozen: bool) -> None:
         if self.start is not None:

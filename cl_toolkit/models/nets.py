@@ -103,5 +103,8 @@ def begun(net: Net, path: str) -> Net:
         if name not in given or given[name].shape != weight.shape:
             found = tuple(given[name].shape) if name in given else "none"
             raise UserError(f"model.start: {path}: {name}: expected weights {tuple(weight.shape)}, got {found}")
+    for name in given:  # a deeper net's first layers are no start
+        if name.startswith("trunk.") and name not in own:
+            raise UserError(f"model.start: {path}: {name}: is of another net, which this one has no place for")
     net.load_state_dict({name: given[name] for name in own}, strict=False)
     return net

@@ -239,6 +239,7 @@ def test_a_net_begins_with_the_weights_of_a_file_but_for_its_classes(tmp_path):
     [
         ({"hidden_size": 16}, r"model\.start: .*cls_token: expected weights \(1, 1, 16\), got \(1, 1, 8\)"),
         ({"num_hidden_layers": 5, "hidden_size": 8}, r"model\.start: .*layers\.4.*: expected weights .*, got none"),
+        ({"num_hidden_layers": 3, "hidden_size": 8}, r"model\.start: .*layers\.3.*: is of another net"),
         ({"start": "gone"}, r"model\.start: gone: cannot be read"),
         ({"start": __file__}, r"model\.start: .*test_arrays\.py: cannot be read"),
     ],
@@ -251,6 +252,12 @@ def test_weights_of_another_net_are_refused_before_a_run(settings, words, tmp_pa
     with pytest.raises(UserError, match=words) as refused:
         SmallViT(**{"start": str(path), **settings}).check(None, False)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("start", ["gone", "."])
+def test_a_start_that_is_not_there_is_told_in_a_line_before_its_content_is_asked(start):
+    with pytest.raises(UserError, match=r"model\.start: .*: cannot be read: \w+"):
+        SmallViT(start=start).identity()
 
 
 def test_lwf_keeps_past_classes_alone(tmp_path):
