@@ -82,7 +82,7 @@ class Tags:
     owns: what only one strategy of a run can have: `rehearsal` (the examples added to each batch), `stored_logits`, `weights`
         (those between tasks), `lora_A` (where a new adapter's rows point), `prefix` (what stands before each row).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
-    anchored: does nothing without anchors.
+    anchored: does nothing without anchors that have training examples.
     validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
     forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14). Said
         for the hooks of this class; one below it that changes them has tags of its own.

@@ -28,6 +28,7 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
     check_choices(stream, config)
+    check_anchors(stream, config)
     written = [(part.name, part.answer_limit) for part in parts_of(build_strategy(config))]
 
     def limits(task: Task) -> dict[str, int]:
@@ -64,6 +65,16 @@ def check_choices(stream: Stream, config: RunConfig) -> None:
             raise UserError(
                 f"task {task.name}: stream.scenario: class: needs choices in every example and a scorer that chooses "
                 f"(choices or class_accuracy), got {task.scorer}"
+            )
+
+
+def check_anchors(stream: Stream, config: RunConfig) -> None:
+    """Who rehearses anchors alone must have something to rehearse: an anchor needs no training examples to be scored."""
+    for part in parts_of(build_strategy(config)):
+        if part.as_set.anchored and stream.anchors and not any(anchor.train for anchor in stream.anchors):
+            raise UserError(
+                f"stream.anchors: strategies.{part.name} does nothing, as it is set, without training examples of an anchor; "
+                "expected some, got none"
             )
 
 

@@ -66,3 +66,14 @@ def test_an_anchor_needs_no_training_rows_and_is_no_task_where_none_is_named(tmp
         plain["stream"]["anchors"] = anchors
         with pytest.raises(UserError, match=said):
             Run(load_run(plain), tmp_path / "other", None)
+
+
+def test_rehearsal_of_anchors_alone_is_refused_where_none_has_anything_to_rehearse(tmp_path):
+    rows(tmp_path, a_train=4, a_test=2, c_test=2, d_train=2, d_test=2)
+    plain = tiny_config(**changes(None, None, "replay"))
+    plain["strategies"] = {"replay": {"source": "general"}}
+    plain["stream"] = {"name": "jsonl", "path": str(tmp_path), "tasks": ["a"], "anchors": ["c"]}
+    with pytest.raises(UserError, match=r"stream\.anchors: strategies\.replay does nothing.*without training examples"):
+        Run(load_run(plain), tmp_path / "run", None).execute()
+    plain["stream"]["anchors"] = ["c", "d"]
+    assert Trajectory(Run(load_run(plain), tmp_path / "more", None)).record["cost"]["stored_examples"] == 2
