@@ -178,6 +178,7 @@ def build_run(
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
     refusals.check(run, where)
+    refusals.check_anchors(run, where)
     run = replace(run, then=tuple(part_of(run, part, f"stream.then[{i}]", where) for i, part in enumerate(stream.then)))
     refusals.check_parts(run, where)
     return run

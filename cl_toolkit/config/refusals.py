@@ -297,15 +297,23 @@ def check_strategies(config: RunConfig, where: str) -> None:
         if life_cycle not in its.life_cycles:
             got = life_cycle or "no adapter"
             raise UserError(f"{where}: strategies.{name}: needs {adapters_said(its.life_cycles)}; got {got}")
-        if (its.anchored or its.validates) and not config.stream.anchors:
-            uses = "checks them" if its.validates else "does nothing without them, as it is set"
-            raise UserError(f"{where}: stream.anchors: strategies.{name} {uses}; expected one at least, got none")
         if its.needs_trained and adapter is not None and config.stream.anchors:
             raise UserError(
                 f"{where}: stream.anchors: strategies.{name} looks at trained weights, and an anchor comes before the "
                 "adapter is there; leave out the anchors or the adapter"
             )
     check_needs({name: its.needs for name, its in tags.items()}, config.objective.name, where)
+
+
+def check_anchors(config: RunConfig, where: str) -> None:
+    """Who does nothing without anchors must have some. They stand beside the first stream, for those of `stream.then` too."""
+    for component in () if config.stream.anchors else config.strategies:
+        its = tags_of(component)
+        if its.anchored or its.validates:
+            uses = "checks them" if its.validates else "does nothing without them, as it is set"
+            raise UserError(
+                f"{where}: stream.anchors: strategies.{component.name} {uses}; expected one at least, got none"
+            )
 
 
 def conflict(one: Tags, other: Tags) -> str:

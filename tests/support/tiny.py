@@ -16,6 +16,7 @@ from cl_toolkit.runs.run import Run
 from cl_toolkit.study.cells import load_run
 
 __all__ = [
+    "ANCHOR",
     "RFT",
     "TINY",
     "Trajectory",

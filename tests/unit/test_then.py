@@ -1,7 +1,7 @@
 """A stream of several stages, each with an objective of its own."""
 
 import pytest
-from tiny import RFT, tiny_config
+from tiny import ANCHOR, RFT, tiny_config
 
 import cl_toolkit as cl
 from cl_toolkit import UserError
@@ -37,6 +37,16 @@ def test_with_one_objective_it_is_the_stream_of_all_tasks(tmp_path):
     )
     for key in ("matrix", "losses", "cost", "probes", "adapters"):
         assert comparable(joined)[key] == comparable(plain)[key]
+
+
+@pytest.mark.parametrize("strategies", [{"replay": {"source": "general"}}, {"guard": {}}])
+def test_anchors_of_the_first_stream_are_there_in_the_later_ones(strategies):
+    from cl_toolkit.study.cells import load_run
+
+    then = {k: v for k, v in THEN.items() if k != "objective"}
+    assert load_run(config(then, strategies=strategies, stream={"anchors": [ANCHOR]})).then
+    with pytest.raises(UserError, match=r"^the config: stream\.anchors: .* expected one at least"):
+        load_run(config(then, strategies=strategies))
 
 
 def test_it_goes_on_after_a_stop_and_takes_orders(tmp_path):
