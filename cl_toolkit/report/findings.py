@@ -72,7 +72,9 @@ def _finding(method: str, comparison: Comparison) -> Finding:
         return Finding(method, f"{text}.", caveat)
     text = "; ".join(filter(None, [_compared(method, control, comparison), cost_sentence(runs, base)]))
     warning = " ".join(filter(None, [_learned_less(runs, base, comparison.lower), warning]))
-    return Finding(method, f"{text}.", warning, final.clear or comparison.against_control(method, BWT).clear)
+    compared = [final, comparison.against_control(method, BWT)]
+    tells = any(d.clear for d in compared) or all(d.estimate is None for d in compared)  # nothing was looked at then
+    return Finding(method, f"{text}.", warning, tells)
 
 
 def scope(difference: Difference) -> str:

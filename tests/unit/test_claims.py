@@ -106,6 +106,9 @@ def test_of_many_methods_those_come_first_that_tell_a_difference(tmp_path, monke
     assert [[f.method for f in part] for part in parted(findings(made))] == [["sequential", "idle", "replay"], []]
     monkeypatch.setattr("cl_toolkit.report.findings.MANY", 2)
     assert [[f.method for f in part] for part in parted(findings(made))] == [["sequential", "replay"], ["idle"]]
+    alone = [r | {"method": "alone", "seed": 7 + i} for i, r in enumerate(idle)]  # beside no run of the control
+    first, later = parted(findings(Comparison.of([*made.records, *alone])))
+    assert ("alone" in {f.method for f in first}, [f.method for f in later]) == (True, ["idle"])
     page = build(made.records, tmp_path).read_text()
     assert "<summary>1 that cannot be told from their control, a sentence each" in page
 
