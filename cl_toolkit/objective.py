@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cl_toolkit.strategy import Cost
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from cl_toolkit.sources import Source
     from cl_toolkit.task_view import TaskView
@@ -97,3 +97,7 @@ class Objective:
         """The loss of a part: a sum over the part divided by a count of `part.total`. Call `model(...)`, never a module
         inside it: under ZeRO-3 with accumulation that gives wrong gradients without an error."""
         raise NotImplementedError
+
+    def compared(self, model: nn.Module, part: Batch, logits: Tensor) -> Tensor:
+        """The logits (N, V) of a part's targets as its distribution has them: what the loss leaves out of it is -inf."""
+        return logits

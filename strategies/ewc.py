@@ -160,6 +160,7 @@ class EWC(Strategy):
                 for row in range(len(batch.examples)):
                     part = batch.rows([row]).to(count.device)
                     logits, labels = task.forward(model, part).logits, part.asked.labels
+                    logits = task.objective.compared(model, part, logits)  # p(y|x) is over what training compares
                     self._add(total, squared_gradients(parameters, logits, labels, config.fisher, draws))
                     count += 1
         task.sum([*total, count])

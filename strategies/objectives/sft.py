@@ -53,9 +53,14 @@ class SFT(Objective):
             total, logits = negative_logp(model, part)
         else:
             logits, asked = target_logits(model, part), part.asked
-            own = comparable([part.examples[i] for i in asked.examples.tolist()], unwrapped(model).classes)
-            total = -asked.total(logprobs(logits.masked_fill(~own.to(logits.device), -torch.inf), asked.labels))
+            total = -asked.total(logprobs(self.compared(model, part, logits), asked.labels))
         return Outputs(loss=total / max(part.total["tokens"], 1), logits=logits)
+
+    def compared(self, model: nn.Module, part: Batch, logits: Tensor) -> Tensor:
+        if self.config.among == "all":
+            return logits
+        own = comparable([part.examples[i] for i in part.asked.examples.tolist()], unwrapped(model).classes)
+        return logits.masked_fill(~own.to(logits.device), -torch.inf)
 
 
 def comparable(examples: Sequence[Example], classes: Sequence[str]) -> Tensor:

@@ -3,16 +3,19 @@
 import pytest
 import torch
 from longer import long_but
-from pieces import ask, byte_codec, configured, task_view, tiny_model, train, weights_of
+from pieces import array_view, ask, byte_codec, configured, task_view, tiny_model, train, weights_of
 
 from cl_toolkit import UserError
 from cl_toolkit.engine import access
 from cl_toolkit.engine.processes import Processes
 from cl_toolkit.models.adapters import begin_task
+from cl_toolkit.models.nets import Net
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.seeds import generator_from
 from cl_toolkit.strategies.ewc import EWC, squared_gradients
 from cl_toolkit.strategies.objectives.rft import RFT
+from cl_toolkit.strategies.objectives.sft import SFT
+from cl_toolkit.types import Example
 
 EXAMPLES = [ask("ab", "c"), ask("d", "ef"), ask("gh", "i"), ask("jkl", "mn")]
 
@@ -224,3 +227,23 @@ def test_what_does_not_fit_on_the_device_stays_on_the_host_and_does_the_same(mon
     meta = torch.nn.Linear(2, 2, device="meta")
     access.beside(meta, kept)
     assert asked[-1] == 24
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched"])
+def test_outputs_that_training_does_not_compare_have_no_importance(kind):
+    """A net of three classes and a row that may be one of two: p is the softmax of these two, so that F of the bias b_0 is
+    p_0 p_1; that of the third, which the loss never moves, is 0."""
+    objective = SFT(configured(SFT, among="choices"))
+    net = Net(torch.nn.Flatten(), 1, 3)
+    with torch.no_grad():
+        net.classifier.weight.zero_()
+        net.classifier.bias.copy_(torch.tensor([0.0, 1.0, 5.0]))
+    rows = [Example(id=str(i), x=torch.ones(1), y=i % 2, target=str(i % 2), choices=("0", "1")) for i in range(2)]
+    strategy = ewc(fisher=kind)
+    strategy.after_task(net, array_view(rows, objective))
+    bias = strategy.past[0]["fisher"]["classifier.bias"]
+    assert bias[2] == 0.0
+    assert bias.isfinite().all()
+    assert bias[0] == pytest.approx(bias[1])
+    if kind == "exact":
+        assert bias[0].item() == pytest.approx(0.268941 * 0.731059, abs=1e-5)
