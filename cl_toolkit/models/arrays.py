@@ -149,6 +149,11 @@ class SmallViT(Net):
             if (number := getattr(self, name)) % (part := getattr(self, of)):
                 raise ValueError(f"{name}: expected a multiple of {of} ({part}), got {number}")
 
+    @property
+    def places(self) -> int:
+        """Its patches and [CLS]."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
     def build(self) -> nets.Net:
         from cl_toolkit.models.nets import small_vit
 

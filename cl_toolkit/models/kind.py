@@ -95,6 +95,11 @@ class Kind:
     name: str = ""
 
     @property
+    def places(self) -> int:
+        """How often its weights meet each token of a row; of an array, which counts as one token, as often as it has parts."""
+        return 1
+
+    @property
     def warm_start(self) -> Any:
         """The settings of a start model that is trained first, once for all runs; None: weights as `load` gives them."""
         return None

@@ -182,7 +182,7 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         each = passes(objective.cost(), strategy, train.global_batch_size, i, stream)
         over += examples * objective.updates * objective.copies * each + WHOLE * afterwards
         calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
-    seconds = passed * total / rate + calls * STEP_OVERHEAD
+    seconds = passed * config.kind.places * total / rate + calls * STEP_OVERHEAD
     return Forecast(run_name(config), steps, new_examples, round(trained), tokens, round(over), seconds)
 
 

@@ -1,7 +1,7 @@
 """What `plan` expects of a run follows from what its objective and strategies say that they cost."""
 
 import pytest
-from tiny import RFT, tiny_run_config
+from tiny import RFT, tiny_config, tiny_run_config
 
 from cl_toolkit import compose
 from cl_toolkit.data.streams import build_stream
@@ -9,6 +9,7 @@ from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.replay import PowerLaw, Replay
 from cl_toolkit.strategy import Cost
+from cl_toolkit.study.cells import load_run
 from cl_toolkit.study.plan import AT_ONCE, SAMPLED, STEP_OVERHEAD, forecast
 
 
@@ -104,3 +105,13 @@ def test_costs_in_words():
     )
     assert str(Cost(calls=32)) == "32 sampled tokens per step"
     assert str(Cost(written=16)) == "up to 16 tokens written before each task per new example"
+
+
+def test_a_transformer_for_images_meets_each_patch_with_all_its_weights():
+    """Sixteen patches and [CLS]: 17 times the operations that a perceptron of as many weights has for a digit."""
+    stream = {"name": "digits", "limit": {"train": 40}}
+    configs = [load_run(tiny_config() | {"stream": stream, "model": {"name": name}}) for name in ("mlp", "small-vit")]
+    net, transformer = (forecast(c, build_stream(c), (1000, 1000), 1000.0) for c in configs)
+    assert (net.steps, net.tokens) == (transformer.steps, transformer.tokens)
+    overhead = net.steps * STEP_OVERHEAD
+    assert transformer.seconds - overhead == pytest.approx(17 * (net.seconds - overhead))
