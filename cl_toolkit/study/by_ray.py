@@ -139,15 +139,16 @@ def connected(settings: Config) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS") or None
+    where = "launcher.parameters.address" if settings.address else "RAY_ADDRESS"
     if address:
-        refuse_silence(address)
+        refuse_silence(address, where)
     own = {} if address else {"include_dashboard": False, "object_store_memory": OBJECTS}
     try:
         with environment(QUIET), heeding_as_before():
             try:
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
             except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-                place = f"launcher.parameters.address: {address}" if address else "launcher.name: ray"
+                place = f"{where}: {address}" if address else "launcher.name: ray"
                 hint = "; does it want a token (RAY_AUTH_MODE=token)?" if isinstance(error, ConnectionError) else ""
                 raise UserError(f"{place}: {short(str(error), 200)}{hint}") from error
         if not address:
@@ -157,9 +158,9 @@ def connected(settings: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def refuse_silence(address: str) -> None:
+def refuse_silence(address: str, where: str) -> None:
     """Raise UserError where nobody listens: Ray would try for minutes. Of `auto`, what was begun last on this machine, it
-    knows at once."""
+    knows at once. where: who names it."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -167,7 +168,7 @@ def refuse_silence(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(
-            f"launcher.parameters.address: expected host:port of a Ray cluster, nobody answers at {short(address)} ({error})"
+            f"{where}: expected host:port of a Ray cluster, nobody answers at {short(address)} ({error})"
         ) from error
 
 

@@ -179,7 +179,14 @@ def test_without_ray_it_is_said_what_to_install(here, monkeypatch):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "head"])
 def test_a_cluster_that_does_not_answer_is_told(address):
     with pytest.raises(UserError, match=rf"expected host:port of a Ray cluster, nobody answers at {address}"):
-        by_ray.refuse_silence(address)
+        by_ray.refuse_silence(address, "launcher.parameters.address")
+
+
+def test_an_address_of_the_environment_is_told_as_its_own(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS: expected host:port"), by_ray.connected(by_ray.Config()):
+        pass
 
 
 @pytest.mark.parametrize(
