@@ -58,6 +58,8 @@ def _best(comparison: Comparison, ends: Mapping[str, str]) -> str:
         text += f"{level} for {best}{against}"
     elif same:
         text = f"{AMONG}none can be told from the best{why}: {level} for {best}, "
+        if len(same) > NAMED:  # where the control ends is told, however many there are
+            same.sort(key=lambda m: m in comparison.controls)
         text += _first([f"{ends[m]} for {m}" for m in same], ", ")
     elif told:
         text = f"{AMONG}{best} ends best{_order(comparison, told)}: {level}{against}"

@@ -116,6 +116,10 @@ def test_of_many_methods_those_come_first_that_tell_a_difference(tmp_path, monke
 def test_a_headline_names_five_of_many():
     alike = [run | {"method": f"like-{i}"} for i in range(8) for run in (record(seed=s) for s in range(3))]
     assert headline(Comparison.of(alike)).endswith("0.43 ± 0.00 for like-4, 0.43 ± 0.00 for like-5 and 2 more.")
+    many = [run | {"method": f"replay-{i}"} for i in range(8) for run in seeds(replay)]
+    told = headline(Comparison.of([*(record(seed=s) for s in range(3)), *many]))
+    assert "for replay-0, 0.43 ± 0.00 for sequential, 0.70" in told  # the control, which ends last
+    assert told.endswith("for replay-4 and 3 more.")
 
 
 @pytest.mark.parametrize("lower", [False, True])
