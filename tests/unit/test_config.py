@@ -20,6 +20,7 @@ NEEDED = {
     "own-answers": ["stream.name=skills", "model.name=some/model"],
     "text": ["stream.name=cl_toolkit.check.runs:EasyDocuments"],
     "citb-dialog": ["stream.root=."],
+    "coda-prompt-clinc150": ["stream.path=DOMAINS", "model.name=some/encoder"],
     "coda-prompt": ["stream.name=digits", "model.start=null", "model.image_size=8", "model.patch_size=2"],
     "clinc150": ["stream.root=.", "model.name=some/encoder"],
     "long-cl": ["stream.root=."],
