@@ -95,8 +95,9 @@ def check_idle(config: RunConfig, where: str) -> None:
         "evaluate.forgetting_curve": (() if linear else ("every",), f"with schedule {curve.schedule}"),
         "prompt": (("chat_template_kwargs", "thoughts") if off else (), "with chat_template off"),
     }
+    defaults = base_layer()
     for section, (keys, why) in idle.items():
-        given, base = (reduce(getitem, section.split("."), plain) for plain in (config.plain, base_layer()))
+        given, base = (reduce(getitem, section.split("."), plain) for plain in (config.plain, defaults))
         for key in keys:
             if given[key] != base[key]:
                 raise UserError(f"{where}: {section}.{key}: {given[key]} does nothing {why}; leave it out")
@@ -113,7 +114,7 @@ def check_stream(config: RunConfig, where: str) -> None:
             raise UserError(f"{where}: stream.{key}: a task is named twice: {listed(wanted)}")
     if section.tasks is not None and not section.tasks:
         raise UserError(f"{where}: stream.tasks: is empty; expected at least one task")
-    if not chosen_tasks(config, where):
+    if not section.tasks and set(names) <= set(section.anchors):
         raise UserError(f"{where}: stream.anchors: names every task of the stream; none is left to learn")
     if both := set(section.anchors) & set(section.tasks or ()):
         raise UserError(
