@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from cl_toolkit.ranges import SEED, at_least
@@ -58,18 +58,35 @@ def split_of(text: str) -> str:
     return "valid" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
+def with_wrong_answers(splits: dict[str, list[Example]], rng: random.Random) -> dict[str, list[Example]]:
+    """The examples with a wrong answer each, `rejected` in their `extra`: the right one with one of its characters replaced by
+    another that stands in the task's answers; where there is no other, with one character more."""
+    characters = sorted({character for examples in splits.values() for e in examples for character in e.target})
+
+    def wrong(answer: str) -> str:
+        place = rng.randrange(len(answer))
+        others = [character for character in characters if character != answer[place]]
+        return answer[:place] + rng.choice(others) + answer[place + 1 :] if others else answer + answer[-1]
+
+    return {
+        split: [replace(e, extra={**e.extra, "rejected": wrong(e.target)}) for e in examples]
+        for split, examples in splits.items()
+    }
+
+
 class Skills:
     """A stream of skills. Prompts read `sort 40721`, answers `01247`."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. seed: of the data
-        itself, not of a run."""
+        """length: characters of an input (digits, for `add`), the difficulty. *_size: examples per task. rejected: whether each
+        example has a wrong answer too, for objectives that learn from pairs. seed: of the data itself, not of a run."""
 
         length: Annotated[int, at_least(1).up_to(64)] = 5
         train_size: Annotated[int, at_least(1).up_to(1_000_000)] = 1000
         valid_size: Annotated[int, at_least(0).up_to(1_000_000)] = 100
         test_size: Annotated[int, at_least(0).up_to(1_000_000)] = 200
+        rejected: bool = False
         seed: Annotated[int, SEED] = 0
 
     def __init__(self, config: Config):
@@ -110,5 +127,7 @@ class Skills:
                     target=solve(text),
                 )
             )
+        if self.config.rejected:
+            splits = with_wrong_answers(splits, random.Random(f"rejected/{self.config.seed}/{name}"))
         parts = {split: tuple(examples) for split, examples in splits.items()}
         return Task(name=name, train=parts["train"], valid=parts["valid"], test=parts["test"])

@@ -25,7 +25,8 @@ class Warmup:
     """A start model that is partly able, so that rollouts earn rewards and there is something to forget.
 
     steps of `batch_size` examples drawn from a mixture of `skills` (null: all), training split only; the same for every
-    seed of a comparison. Cached by content.
+    seed of a comparison. shown: the share of them whose question holds the right answer, in the words in which `on_policy`
+    shows one to its teacher, so that there is a teacher that can use it. Cached by content.
     """
 
     steps: Annotated[int, at_least(1)] = 400
@@ -33,6 +34,7 @@ class Warmup:
     learning_rate: Annotated[float, above(0)] = 2e-3
     skills: tuple[str, ...] | None = None
     length: Annotated[int, at_least(1).up_to(64)] = 5
+    shown: Annotated[float, at_least(0).up_to(1)] = 0.0
     seed: Annotated[int, SEED] = 0
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from cl_toolkit.models.kind import Kind, fingerprint
 from cl_toolkit.models.sections import Prompt
 from cl_toolkit.runs.checkpoint import replace_file
 from cl_toolkit.sources import file_source
+from cl_toolkit.strategies.objectives.on_policy import DEMONSTRATION, SOLUTION, shown
 from cl_toolkit.strategies.objectives.sft import SFT
 from cl_toolkit.strategy import compose
 from cl_toolkit.task_view import TaskView
@@ -42,14 +44,19 @@ def start_model(kind: Kind, seed: int, frozen: bool = False, classes: Sequence[s
 
 
 def mixture(kind: Kind) -> list:
-    """The examples of the warm-up, a fresh one for every place in every batch."""
+    """The examples of the warm-up, a fresh one for every place in every batch. Of those whose question shows the answer every
+    other one is a demonstration, every other one a solution."""
     warmup = kind.warm_start
     skills = warmup.skills or skill_names()
     each = -(-warmup.steps * warmup.batch_size // len(skills))
     stream = Skills(
         Skills.Config(length=warmup.length, train_size=each, valid_size=0, test_size=0, seed=warmup.seed + 1000)
     )
-    return [example for task in stream.tasks(list(skills), repeat=True) for example in task.train]
+    examples = [example for task in stream.tasks(list(skills), repeat=True) for example in task.train]
+    rng = random.Random(f"shown/{warmup.seed}")
+    for count, i in enumerate(rng.sample(range(len(examples)), round(warmup.shown * len(examples)))):
+        examples[i] = shown(examples[i], (DEMONSTRATION, SOLUTION)[count % 2])
+    return examples
 
 
 def warmed_up(kind: Kind) -> nn.Module:

@@ -52,6 +52,11 @@ SOLUTION = "\nCorrect solution:\n\n{}" + AGAIN
 FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{}" + AGAIN
 
 
+def shown(example: Example, words: str = DEMONSTRATION, answer: str | None = None) -> Example:
+    """The example with an answer in its question, the right one by default."""
+    return told(example, words.format(example.target if answer is None else answer))
+
+
 def told(example: Example, text: str) -> Example:
     """The example with a text at the end of its last user turn."""
     turns = list(example.messages)
@@ -143,13 +148,13 @@ class OnPolicy(Objective):
     def seen(self, task: TaskView, example: Example, i: int, rollouts: Sequence[Sequence[int]]) -> Example:
         """What the teacher of rollout i of an example sees."""
         if self.config.context == "demonstration":
-            return told(example, DEMONSTRATION.format(example.target))
+            return shown(example)
         assert task.score is not None  # a run's tasks have a scorer
         said: list[Any] = [task.codec.said(answer) for answer in rollouts]
         scores = [task.score(example, text) for text in said]
         right = [text for j, text in enumerate(said) if scores[j] >= 1 and j != i]
         if right:
-            return told(example, SOLUTION.format(right[0]))
+            return shown(example, SOLUTION, right[0])
         return example if scores[i] >= 1 else told(example, FEEDBACK.format(f"{said[i]}\n\nscore: {scores[i]:g}"))
 
     def forward(self, model: nn.Module, part: Batch) -> Outputs:

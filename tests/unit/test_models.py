@@ -108,3 +108,17 @@ def test_the_warm_start_never_meets_a_test_input():
     for seed in (0, 1):
         for task in Skills(Skills.Config(length=3, seed=seed, test_size=50)).tasks(["sort", "max"]):
             assert not seen & {e.question for e in (*task.test, *task.valid)}
+
+
+def test_the_warm_start_shows_answers_in_the_words_of_on_policy():
+    from cl_toolkit.strategies.objectives.on_policy import DEMONSTRATION, SOLUTION, shown
+
+    warmup = {"steps": 20, "batch_size": 4, "length": 3, "skills": ("max", "reverse")}
+    plain = mixture(TinyLM(warmup=Warmup(**warmup)))
+    mixed = mixture(TinyLM(warmup=Warmup(**warmup, shown=0.5)))
+    both = {words: [shown(e, words) for e in plain] for words in (DEMONSTRATION, SOLUTION)}
+    assert len(mixed) == len(plain) == 80
+    for words, examples in both.items():  # a quarter each, in their own places
+        assert sum(seen == told for seen, told in zip(mixed, examples, strict=True)) == 20, words
+    assert sum(seen == e for seen, e in zip(mixed, plain, strict=True)) == 40
+    assert f":\n{plain[0].target}\n\nNow" in both[DEMONSTRATION][0].question

@@ -73,6 +73,19 @@ def test_every_answer_is_right(length, seed):
             assert len(text.replace("+", "")) == (2 if name == "add" and length == 1 else length)
 
 
+def test_a_rejected_answer_is_wrong_in_one_character_and_of_the_same_kind():
+    for task, plain in zip(skills(rejected=True), skills(), strict=True):
+        said = {character for split in SPLITS for e in getattr(task, split) for character in e.target}
+        for split in SPLITS:
+            for example, without in zip(getattr(task, split), getattr(plain, split), strict=True):
+                wrong = example.extra["rejected"]
+                assert sum(a != b for a, b in zip(wrong, example.target, strict=True)) == 1
+                assert set(wrong) <= said
+                assert (example.id, example.messages, example.target) == (without.id, without.messages, without.target)
+    (lonely,) = Skills(Skills.Config(length=1, train_size=1, valid_size=0, test_size=0, rejected=True)).tasks(["last"])
+    assert lonely.train[0].extra["rejected"] == 2 * lonely.train[0].target
+
+
 def test_there_are_eight_skills_and_more_and_sizes_are_kept():
     tasks = skills()
     assert len(tasks) >= 8
