@@ -71,6 +71,11 @@ class Objective:
         documents; None: no limit."""
         return None
 
+    @property
+    def idle(self) -> str:
+        """Why nothing is learned with these settings, from the name of one on; "" where something is."""
+        return ""
+
     def sources(self) -> dict[str, Source]:
         """What beside its settings and its own code decides what it does, by setting: another model, a file of functions. A
         result is known by it."""

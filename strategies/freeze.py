@@ -47,7 +47,7 @@ class Freeze(Strategy):
 
     @property
     def as_set(self) -> Tags:
-        return replace(self.tags, forks=self.config.from_task > 1)
+        return replace(self.tags, forks=self.config.from_task > 1, begins=self.config.from_task)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         # what cannot be frozen is refused in the first task, not in the one that finds it frozen

@@ -32,6 +32,7 @@ ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 def check(config: RunConfig, where: str) -> None:
     """Raise UserError for a config that cannot run."""
     check_train(config, where)
+    check_objective(config, where)
     check_idle(config, where)
     check_warm_start(config, where)
     check_prompt(config, where)
@@ -86,6 +87,12 @@ def check_train(config: RunConfig, where: str) -> None:
         raise UserError(f"{where}: train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []")
 
 
+def check_objective(config: RunConfig, where: str) -> None:
+    """It must learn something as it is set."""
+    if idle := objective_of(config)(config.objective.settings).idle:
+        raise UserError(f"{where}: objective.{idle}")
+
+
 def check_idle(config: RunConfig, where: str) -> None:
     """Keys of base.yaml that another key leaves without a meaning must be as they are there."""
     train, curve, prompt = config.train, config.evaluate.forgetting_curve, config.prompt
@@ -93,6 +100,7 @@ def check_idle(config: RunConfig, where: str) -> None:
     idle = {
         "train": (ADAM if train.optim == "sgd" else (), "with train.optim sgd"),
         "evaluate.forgetting_curve": (() if linear else ("every",), f"with schedule {curve.schedule}"),
+        "generation": (("gpu_memory_utilization",) if config.generation.engine == "own" else (), "with engine own"),
         "prompt": (("chat_template_kwargs", "thoughts") if off else (), "with chat_template off"),
     }
     defaults = base_layer()

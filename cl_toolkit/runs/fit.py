@@ -43,7 +43,12 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
 
     shared = [f"task {line}" for line in overlap_lines(stream.all_tasks, config.evaluate.split)]
     unread = [line for task in stream.tasks if (line := passed_over(task, config))]
-    return [*codec.check(stream.all_tasks, config.evaluate.split, limits), *shared, *unread]
+    return [
+        *codec.check(stream.all_tasks, config.evaluate.split, limits),
+        *shared,
+        *unread,
+        *never_begun(stream, config),
+    ]
 
 
 def passed_over(task: Task, config: RunConfig) -> str:
@@ -52,6 +57,16 @@ def passed_over(task: Task, config: RunConfig) -> str:
     reads = OBJECTIVES.get(name, "objective.name").reads
     unread = set(task.train[0].extra if task.train else ()) & {"rejected"} - reads
     return f"task {task.name}: rows have a rejected answer, which objective {name} passes over" if unread else ""
+
+
+def never_begun(stream: Stream, config: RunConfig) -> list[str]:
+    """Strategies that would begin after the stream's end, in sentences."""
+    tags, last = {part.name: part.as_set for part in parts_of(build_strategy(config))}, len(stream.stages)
+    return [
+        f"strategies.{name} does nothing: it begins in task {its.begins}, and the last one is task {last}"
+        for name, its in tags.items()
+        if its.begins > last
+    ]
 
 
 def check_choices(stream: Stream, config: RunConfig) -> None:

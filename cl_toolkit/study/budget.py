@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cl_toolkit.config.schema import Equal, RunConfig
 from cl_toolkit.data.regimes import VIEWS
-from cl_toolkit.data.streams import chosen_tasks
+from cl_toolkit.data.streams import chosen_tasks, read_tasks
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategy import Cost, Strategy
 from cl_toolkit.types import Stream, Task
@@ -103,13 +103,15 @@ def between_tasks(run: RunConfig, where: str) -> float:
 
 
 def rehearses(stage: int, stream: Stream) -> bool:
-    """Whether there is anything to rehearse in a stage: something was learned before it, or anchors count as learned."""
-    return stage > 0 or bool(stream.anchors)
+    """Whether there is anything to rehearse in a stage: something was learned before it, or anchors that have training examples
+    count as learned."""
+    return stage > 0 or any(anchor.train for anchor in stream.anchors)
 
 
 def outline(run: RunConfig) -> Stream:
-    """A run's stages, without reading their examples."""
+    """A run's stages, without reading their examples; anchors are read."""
     names = [name for part in (run, *run.then) for name in chosen_tasks(part, "the config")]
-    tasks, anchors = ([Task(name=name, train=()) for name in group] for group in (names, run.stream.anchors))
-    plain = Stream.of(run.stream.name, tasks, anchors)
+    plain = Stream.of(
+        run.stream.name, [Task(name=name, train=()) for name in names], read_tasks(run, run.stream.anchors)
+    )
     return VIEWS[run.stream.view](plain) if run.stream.view else plain

@@ -114,6 +114,16 @@ class OnPolicy(Objective):
         )
 
     @property
+    def idle(self) -> str:
+        alone = self.config.teacher in OWN and self.config.context == "none"
+        return (
+            "context: none: the model's own teacher, which sees no more than the model, says what the model says; "
+            "expected demonstration or feedback, or another model as teacher"
+            if alone
+            else ""
+        )
+
+    @property
     def answer_limit(self) -> tuple[str, int] | None:
         return "max_completion_length", self.config.max_completion_length
 

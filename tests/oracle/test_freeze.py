@@ -63,6 +63,14 @@ def test_more_layers_than_there_are():
         Freeze(Freeze.Config(layers=9)).before_task(tiny_model(), task_view([ask("a", "b")]))
 
 
+def test_one_that_never_begins_is_said(tmp_path, capsys):
+    said = "strategies.freeze does nothing: it begins in task 3, and the last one is task 2"
+    for task, told in ((2, False), (3, True)):
+        freeze = {"freeze": {"layers": 1, "from_task": task}}
+        record = run({**BASE, "strategies": freeze}, out=tmp_path / str(task))
+        assert (said in record["notes"]) == told
+
+
 def test_nothing_is_left_to_train():
     """Said in the first task, which would have been learned in vain."""
     model = tiny_model()

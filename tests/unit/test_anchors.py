@@ -7,6 +7,7 @@ from tiny import TINY, Run, Trajectory, tiny_config, trajectory
 
 from cl_toolkit import UserError
 from cl_toolkit.registry import STRATEGIES
+from cl_toolkit.study import budget
 from cl_toolkit.study.cells import load_run
 
 SMALL = {"ewc": {"fisher_examples": 2}}
@@ -75,5 +76,7 @@ def test_rehearsal_of_anchors_alone_is_refused_where_none_has_anything_to_rehear
     plain["stream"] = {"name": "jsonl", "path": str(tmp_path), "tasks": ["a"], "anchors": ["c"]}
     with pytest.raises(UserError, match=r"stream\.anchors: strategies\.replay does nothing.*without training examples"):
         Run(load_run(plain), tmp_path / "run", None).execute()
+    assert not budget.rehearses(0, budget.outline(load_run(plain)))
     plain["stream"]["anchors"] = ["c", "d"]
+    assert budget.rehearses(0, budget.outline(load_run(plain)))
     assert Trajectory(Run(load_run(plain), tmp_path / "more", None)).record["cost"]["stored_examples"] == 2

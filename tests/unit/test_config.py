@@ -205,6 +205,17 @@ REFUSALS = [
         "objective: {name: on_policy, teacher: live, teacher_update_rate: 0.1}",
         "objective.teacher_update_rate: 0.1 does nothing",
     ),
+    *(
+        (
+            f"objective: {{name: on_policy, context: none, teacher: {own}}}",
+            "objective.context: none: the model's own teacher",
+        )
+        for own in ("live", "start", "ema")
+    ),
+    (
+        "generation: {gpu_memory_utilization: 0.5}",
+        "generation.gpu_memory_utilization: 0.5 does nothing with engine own",
+    ),
     ("train: {lr_over: strem}", "train.lr_over: expected stage | stream, got 'strem'"),
     *(
         (f"objective: {{name: rft, {given}}}", f"objective.{words}")
