@@ -13,7 +13,8 @@ def sampling_variance(record: Record, path: str) -> float:
     A score p on m examples has variance p(1 - p) / m, which bounds partial credit between 0 and 1 too. p is drawn in as
     (p m + 1) / (m + 2) (Laplace), so that 0 and 1 are not taken for certain and no variance is below that of rounding to
     whole answers, 1 / (12 m^2). Cells count as independent; the cells of a BWT share their questions, so its variance is
-    smaller than said here. 0 where nothing can be known: no `examples_scored`, scores outside 0 to 1, another metric.
+    smaller than said here. 0 where nothing can be known: no `examples_scored`, scores outside 0 to 1 or of a scorer that
+    could give such, another metric.
     """
     matrix, sizes = scores(record.get("matrix") or [[]]), record.get("examples_scored") or ()
     tasks = matrix.shape[1]
@@ -22,7 +23,7 @@ def sampling_variance(record: Record, path: str) -> float:
     weights = WEIGHTS[path](tasks)
     used = weights > 0
     p, m = matrix[used], np.broadcast_to(np.array(sizes, dtype=float), matrix.shape)[used]
-    if not ((p >= 0) & (p <= 1)).all():  # NaN too
+    if not ((p >= 0) & (p <= 1)).all() or not all(record.get("bounded") or ()):  # NaN too
         return 0.0
     p = (p * m + 1) / (m + 2)
     return float((weights[used] * p * (1 - p) / m).sum())

@@ -2,8 +2,8 @@
 
 Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
 `types.Regime`), config, baseline (whether the objective is one), provenance,
-tasks (T names in trained order), chance, scorers, units
-and higher_is_better (of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
+tasks (T names in trained order), chance, scorers, units,
+higher_is_better and bounded (between 0 and 1; of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
 a number or "not_evaluated"), anchors, anchor_matrix,
 anchor_higher_is_better, metrics and undefined (metric -> reason) by `measure.metrics`,
 losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
@@ -260,6 +260,7 @@ def fresh_record(run: Run) -> dict[str, Any]:
         "scorers": [exam.task.scorer for exam in exams],
         "units": [exam.scorer.unit for exam in exams],
         "higher_is_better": [exam.scorer.higher_is_better for exam in exams],
+        "bounded": [exam.scorer.bounded for exam in exams],
         "examples_scored": [len(exam.examples) for exam in exams],
         "matrix": empty(columns),
         "anchors": [task.name for task in stream.anchors],

@@ -62,6 +62,9 @@ def test_an_interval_is_never_narrower_than_the_test_sets_allow():
     assert sampling_variance(run, "metrics.bwt") == pytest.approx((2 * forgotten + 2 * learned) / 4)
     assert sampling_variance(run, "metrics.learning_accuracy") == pytest.approx(3 * learned / 9)
     assert sampling_variance(run | {"examples_scored": []}, "metrics.acc") == 0
+    assert (
+        sampling_variance(run | {"bounded": [True, True, False]}, "metrics.acc") == 0
+    )  # a distance may lie within 0 and 1
     found = Estimate.of([0.02, 0.02, 0.02], [0.0003] * 3)
     assert found.high - found.mean == pytest.approx(1.96 * 0.01, rel=1e-4)
     assert found.p == pytest.approx(2 * stats.norm.sf(2))
