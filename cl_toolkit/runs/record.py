@@ -2,10 +2,9 @@
 
 Keys: schema_version, status (running | finished | failed), error, name, method, order, seed, regime (see
 `types.Regime`), config, baseline (whether the objective is one), provenance,
-tasks (T names in trained order), chance, scorers, units,
-higher_is_better and bounded (between 0 and 1; of each task's score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is
-a number or "not_evaluated"), anchors, anchor_matrix,
-anchor_higher_is_better, metrics and undefined (metric -> reason) by `measure.metrics`,
+tasks (T names in trained order), chance, scorers, units, higher_is_better and bounded (between 0 and 1; of each task's
+score), examples_scored, matrix ((T+1) x T; row 0 is before training; a cell is a number or "not_evaluated"), anchors,
+anchor_matrix, anchor_higher_is_better, metrics and undefined (metric -> reason) by `measure.metrics`,
 losses (task, step, learning_rate, grad_norm, terms), adapters (per task: loaded name ->
 number of weights, trained, frozen, what became of the trained one afterwards, parameters trained and in all, steps), cost,
 truncated_prompts. reused: whose first training this run has gone on from, and its compute seconds, which stand in `cost` here
