@@ -66,8 +66,9 @@ def evaluating(model: nn.Module, plain: bool = True) -> Iterator[nn.Module]:
     autocast; its own weights' precision where it has none. plain: not through what was compiled for training."""
     dtype = getattr(unwrapped(model), "scoring_dtype", None)
     kind = next(model.parameters()).device.type
-    as_it_is = eager(model) if plain else nullcontext()
-    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype is not None), eval_mode(model), as_it_is:
+    able = torch.amp.is_autocast_available(kind)  # a model without memory is only asked for shapes
+    cast = torch.autocast(kind, dtype, enabled=dtype is not None) if able else nullcontext()
+    with torch.no_grad(), cast, eval_mode(model), eager(model) if plain else nullcontext():
         yield model
 
 

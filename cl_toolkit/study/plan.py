@@ -16,6 +16,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models.rollouts import AT_ONCE
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
+from cl_toolkit.runs.parts import build_objective, build_strategy, find_stores
 from cl_toolkit.study.budget import WHOLE, passes, rehearses
 from cl_toolkit.study.compare import run_name
 from cl_toolkit.study.memory import Job, Memory, Shape, arithmetic, cut, shape_of
@@ -52,7 +53,8 @@ def fitting(config: RunConfig, stream: Stream) -> list[str]:
 
 
 def shape(config: RunConfig, stream: Stream, bf16: bool, processes: int = 1) -> Shape:
-    """Of a run's model, with its adapter, counted on one without memory."""
+    """Of a run's model, with its adapter and what strategies build into it for the first task, counted on one without
+    memory."""
     import torch
 
     from cl_toolkit.models import adapters
@@ -69,6 +71,8 @@ def shape(config: RunConfig, stream: Stream, bf16: bool, processes: int = 1) -> 
             getattr(model, "tie_weights", lambda: None)()  # which has torn them apart
             with torch.device("cpu"):
                 model = adapters.begin_task(model, config.model.adapter, 0, 0)
+    with torch.device("cpu"):  # where what it draws is made
+        model = build_strategy(config).build(model, 0)
     kind: Any = config.kind
     given, quantized = getattr(kind, "dtype", "float32"), getattr(kind, "quantization", None) or {}
     frozen = 2 if given == "bfloat16" or (given == "auto" and config.frozen_base) else 4
@@ -106,8 +110,6 @@ def looked_at(examples: Sequence[Example]) -> list[Example]:
 
 def need(config: RunConfig, stream: Stream, model: Shape, processes: int, bf16: bool, gpu: bool) -> Memory:
     """What one of so many processes needs at its fullest, by the task whose rows are longest."""
-    from cl_toolkit.runs.parts import build_objective, build_strategy, find_stores
-
     train, strategy = config.train, build_strategy(config)
     codec, stage = codec_of(config, stream), cut(config, processes)
     found = []
@@ -148,8 +150,6 @@ def need(config: RunConfig, stream: Stream, model: Shape, processes: int, bf16: 
 def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: float) -> Forecast:
     """About what one run costs: per parameter and token 2 floating-point operations of a forward and 4 of a backward, and an
     overhead per step, of what the objective and the strategies say that they do."""
-    from cl_toolkit.runs.parts import build_objective, build_strategy
-
     train, total = config.train, counted[0]
     strategy = build_strategy(config)
     kept = strategy.cost(train.global_batch_size)

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny import tiny_config
+from tiny import Trajectory, tiny_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cl_toolkit.cli import planned
@@ -21,6 +21,7 @@ from cl_toolkit.strategy import Cost
 from cl_toolkit.study.cells import load_run, load_study
 from cl_toolkit.study.measured import STEPS, measured
 from cl_toolkit.study.memory import GIB, Job, Memory, Shape, arithmetic, passing, shape_of, states
+from cl_toolkit.study.plan import shape
 
 TRAIN = dict.fromkeys(Train.__dataclass_fields__) | {
     "optim": "adamw_torch", "learning_rate": 1e-3, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999,
@@ -173,6 +174,15 @@ def test_strategies_keep_as_many_copies_as_they_say(name, tmp_path):
     kept = run.strategy.extra_parameters / trained
     assert kept == pytest.approx(said.copies - within + 2 * said.copies_per_task, rel=0.2)
     assert cost["extra_parameters"] >= run.strategy.extra_parameters
+
+
+@pytest.mark.parametrize("name", ["coda_prompt", "compression_memory"])
+def test_a_plan_trains_prompts_alone_where_the_model_is_frozen(name, tmp_path):
+    run = Run(load_run(tiny_config(strategies=[name])), tmp_path, None)
+    whole, found = shape(load_run(tiny_config()), run.stream, False), shape(run.config, run.stream, False)
+    record = Trajectory(run).record
+    assert found.total > whole.total
+    assert found.trained == record["adapters"][0]["trained_parameters"]
 
 
 def test_a_plan_says_where_it_does_not_fit():
