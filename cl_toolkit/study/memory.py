@@ -169,10 +169,8 @@ def shape_of(model: Any, bf16: bool = False, dtype: int = 4, linear: float | Non
                 cast += module.weight.numel()
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList)]
     blocks = [sum(p.numel() for p in block.parameters()) for some in lists for block in some]
-    configs = (
-        module.config for module in part.modules() if hasattr(module, "config")
-    )  # a net may hold transformers' model
-    config = getattr(next(configs, None), "get_text_config", lambda: None)()
+    configs = (getattr(module, "config", None) for module in part.modules())  # a net may hold transformers' model
+    config = getattr(next(filter(None, configs), None), "get_text_config", lambda: None)()
     return Shape(
         total=sum(p.numel() for p in sizes),
         trained=sum(p.numel() for p in sizes if p.requires_grad),
