@@ -197,7 +197,8 @@ def test_another_identity_is_not_compared(changes, words):
         ({"evaluate": {"max_new_tokens": 8}}, "evaluate.max_new_tokens is 8 against none"),
         ({"prompt": {"template": "x"}}, "prompt.template is x against none"),
         ({"stream": {"scenario": "class"}}, "stream.scenario is class against none"),
-        ({"evaluate": {"batch_size": 8, "forgetting_curve": {"every": 3}}, "stream": {"order": ["a"]}}, ""),
+        ({"stream": {"order": ["a"]}}, 'stream.order is ["a"] against none'),  # both are called `given`
+        ({"evaluate": {"batch_size": 8, "forgetting_curve": {"every": 3}}}, ""),
     ],
 )
 def test_what_is_scored_otherwise_is_not_compared(section, words):

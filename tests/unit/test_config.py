@@ -312,6 +312,10 @@ REFUSALS = [
     ("methods: {m: 3}", "methods.m: expected what differs from the rest, got 3"),
     ("methods: {m: {train: {max_stps: 1}}}", "methods.m.train.max_stps: unknown key; did you mean 'max_steps'?"),
     ("methods: {m: {seeds: [1]}}", "methods.m.seeds: belongs to the comparison, not to a method"),
+    (
+        "methods: {m: {stream: {order: [max, sort]}}}",
+        "methods.m.stream.order: belongs to the comparison, not to a method; use orders",
+    ),
     ("- a list", "expected a mapping of sections, got list"),
     ("a: [", "not valid YAML"),
 ]
