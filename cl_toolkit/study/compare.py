@@ -156,7 +156,7 @@ def identities(study: StudyConfig, say: Say) -> tuple[list[dict[str, Any]], list
             stream = build_stream(config)
             read[key] = stream, shared_parts(config, stream)
         stream, shared = read[key]
-        fit = key + json.dumps([config.plain[k] for k in ("objective", "evaluate")], default=str)
+        fit = key + json.dumps([config.plain[k] for k in ("objective", "strategies", "evaluate")], default=str)
         if fit not in fitted:
             fitted.add(fit)
             for note in check_fit(codec_of(config, stream), stream, config):

@@ -8,7 +8,8 @@ from tiny import TINY, Run, Trajectory, tiny_config, trajectory
 from cl_toolkit import UserError
 from cl_toolkit.registry import STRATEGIES
 from cl_toolkit.study import budget
-from cl_toolkit.study.cells import load_run
+from cl_toolkit.study.cells import load_run, load_study
+from cl_toolkit.study.compare import compare
 
 SMALL = {"ewc": {"fisher_examples": 2}}
 VIEWS = (None, "joint", "cumulative")
@@ -77,6 +78,12 @@ def test_rehearsal_of_anchors_alone_is_refused_where_none_has_anything_to_rehear
     with pytest.raises(UserError, match=r"stream\.anchors: strategies\.replay does nothing.*without training examples"):
         Run(load_run(plain), tmp_path / "run", None).execute()
     assert not budget.rehearses(0, budget.outline(load_run(plain)))
+    plain["methods"] = {"sequential": {"strategies": {}}, "general": {}}
+    study = load_study(plain)
+    with pytest.raises(UserError, match="without training examples"):  # before the method that has nothing against it
+        compare(study, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    del plain["methods"]
     plain["stream"]["anchors"] = ["c", "d"]
     assert budget.rehearses(0, budget.outline(load_run(plain)))
     assert Trajectory(Run(load_run(plain), tmp_path / "more", None)).record["cost"]["stored_examples"] == 2
