@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cl_toolkit.lazy import LazyModule
-from cl_toolkit.ranges import SEED, at_least
+from cl_toolkit.ranges import SEED, at_least, refuse_idle
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Digits:
         protocol: Literal["split", "permuted"] = "split"
         permutations: Annotated[int, at_least(1).up_to(1000)] = 5
         seed: Annotated[int, SEED] = 0
+
+        def __post_init__(self) -> None:
+            refuse_idle(self, self.protocol == "split", "with protocol split", "permutations", "seed")
 
     def __init__(self, config: Config):
         self.config = config

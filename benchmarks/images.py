@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from cl_toolkit.data.pictures import Pictures, Shelf, read_folder
 from cl_toolkit.errors import UserError
-from cl_toolkit.ranges import SEED, at_least
+from cl_toolkit.ranges import SEED, at_least, refuse_idle
 from cl_toolkit.sources import files_hash
 from cl_toolkit.types import Task
 
@@ -37,6 +37,10 @@ class Images:
         permutations: Annotated[int, at_least(1).up_to(1000)] = 10
         seed: Annotated[int, SEED] = 0
         valid_from_train: Annotated[int, at_least(0)] = 0
+
+        def __post_init__(self) -> None:
+            refuse_idle(self, self.protocol == "split", "with protocol split", "permutations", "seed")
+            refuse_idle(self, self.protocol == "permuted", "with protocol permuted", "classes_per_task")
 
     def __init__(self, config: Config):
         self.config, self.folder = config, Path(config.path).expanduser()

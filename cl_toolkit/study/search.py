@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from cl_toolkit.config.layers import merge
 from cl_toolkit.config.typed import typed
 from cl_toolkit.errors import UserError, quoted, refuse_doubles
-from cl_toolkit.ranges import SEED, at_least
+from cl_toolkit.ranges import SEED, at_least, refuse_idle
 
 DIGITS = 6
 """Significant digits of a value that a search makes up."""
@@ -94,6 +94,8 @@ class Search:
             raise ValueError("trials: missing; expected how many each method gets where sampler is tpe")
         if self.sampler == "grid" and self.trials is not None:
             raise ValueError("trials: is for sampler: tpe; a grid has a trial for every combination")
+        refuse_idle(self, self.sampler == "tpe", "with sampler tpe: no grid grows", "widen")
+        refuse_idle(self, self.criterion == "learning", "with criterion learning: the best learner is chosen", "margin")
 
     @property
     def second(self) -> Criterion:

@@ -124,6 +124,8 @@ class RFT(Objective):
             refuse_idle(self, self.algorithm != "grpo", f"with algorithm {self.algorithm}", "scale_rewards")
             refuse_idle(self, self.beta == 0, "with beta 0: there is no KL", "kl_in", "kl_max")
             refuse_idle(self, self.kl_in == "reward", "with kl_in reward: the loss has no KL", "kl_max")
+            alone = self.num_generations == 1 and self.instance_filter == "zero_variance"
+            refuse_idle(self, alone, "with num_generations 1: one rollout is as good as itself", "instance_filter")
             refuse_idle(self, self.num_iterations == 1, "with num_iterations 1: the ratio is 1", "epsilon")
             refuse_idle(self, self.reward_weights[1] == 0, "with a weight of 0 for the format", "format_pattern")
             try:

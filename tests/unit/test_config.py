@@ -198,7 +198,15 @@ REFUSALS = [
             ),
             ("merge", "method: magmax, density: 0.5", "density: 0.5 does nothing with method magmax"),
             ("ewc", "gamma: 0.9", "gamma: 0.9 does nothing with mode separate"),
+            ("derpp", "alpha: 0, top_k: 5", "top_k: 5 does nothing with alpha 0"),
         )
+    ),
+    ("objective: {name: eaft, alpha: 0, top_k: 5}", "objective.top_k: 5 does nothing with alpha 0"),
+    ("stream: {name: digits, permutations: 3}", "stream.permutations: 3 does nothing with protocol split"),
+    ("stream: {name: digits, seed: 3}", "stream.seed: 3 does nothing with protocol split"),
+    (
+        "stream: {name: images, path: ., protocol: permuted, classes_per_task: 5}",
+        "stream.classes_per_task: 5 does nothing with protocol permuted",
     ),
     ("objective: {name: on_policy, mixture: 0.1}", "objective.mixture: 0.1 does nothing with divergence forward"),
     (
@@ -226,6 +234,10 @@ REFUSALS = [
             ("beta: 0, kl_max: 10", "kl_max: 10.0 does nothing with beta 0"),
             ("kl_in: reward, kl_max: 10", "kl_max: 10.0 does nothing with kl_in reward"),
             ("reward_weights: [1, 0], format_pattern: a", "format_pattern: a does nothing with a weight of 0"),
+            (
+                "algorithm: remax, num_generations: 1, instance_filter: zero_variance",
+                "instance_filter: zero_variance does nothing with num_generations 1",
+            ),
         ]
     ),
     ("train: {optim: sgd, adam_beta2: 0.95}", "train.adam_beta2: 0.95 does nothing with train.optim sgd"),
@@ -237,6 +249,10 @@ REFUSALS = [
     (
         "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {anneal_ratio: 0, minimum: 0.2}}",
         "train.lr_scheduler_kwargs.minimum: 0.2 does nothing with anneal_ratio 0",
+    ),
+    (
+        "train: {lr_scheduler_type: infinite, lr_scheduler_kwargs: {constant: 1, cooldown_ratio: 0.5}}",
+        "train.lr_scheduler_kwargs.cooldown_ratio: 0.5 does nothing with constant 1",
     ),
     (
         "launcher: {parameters: {slurm_partition: gpu}}",

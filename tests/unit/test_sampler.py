@@ -103,6 +103,8 @@ def test_every_method_gets_as_many_trials_and_a_repeated_command_trains_none(tmp
     [
         ({"trials": None}, "search.trials: missing; expected how many"),
         ({"sampler": "grid"}, "search.trials: is for sampler: tpe"),
+        ({"widen": 2}, "search.widen: 2 does nothing with sampler tpe"),
+        ({"criterion": "learning", "margin": 0.1}, r"search.margin: 0\.1 does nothing with criterion learning"),
         ({"sampler": "grid", "trials": None}, r"train\.learning_rate: a range is for search\.sampler: tpe"),
         ({"methods": {"replay": {"train.learning_rate": [1e-3]}}}, "replay: has 1 combinations; every method gets 3"),
         ({"methods": {"replay": {"train.learning_rate": {"low": 1e-3, "high": 1e-4}}}}, "low: expected less than high"),
