@@ -18,6 +18,8 @@ from cl_toolkit.models.tokens import Bulk
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from cl_toolkit.models.sections import Prompt
+
 MARKER = "\U00100000"
 """Stands where the answer will be. A private-use character, which no template splits, strips or escapes."""
 FIRST_GUARD = 0xF0000
@@ -64,6 +66,9 @@ class ChatTemplate:
         self.source = tokenizer.get_chat_template() if isinstance(tokenizer.chat_template, dict) else None
         self.source = self.source or tokenizer.chat_template
         self.pinned = pin_date(self.source, day)
+        for name in self.options:
+            if not re.search(rf"\b{re.escape(name)}\b", self.source):
+                raise UserError(f"prompt.chat_template_kwargs: {name} does nothing: the chat template does not read it")
         self.written_date = str(day) if self.pinned != self.source else None
 
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
@@ -103,6 +108,16 @@ def pin_date(template: str, day: date) -> str:
     if "strftime_now(" in pinned:
         raise UserError("model.name: its chat template asks for the date in a form that cannot be pinned")
     return pinned
+
+
+def writing(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> ChatTemplate | Lines:
+    """How a model's conversations are written. Raises UserError for settings that say nothing to its tokenizer."""
+    if prompt.chat_template == "auto" and tokenizer.chat_template:
+        return ChatTemplate(tokenizer, prompt.chat_template_kwargs, date.fromisoformat(prompt.date), prompt.thoughts)
+    for name in ("chat_template_kwargs", "thoughts"):
+        if value := getattr(prompt, name):
+            raise UserError(f"prompt.{name}: {value} does nothing: the model has no chat template; leave it out")
+    return Lines(prompt.suffix)
 
 
 class Guard:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from cl_toolkit.models.likelihoods import whole_rows
 from cl_toolkit.models.prefix import Prefix, WholeRows, goes_on
 from cl_toolkit.models.replies import text_class_replies, token_replies
 from cl_toolkit.models.requests import Reply, Request
-from cl_toolkit.models.template import ChatTemplate, Guard, Lines, Refused
+from cl_toolkit.models.template import ChatTemplate, Guard, Refused, writing
 from cl_toolkit.models.tokens import Row, Rows, padding
 from cl_toolkit.models.writers import Own, Writer
 from cl_toolkit.types import IGNORE, Batch, Example, Task
@@ -77,12 +76,8 @@ class TextCodec:
         self.eos, self.pad = tokenizer.eos_token_id, padding(tokenizer, rows)
         self.bos = tokenizer.bos_token_id
         self.guard = Guard(tokenizer)
-        self.templated = prompt.chat_template == "auto" and bool(tokenizer.chat_template)
-        self.write = (
-            ChatTemplate(tokenizer, prompt.chat_template_kwargs, date.fromisoformat(prompt.date), prompt.thoughts)
-            if self.templated
-            else Lines(prompt.suffix)
-        )
+        self.write = writing(tokenizer, prompt)
+        self.templated = isinstance(self.write, ChatTemplate)
         self.truncated_ids: set[str] = set()
         self.writes, self.tells_prompts = True, False
         self.writer: Writer = Own()
