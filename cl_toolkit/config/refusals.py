@@ -97,14 +97,15 @@ def check_idle(config: RunConfig, where: str) -> None:
     """Keys of base.yaml that another key leaves without a meaning must be as they are there."""
     train, curve, prompt = config.train, config.evaluate.forgetting_curve, config.prompt
     linear, off = curve.schedule in ("linear", "off"), prompt.chat_template == "off"
-    idle = {
-        "train": (ADAM if train.optim == "sgd" else (), "with train.optim sgd"),
-        "evaluate.forgetting_curve": (() if linear else ("every",), f"with schedule {curve.schedule}"),
-        "generation": (("gpu_memory_utilization",) if config.generation.engine == "own" else (), "with engine own"),
-        "prompt": (("chat_template_kwargs", "thoughts") if off else (), "with chat_template off"),
-    }
-    defaults = base_layer()
-    for section, (keys, why) in idle.items():
+    defaults, unread = base_layer(), config.kind.inputs == ("arrays",)
+    idle = [
+        ("train", ADAM if train.optim == "sgd" else (), "with train.optim sgd"),
+        ("evaluate.forgetting_curve", () if linear else ("every",), f"with schedule {curve.schedule}"),
+        ("generation", ("gpu_memory_utilization",) if config.generation.engine == "own" else (), "with engine own"),
+        ("prompt", ("chat_template_kwargs", "thoughts") if off else (), "with chat_template off"),
+        ("prompt", defaults["prompt"] if unread else (), f"with model {config.model.name}, which reads arrays"),
+    ]
+    for section, keys, why in idle:
         given, base = (reduce(getitem, section.split("."), plain) for plain in (config.plain, defaults))
         for key in keys:
             if given[key] != base[key]:

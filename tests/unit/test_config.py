@@ -203,6 +203,10 @@ REFUSALS = [
     ),
     ("objective: {name: eaft, alpha: 0, top_k: 5}", "objective.top_k: 5 does nothing with alpha 0"),
     ("stream: {name: digits, permutations: 3}", "stream.permutations: 3 does nothing with protocol split"),
+    (
+        "stream: digits\nmodel: mlp\nprompt: {system: a}",
+        "prompt.system: a does nothing with model mlp, which reads arrays",
+    ),
     ("stream: {name: digits, seed: 3}", "stream.seed: 3 does nothing with protocol split"),
     (
         "stream: {name: images, path: ., protocol: permuted, classes_per_task: 5}",
