@@ -29,6 +29,8 @@ LONG = 50_000
 """Characters of text, after which no more documents are looked at."""
 STEP_OVERHEAD = 0.012
 """Seconds per optimizer step that do not depend on the model's size; measured on a small model on one CPU core."""
+PRODUCTS = 5
+"""Of matrices so many are timed at least."""
 SAMPLED = 0.22
 """What the call of a model for one sampled token takes of that overhead."""
 
@@ -93,7 +95,7 @@ def flops_per_second(device: Any) -> float:
     a = torch.randn(512, 512, device=device)
     (a @ a).sum().item()
     times = [time.perf_counter()]
-    while times[-1] - times[0] < 0.1:
+    while len(times) <= PRODUCTS or times[-1] - times[0] < 0.1:
         (a @ a).sum().item()
         times.append(time.perf_counter())
     return 2 * 512**3 / min(after - before for before, after in pairwise(times))

@@ -1,5 +1,7 @@
 """What `plan` expects of a run follows from what its objective and strategies say that they cost."""
 
+from itertools import accumulate
+
 import pytest
 from tiny import RFT, tiny_config, tiny_run_config
 
@@ -9,6 +11,7 @@ from cl_toolkit.strategies.gem import AGEM
 from cl_toolkit.strategies.lwf import LwF
 from cl_toolkit.strategies.replay import PowerLaw, Replay
 from cl_toolkit.strategy import Cost
+from cl_toolkit.study import plan
 from cl_toolkit.study.cells import load_run
 from cl_toolkit.study.plan import AT_ONCE, SAMPLED, STEP_OVERHEAD, forecast
 
@@ -63,6 +66,13 @@ def test_the_last_batch_of_an_epoch_is_what_is_left():
 def test_an_anchor_is_rehearsed_from_the_first_task_on():
     stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
     assert expected(stream=stream, strategies={"replay": {}}).rows == 2 * PLAIN.rows
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_machine_that_does_something_else_for_a_while_is_not_taken_for_a_slow_one(monkeypatch, stop):
+    clock = accumulate([0.0, *([0.002] * stop), 1.0, *([0.002] * 60)])
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(clock))
+    assert plan.flops_per_second("cpu") == pytest.approx(2 * 512**3 / 0.002)
 
 
 def test_a_fisher_is_taken_of_the_examples_that_there_are():
