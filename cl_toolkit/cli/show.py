@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def describe(registry: Registry, name: str) -> dict[str, Any]:
 def first_line(thing: Any) -> str:
     """The first sentence of a docstring, on one line."""
     text = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
-    return text.split(". ")[0].rstrip(".")
+    return re.split(r"(?<!\bal)\. ", text)[0].rstrip(".")  # `et al.` ends none
 
 
 def answer_rows(folder: Path, task: str | None, method: str | None, n: int) -> list[dict[str, str]]:

@@ -131,6 +131,7 @@ def test_the_catalogue_tells_name_line_paper_and_settings():
         for row in found[kind]:
             assert 10 < len(row["summary"]) < 200, row
             assert "\n" not in row["summary"]
+            assert row["summary"].count("(") == row["summary"].count(")"), row  # no sentence ends with `et al.`
     assert not [row for rows in found.values() for row in rows if row["summary"].startswith("cannot be used")]
     replay = next(row for row in found["strategies"] if row["name"] == "replay")
     assert replay["settings"]["replay_fraction"] == 0.5
