@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -85,6 +86,17 @@ def best(made: Sequence[Outcome], search: Search, criterion: Criterion | None = 
     return chosen
 
 
+def ties(made: Sequence[Outcome], chosen: Mapping[str, Outcome], search: Search) -> list[str]:
+    """The methods of which other trials are as good as the chosen one, in sentences: these values were not told apart."""
+    found = []
+    for method, outcome in chosen.items():
+        own = eligible([o for o in made if o.trial.method == method and not o.failed], search.margin)
+        alike = [o for o in own if math.isclose(o.score(search.criterion), outcome.score(search.criterion))]
+        if len(alike) > 1:
+            found.append(f"{method}: {len(alike)} of {len(own)} trials are equally good; the first of them was taken")
+    return found
+
+
 def eligible(own: Sequence[Outcome], margin: float) -> list[Outcome]:
     """Of a method's trials those that learn within the margin of the best learner; all where learning is undefined."""
     learned = [o.learned for o in own if o.learned is not None]
@@ -136,12 +148,14 @@ def ranked(made: Sequence[Outcome], search: Search, criterion: Criterion) -> lis
 
 def rankings(made: Sequence[Outcome], search: Search) -> pd.DataFrame:
     """A row per method: the value of the criterion and of the second one, each of the trial that it chooses, and the places
-    that these have."""
+    that these have; equals share one."""
     import pandas as pd
 
     rows: dict[str, dict[str, Any]] = {}
     for criterion in (search.criterion, search.second):
-        for place, (method, outcome) in enumerate(ranked(made, search, criterion), 1):
+        order = ranked(made, search, criterion)
+        for method, outcome in order:
+            place = 1 + sum(other.score(criterion) > outcome.score(criterion) for _, other in order)
             row = rows.setdefault(method, {"method": method})
             row |= {WORDS[criterion]: outcome.value(criterion), f"place by {criterion}": place}
             row[f"trial by {criterion}"] = outcome.trial.name

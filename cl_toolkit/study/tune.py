@@ -24,7 +24,7 @@ from cl_toolkit.study.cells import (
     on_stream,
     own_tasks,
 )
-from cl_toolkit.study.choice import Outcome, best, flips, merits
+from cl_toolkit.study.choice import Outcome, best, flips, merits, ties
 from cl_toolkit.study.orders import orders_of
 from cl_toolkit.study.sampler import AT_RANDOM, drawn
 from cl_toolkit.study.search import Axes, Search, Span, Trial, combinations, nested, read_axes, read_search, size
@@ -148,9 +148,9 @@ class Tuning:
         return replace(study, name=self.title, runs=runs, methods=tuple(methods), plain=plain)
 
     def remarks(self, made: Sequence[Outcome], chosen: Mapping[str, Outcome]) -> list[str]:
-        """What must be known of a choice: what a second criterion says, values at the edge of what was tried, methods without a
-        search or without a trial that finished."""
-        lines = list(filter(None, [flips(made, self.search)]))
+        """What must be known of a choice: what a second criterion says, trials that are as good, values at the edge of what was
+        tried, methods without a search or without a trial that finished."""
+        lines = [*filter(None, [flips(made, self.search)]), *ties(made, chosen, self.search)]
         for method, outcome in chosen.items() if self.search.sampler == "grid" else ():
             for step in edges(outcome, made, self.allows):
                 key = next(k for k, v in outcome.trial.values.items() if step.values[k] != v)

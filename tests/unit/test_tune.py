@@ -164,6 +164,8 @@ def test_a_second_criterion_that_would_decide_otherwise_is_told():
     assert list(frame["place by final"]) == [1, 2, 3]
     assert list(frame["place by average"].fillna(0)) == [0, 2, 1]
     assert list(frame["final score"]) == [0.9, 0.6, 0.5]
+    level = choice.outcomes([a, c, joint], [run(a, 0.6), run(c, 0.6), run(joint, 0.5)])
+    assert list(choice.rankings(level, search())["place by final"]) == [1, 1, 3]
 
 
 @pytest.mark.parametrize("rest", [[], [("b", "failed"), ("c", "failed")], [("b", "finished"), ("c", "running")]])
@@ -185,10 +187,15 @@ def test_the_edge_of_an_axis_and_methods_without_a_search_are_named(tmp_path):
     lines = tuning.remarks(made, {"sequential": made[2]})
     assert "within 0.05" in tuning.rule
     assert lines == [  # there is no second criterion to rank by
+        "sequential: 3 of 3 trials are equally good; the first of them was taken",
         "sequential: train.learning_rate=0.1 is the largest value tried; a better one may lie beyond",
         "not searched, settings as in the config: replay",
     ]
-    assert len(tuning.remarks(made, {"sequential": made[1]})) == 1
+    assert len(tuning.remarks(made, {"sequential": made[1]})) == 2
+    apart = [
+        choice.Outcome(t, {"acc": a, "learning_accuracy": 0.9}) for t, a in zip(trials, (0.5, 0.6, 0.5), strict=True)
+    ]
+    assert len(tuning.remarks(apart, {"sequential": apart[1]})) == 1
     failed = tuning.remarks([choice.Outcome(t) for t in trials], {})
     assert "every trial failed, settings as in the config: sequential" in failed
     text = write_tuned(tuning, tmp_path, study, made, {"sequential": made[2]}).read_text()
