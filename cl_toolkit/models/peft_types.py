@@ -128,7 +128,7 @@ def peft_config(adapter: AnyAdapter, **options: Any) -> PeftConfig:
 
 def _theirs(hint: Any, value: Any) -> Any:
     """Plain data as PEFT wants it: lists, and mappings as the settings that they are."""
-    part = next((part for part in get_args(hint) if dataclasses.is_dataclass(part)), None)
+    part = next((part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)), None)
     if isinstance(value, Mapping) and isinstance(part, type):
         return part(**value)
     return list(value) if isinstance(value, tuple) else value
@@ -151,6 +151,12 @@ def check_type(adapter: AnyAdapter) -> None:
 
     if begins_by(adapter) in NEED_DATA:
         raise UserError(f"{KEY}: {adapter.type}: {NO_DATA}; {LEFT}")
+    for key in adapter.settings():
+        word = key.removesuffix("_config")
+        begins = key != word and known().get(word, (None, {}))[1].get("init_lora_weights") == word
+        if begins and begins_by(adapter) != word:
+            instead = "leave it out" if word in NEED_DATA else f"use type {word}, or leave it out"
+            raise UserError(f"model.adapter.{key}: does nothing with type {adapter.type}; {instead}")
     config = peft_config(adapter)
     files = {"cache_file", "covariance_file"} & set(adapter.settings().get("corda_config") or {})
     if files:

@@ -128,10 +128,17 @@ def check_targets(model: nn.Module, adapter: AnyAdapter) -> dict[str, nn.Module]
     """The layers of a model that gets its first adapter; raises UserError for one that cannot have it."""
     if saved := adapter.settings().get("modules_to_save"):
         named(model, tuple(saved), "model.adapter.modules_to_save")
+    if left_out := adapter.settings().get("exclude_modules"):
+        named(model, left_out, "model.adapter.exclude_modules")
     wanted = adapter.target_modules
     found = _default_targets(model, adapter) if wanted is None else named(model, wanted)
     if adapter.type == "lora":
         _check_linear(model, found)
+    for key in ("rank_pattern", "alpha_pattern"):
+        for entry in adapter.settings().get(key) or ():
+            if not any(re.match(rf"(.*\.)?({entry})$", name) for name in found):  # as PEFT reads it
+                known = {name.rpartition(".")[2] for name in found}
+                raise UserError(f"model.adapter.{key}: no adapted layer {entry}{did_you_mean(entry, known)}")
     if adapter.between_tasks == "merge":
         for name, module in found.items():
             for other, owner in model.named_modules():

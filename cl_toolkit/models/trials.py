@@ -18,6 +18,8 @@ SMALL = TinyLM(hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_
 """Of a width that PEFT's default settings fit."""
 SAVED = "norm"
 """A module of it that can be trained whole."""
+NAMING = ("target_modules", "exclude_modules", "rank_pattern", "alpha_pattern")
+"""Settings that name layers, which are checked on the model itself."""
 IDS = torch.arange(7)[None]
 CLOSE = 1e-4
 """What a logit may move where nothing is to change, of its largest."""
@@ -62,7 +64,7 @@ def _tried(adapter: AnyAdapter, settings: str) -> Abilities:
 
 def _small(adapter: AnyAdapter) -> PeftAdapter:
     """The same adapter on the small model, whose layers have names of their own."""
-    given = {k: v for k, v in adapter.settings().items() if k not in ("target_modules", "exclude_modules")}
+    given = {k: v for k, v in adapter.settings().items() if k not in NAMING}
     if given.get("modules_to_save"):
         given["modules_to_save"] = (SAVED,)
     return PeftAdapter(type=adapter.type, given=given)

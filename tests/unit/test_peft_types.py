@@ -78,6 +78,8 @@ def test_a_wrong_key_is_refused_with_the_nearest_right_one(section, message):
 @pytest.mark.parametrize(("section", "message"), [
     ({"type": "prompt_tuning", "num_virtual_tokens": 2}, r"model.adapter.type: prompt_tuning: puts virtual tokens before"),
     ({"type": "eva"}, r"model.adapter.type: eva: begins with more of training examples than the inputs"),
+    ({"r": 2, "corda_config": {"corda_method": "kpm"}}, r"corda_config: does nothing with type lora; use type corda, or"),
+    ({"type": "pissa", "eva_config": {"rho": 2.0}}, r"model.adapter.eva_config: does nothing with type pissa; leave it out"),
     ({"init_lora_weights": "lora_ga"}, r"model.adapter.type: lora: begins with more of training examples"),
     ({"type": "adalora", "total_step": 9}, r"model.adapter.type: adalora: must be told of each optimizer step"),
     ({"type": "poly"}, r"model.adapter: PEFT refuses it: ValueError: task_ids"),
@@ -144,6 +146,28 @@ def test_modules_to_save_are_trained_whole():
     assert all(".mlp.modules_to_save.task0." in name for name in whole)
     with pytest.raises(UserError, match=r"model.adapter.modules_to_save: no layer mpl"):
         adapters.begin_task(tiny_model(), adapter(modules_to_save=["mpl"]), 0, 0)
+
+
+def test_settings_that_name_no_layer_are_refused_and_those_of_the_models_own_layers_hold():
+    for key, value in (
+        ("rank_pattern", {"q_prj": 1}),
+        ("alpha_pattern", {"mlp": 1}),  # a part of the model, and no adapted layer
+        ("exclude_modules", ["q_prj"]),
+    ):
+        with pytest.raises(UserError, match=rf"model\.adapter\.{key}: no "):
+            adapters.begin_task(tiny_model(), adapter(r=2, **{key: value}), 0, 0)
+    section = {
+        "r": 2,
+        "rank_pattern": {r"layers\.0\.self_attn\.q_proj": 1},
+        "runtime_config": {"ephemeral_gpu_offload": False},
+    }
+    its = tiny_run_config(model=model_of(section)).model.adapter  # the small model of the trial has other layers
+    ranks = {
+        layer.r["task0"]
+        for name, layer in adapters.layers(adapters.begin_task(tiny_model(), its, 0, 0))
+        if "q_proj" in name
+    }
+    assert 1 in ranks
 
 
 def test_a_teacher_of_a_stack_is_without_the_adapters_that_came_after_it():
