@@ -48,7 +48,7 @@ def split_seeds(text: str | None) -> list[int] | None:
 def compare(
     config: Config,
     overrides: Overrides = None,
-    methods: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Of the file's only these, with commas between.")] = None,
     add: Annotated[list[str] | None, typer.Option(help="name=file.py:Class adds a method with your strategy.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Instead of the file's: 0,1,2")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,

@@ -59,7 +59,7 @@ def load_study(
 ) -> StudyConfig:
     """Every run of a comparison, checked. Raises UserError, before a model is loaded.
 
-    methods: names to keep, or name -> what differs (added to the file's own; a strategy may be an object). add:
+    methods: names to keep of the file's, or name -> what differs (added to the file's own; a strategy may be an object). add:
     `name=file.py:Class` adds a method with that strategy alone. seeds, orders: instead of the file's. on: a config whose
     stream takes the place of the file's.
     """
@@ -138,8 +138,8 @@ def holder(layers: Sequence[Layer], key: str) -> str:
 def chosen_methods(
     own: Mapping[str, Any] | None, methods: Sequence[str] | Mapping[str, Any] | None, add: Sequence[str]
 ) -> dict[str, Any]:
-    """The methods of a comparison: the file's own and the added ones, of these the named ones."""
-    chosen = dict(own or {"sequential": {}})
+    """The methods of a comparison: the file's own, of these the named ones, and the added ones."""
+    chosen, added = dict(own or {"sequential": {}}), []
     for item in add:
         label, separator, reference = item.partition("=")
         if not separator or ":" not in reference:
@@ -147,6 +147,7 @@ def chosen_methods(
         if label in chosen:
             raise UserError(f"--add {short(item)}: there is already a method {quoted(label)}")
         chosen[label] = {"strategies": {reference: {}}}
+        added.append(label)
     if methods is None:
         return chosen
     if isinstance(methods, Mapping):
@@ -155,7 +156,7 @@ def chosen_methods(
         raise UserError(f"methods: expected a list of names, got {quoted(methods)}{did_you_mean('', chosen)}")
     names = [find_name(name, chosen) for name in methods]
     refuse_doubles(names, "methods")
-    return {name: chosen[name] for name in names}
+    return {name: chosen[name] for name in dict.fromkeys([*names, *added])}
 
 
 def check_seeds(seeds: Any, where: str) -> list[int]:

@@ -64,6 +64,8 @@ def test_methods_named_twice_or_not_at_all():
 def test_a_method_that_is_added_can_be_named(tmp_path, monkeypatch, capsys):
     mine = tmp_path / "mine.py"
     mine.write_text(MINE)
+    kept = load_study("quickstart", methods=["sequential"], add=[f"mine={mine}:Mine"])  # what is added is wanted
+    assert kept.methods == ("sequential", "mine")
     study = load_study("quickstart", methods=["sequential", "mine"], add=[f"mine={mine}:Mine"])
     assert study.methods == ("sequential", "mine")
     code, _, said = call(monkeypatch, capsys, "compare", write_case(tmp_path), "--methods", "")
