@@ -83,6 +83,7 @@ class Tags:
         (those between tasks), `lora_A` (where a new adapter's rows point), `prefix` (what stands before each row).
     inputs: what its examples may be, in the words of `Kind.inputs`. None: all of them.
     anchored: does nothing without anchors that have training examples.
+    keeps_anchors: what it rehearses are anchors too, from the first task on.
     begins: the first task, counted from 1, in which it does something by its settings.
     validates: asks for the anchors' scores on validation examples (`TaskView.validate`), a selection that others do not have.
     forks: of the first task it sees the two ends alone, so that it may go on from the training of another method (law 14). Said
@@ -105,6 +106,7 @@ class Tags:
     owns: frozenset[str] = frozenset()
     inputs: tuple[str, ...] | None = None
     anchored: bool = False
+    keeps_anchors: bool = True
     begins: int = 1
     validates: bool = False
     forks: bool = False

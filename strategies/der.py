@@ -67,6 +67,7 @@ class DER(Strategy):
         cost=Cost(rows=1.0),
         extra_memory="stored examples with `top_k` logits per token",
         needs_examples=True,
+        keeps_anchors=False,  # it stores while it trains
         needs=frozenset({"logits", "true_targets"}),  # stored logits belong to the tokens of a fixed answer
         owns=frozenset({"stored_logits"}),
     )

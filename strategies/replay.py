@@ -98,12 +98,13 @@ class Replay(Strategy):
     def as_set(self) -> Tags:
         shared = {"token_mean"} if self.config.replay_loss_share is not None else set()
         if self.config.source != "self":
-            tags = replace(self.tags, needs=self.tags.needs | shared)
+            tags = replace(self.tags, needs=self.tags.needs | shared, keeps_anchors=self.config.source != "past")
             if self.config.source != "general" or not self.stores():
                 return tags
             return replace(tags, anchored=True, forks=False, exceptions={1: "anchors stand beside the first task too"})
         needs = self.tags.needs | shared | {"true_targets"}  # others would not learn from what was written
-        return replace(self.tags, needs=needs, of_model=frozenset({"generates"}), inputs=("conversations",))
+        of_model, inputs = frozenset({"generates"}), ("conversations",)
+        return replace(self.tags, needs=needs, of_model=of_model, inputs=inputs, keeps_anchors=False)
 
     @property
     def answer_limit(self) -> tuple[str, int] | None:

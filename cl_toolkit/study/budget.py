@@ -68,10 +68,8 @@ def per_step(run: RunConfig, own: RunConfig, equal: Equal, where: str) -> float:
             stage.tasks_at_once * each * passes(cost, strategy, size, i, stream)
             for i, stage in enumerate(stream.stages)
         )
-    rehearsed = 0.0 if equal == "new_examples" else strategy.cost(size).rows
-    return sum(
-        stage.tasks_at_once * each * (1 + rehearsed * rehearses(i, stream)) for i, stage in enumerate(stream.stages)
-    )
+    more = [rehearsed(strategy, size, i, stream) if equal != "new_examples" else 0.0 for i in range(len(stream.stages))]
+    return sum(stage.tasks_at_once * each * (1 + rows) for stage, rows in zip(stream.stages, more, strict=True))
 
 
 def passes(found: Cost, strategy: Strategy, size: int, stage: int, stream: Stream) -> float:
@@ -81,11 +79,9 @@ def passes(found: Cost, strategy: Strategy, size: int, stage: int, stream: Strea
     from cl_toolkit.runs.parts import parts_of
 
     for part in parts_of(strategy):
-        cost = part.cost(size)
-        if rehearses(stage, stream):
-            found += cost
-        elif not part.as_set.forks:
-            found += replace(cost, rows=0.0)
+        if rehearses(stage, stream) or not part.as_set.forks:
+            found += replace(part.cost(size), rows=0.0)
+    found += Cost(rows=rehearsed(strategy, size, stage, stream))
     return WHOLE * (1 + found.rows) + found.forwards + BACKWARD * found.backwards
 
 
@@ -106,6 +102,14 @@ def rehearses(stage: int, stream: Stream) -> bool:
     """Whether there is anything to rehearse in a stage: something was learned before it, or anchors that have training examples
     count as learned."""
     return stage > 0 or any(anchor.train for anchor in stream.anchors)
+
+
+def rehearsed(strategy: Strategy, size: int, stage: int, stream: Stream) -> float:
+    """Rehearsed rows for each of the `size` new ones of a stage's step; in the first stage of those who keep anchors alone."""
+    from cl_toolkit.runs.parts import parts_of
+
+    parts = parts_of(strategy) if rehearses(stage, stream) else ()
+    return sum(part.cost(size).rows for part in parts if stage > 0 or part.as_set.keeps_anchors)
 
 
 def outline(run: RunConfig) -> Stream:

@@ -18,7 +18,7 @@ from cl_toolkit.models.rollouts import AT_ONCE
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.runs.parts import build_objective, build_strategy, find_stores
-from cl_toolkit.study.budget import WHOLE, passes, rehearses
+from cl_toolkit.study.budget import WHOLE, passes, rehearsed
 from cl_toolkit.study.compare import run_name
 from cl_toolkit.study.memory import Job, Memory, Shape, arithmetic, cut, shape_of
 from cl_toolkit.types import Example, Stream
@@ -161,16 +161,15 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
     steps, new_examples, trained, tokens, over, passed, calls = 0, 0, 0.0, 0, 0.0, 0.0, 0.0
     for i, stage in enumerate(stream.stages):
         task, objective = stage.task, build_objective(stage.task.objective or config.objective)
-        cost = objective.cost() + kept
-        if not rehearses(i, stream):
-            cost = replace(cost, rows=0.0)
+        cost = replace(objective.cost() + kept, rows=rehearsed(strategy, train.global_batch_size, i, stream))
         some = looked_at(task.train)
         units = objective.units(codec, some)
         count = math.ceil(len(units) * len(task.train) / len(some))
         per_epoch = math.ceil(count / train.global_batch_size)
-        here = max(1, round(per_epoch * train.num_train_epochs)) * objective.updates
+        batched = round(per_epoch * train.num_train_epochs)
         if train.max_steps > 0:
-            here = train.max_steps * stage.tasks_at_once
+            batched = train.max_steps * stage.tasks_at_once // objective.updates
+        here = max(1, batched) * objective.updates
         rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
         length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
         afterwards, written = min(cost.after_task, len(task.train)), cost.written * len(task.train)

@@ -68,6 +68,9 @@ def test_passes_count_a_teacher_a_memory_and_what_comes_between_tasks():
 def test_what_is_rehearsed_from_the_first_task_on_counts_there_too():
     stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
     assert steps("rows", stream=stream)["replay"] == 6
+    past = {"a": {"strategies": {"replay": {"source": "past"}}}, "b": {"strategies": {"der": {"memory_batch_size": 4}}}}
+    for equal in ("rows", "passes"):  # of an anchor they keep nothing
+        assert steps(equal, past, stream=stream) == {"a": 8, "b": 8}
     assert steps("passes", stream=stream)["replay"] == 6
     methods = {"lwf": {"strategies": ["lwf"]}, "off": {"strategies": {"lwf": {"weight": 0.0}}}}
     assert steps("passes", methods, stream=stream) == {"lwf": 9, "off": 12}  # 16 S each

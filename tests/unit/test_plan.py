@@ -3,7 +3,7 @@
 from itertools import accumulate
 
 import pytest
-from tiny import RFT, tiny_config, tiny_run_config
+from tiny import RFT, tiny_config, tiny_run_config, trajectory
 
 from cl_toolkit import compose
 from cl_toolkit.data.streams import build_stream
@@ -66,6 +66,15 @@ def test_the_last_batch_of_an_epoch_is_what_is_left():
 def test_an_anchor_is_rehearsed_from_the_first_task_on():
     stream = {"tasks": ["max", "last"], "anchors": ["sort"]}
     assert expected(stream=stream, strategies={"replay": {}}).rows == 2 * PLAIN.rows
+    for past_alone in ({"replay": {"source": "past"}}, {"der": {"memory_batch_size": 4}}):
+        assert expected(stream=stream, strategies=past_alone).rows == 1.5 * PLAIN.rows
+    assert expected(stream=stream, strategies={"replay": {"source": "past"}}).passes == 1.5 * PLAIN.passes
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(1, 2), (4, 4), (5, 4)])
+def test_steps_are_whole_batches_of_several_updates(tmp_path, steps, taken):
+    changes = {"objective": {**RFT, "num_iterations": 2}, "train": {"max_steps": steps}}
+    assert expected(**changes).steps == trajectory(tmp_path, **changes).record["cost"]["steps"] == 2 * taken
 
 
 @pytest.mark.parametrize("stop", [0, 3])
