@@ -17,8 +17,10 @@ from cl_toolkit.errors import UserError, did_you_mean
 from cl_toolkit.learn import learn
 from cl_toolkit.measure.answers import Answers
 from cl_toolkit.measure.exam import Exam
+from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.models import adapters
 from cl_toolkit.models.beginnings import passed
+from cl_toolkit.registry import SCORERS
 from cl_toolkit.runs.fit import ready
 from cl_toolkit.runs.parts import build_objective
 from cl_toolkit.runs.reload import Reloaded, reload
@@ -74,8 +76,14 @@ def relearn(
         left = bench.score(found.model, task)
         for size in (0, *sorted(set(sizes))):
             score = left if size == 0 else bench.score(bench.trained(task, size), task)
-            lost = learned - left
-            yield Relearned(name, size, score, learned, (score - left) / lost if lost else None)
+            yield Relearned(name, size, score, learned, regained(task, learned, left, score))
+
+
+def regained(task: Task, learned: float, left: float, score: float) -> float | None:
+    """The share of the loss that a score brings back; None where a task was left as good as it was learned, or better."""
+    lost = learned - left
+    fell = lost > 0 if as_scorer(SCORERS.get(task.scorer, "scorer")).higher_is_better else lost < 0
+    return (score - left) / lost if fell else None
 
 
 class Bench:

@@ -8,9 +8,10 @@ from tiny import tiny_run_config
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.kind import fingerprint
-from cl_toolkit.runs.relearn import relearn
+from cl_toolkit.runs.relearn import regained, relearn
 from cl_toolkit.runs.reload import reload
 from cl_toolkit.runs.run import execute
+from cl_toolkit.types import Task
 
 
 def learned(folder, **changes):
@@ -41,6 +42,20 @@ def test_examples_bring_it_back_and_nothing_of_the_run_is_changed(run):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
     assert fingerprint(reload(run).model) == weights
     assert list(relearn(run, (2, 32), steps=30)) == rows
+
+
+@pytest.mark.parametrize(
+    ("scorer", "learned", "left", "score", "share"),
+    [
+        ("exact_match", 0.75, 0.25, 0.5, 0.5),
+        ("exact_match", 0.5, 0.6, 0.4, None),  # it was better in the end: what falls then is not regained
+        ("exact_match", 0.5, 0.5, 0.6, None),
+        ("perplexity", 4.0, 8.0, 5.0, 0.75),
+        ("perplexity", 8.0, 4.0, 9.0, None),
+    ],
+)
+def test_only_what_was_lost_is_regained(scorer, learned, left, score, share):
+    assert regained(Task(name="t", train=(), scorer=scorer), learned, left, score) == share
 
 
 def test_a_task_alone_is_what_it_is_among_others(run):
