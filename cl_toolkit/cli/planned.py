@@ -46,7 +46,9 @@ def look(study: Any, processes: int, gib: float | None, measure: bool) -> dict[s
         stream = build_stream(config)
         tasks = len(stream.tasks)
         notes |= dict.fromkeys(plans.fitting(config, stream))
-        key = json.dumps([config.plain[k] for k in ("model", "objective", "engine")] + [stream.classes], default=str)
+        key = json.dumps(
+            [config.plain[k] for k in ("model", "objective", "strategies", "engine")] + [stream.classes], default=str
+        )
         if key not in shapes:
             shapes[key] = plans.shape(config, stream, bf16, processes)
         cost = plans.forecast(config, stream, (shapes[key].total, shapes[key].trained), rate)

@@ -219,6 +219,13 @@ def test_whole_weights_must_fit_at_every_stage():
     assert found.plain()["device_total"] == 4040
 
 
+def test_each_method_is_counted_with_what_its_own_strategies_build():
+    methods = {"sequential": {}, "prompts": {"strategies": {"coda_prompt": {"components": 2}}}}
+    found = planned.look(load_study(tiny_config(methods=methods, seeds=[0])), processes=1, gib=None, measure=False)
+    whole, prompts = (row["trained"] for row in found["runs"])
+    assert prompts < whole  # a frozen model, and two prompts before it
+
+
 def test_a_device_is_not_planned_full():
     assert Memory({"weights": 89.0}, {}).fits(100)
     assert not Memory({"weights": 91.0}, {"stores": 5.0}).fits(100)
