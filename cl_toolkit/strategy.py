@@ -30,8 +30,9 @@ class Cost:
 
     forwards, backwards: passes of their own. rows: rehearsed rows per new one, which ride through the step's own passes.
     calls: of the model one after the other, one per sampled token. after_task: examples that go forward and backward, one by
-    one, when a task is over. looks: at most so many passes over the anchors' validation examples then. written: tokens that the
-    model is let write before a task, at most so many for each of its examples.
+    one, when a task is over. read_after: examples that only go forward then, in batches. looks: at most so many passes over the
+    anchors' validation examples then. written: tokens that the model is let write before a task, at most so many for each of
+    its examples.
     copies: of the trained weights, whole and in fp32 on every process, that are kept beside the model. copies_per_task: further
     ones for each past task.
     """
@@ -41,6 +42,7 @@ class Cost:
     rows: float = 0.0
     calls: int = 0
     after_task: int = 0
+    read_after: int = 0
     looks: int = 0
     written: float = 0.0
     copies: float = 0.0
@@ -58,6 +60,7 @@ class Cost:
         told += [f"{self.rows:g} rehearsed row{'s' * (self.rows != 1)} per new row"] if self.rows else []
         told += [f"{self.calls} sampled tokens per step"] if self.calls else []
         told += [f"{self.after_task} examples forward and backward per task"] if self.after_task else []
+        told += [f"{self.read_after} examples forward per task"] if self.read_after else []
         told += [f"up to {self.written:g} tokens written before each task per new example"] if self.written else []
         told += [f"up to {self.looks} passes over the anchors' validation examples per task"] if self.looks else []
         return ", ".join(told)

@@ -72,7 +72,7 @@ class InfLoRA(Strategy):
     tags = Tags(
         paper="Liang & Li 2024, arXiv 2404.00228",
         off={"examples": 0},
-        cost=Cost(after_task=200),
+        cost=Cost(read_after=200),
         extra_memory="a basis of past inputs per adapted layer",
         life_cycles=("stack", "merge"),
         of_adapter=frozenset({"pairs"}),
@@ -90,7 +90,7 @@ class InfLoRA(Strategy):
         return sum(basis.numel() for basis in self.past.values())
 
     def cost(self, batch_size: int) -> Cost:
-        return replace(super().cost(batch_size), after_task=self.config.examples)
+        return replace(super().cost(batch_size), read_after=self.config.examples)
 
     def before_task(self, model: nn.Module, task: TaskView) -> nn.Module:
         if not self.config.examples:

@@ -239,7 +239,7 @@ class SurpriseReplay(Replay):
     tags = replace(
         Replay.tags,
         paper="Hazard et al. 2025 (SuRe), arXiv 2511.22367",
-        cost=Cost(rows=1.0, after_task=1000),
+        cost=Cost(rows=1.0, read_after=1000),
         needs=frozenset({"logits", "true_targets"}),
     )
 
@@ -248,9 +248,15 @@ class SurpriseReplay(Replay):
         self.store, self.written = ExampleStore(self.config.buffer_size, "worth"), {}
 
     def cost(self, batch_size: int) -> Cost:
-        return replace(super().cost(batch_size), after_task=self.config.candidates if self.stores() else 0)
+        return replace(super().cost(batch_size), read_after=self.config.candidates if self.chooses() else 0)
+
+    def chooses(self) -> bool:
+        """Whether some examples stay and others do not."""
+        return self.stores() and self.config.buffer_size is not None
 
     def worth(self, model: nn.Module, task: TaskView) -> Sequence[float]:
+        if not self.chooses():
+            return ()
         chosen = task.drawn(self.name, self.config.candidates)
         worth = [-1.0] * len(task.examples)  # below any -log p
         for i, value in zip(chosen, surprise(model, task, [task.examples[i] for i in chosen]), strict=True):

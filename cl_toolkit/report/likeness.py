@@ -72,7 +72,7 @@ def _barrier(run: Record, base: Record) -> str:
             return text.format(key, value, control)
     sizes = [dict(zip(r.get("tasks") or (), r.get("examples_scored") or (), strict=False)) for r in (run, base)]
     for task, value, control in unequal(*sizes):
-        return f"{value} examples scored of task {task}, against {control}"
+        return f"{value or 'no'} examples scored of task {task}, against {control or 'none'}"
     # an order is paired by its name: of what is called `given` each config may have another
     left_out = (*(key for key in OWN if key != "stream.order"), *UNSCORED, "model.adapter")
     for key, value, control in unequal(settings(run, left_out), settings(base, left_out)):

@@ -95,7 +95,7 @@ def between_tasks(run: RunConfig, where: str) -> float:
             f"{where}: budget.equal: passes: what it writes or looks at between tasks is not known before; rows can be kept "
             "equal"
         )
-    return WHOLE * cost.after_task * len(outline(run).stages)
+    return (WHOLE * cost.after_task + cost.read_after) * len(outline(run).stages)
 
 
 def rehearses(stage: int, stream: Stream) -> bool:

@@ -172,7 +172,8 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         here = max(1, batched) * objective.updates
         rows = [codec.batch([e]) for e in spread(units, LOOKED_AT)]
         length = fmean(int(row.lengths) if row.along_tokens else 1 for row in rows)
-        afterwards, written = min(cost.after_task, len(task.train)), cost.written * len(task.train)
+        afterwards, read = (min(n, len(task.train)) for n in (cost.after_task, cost.read_after))
+        written = cost.written * len(task.train)
         epochs, batches = divmod(here // objective.updates, per_epoch)
         examples = epochs * count + batches * train.global_batch_size  # the last batch of an epoch is what is left
         new = examples * objective.updates * objective.copies * length
@@ -181,10 +182,15 @@ def forecast(config: RunConfig, stream: Stream, counted: tuple[int, int], rate: 
         trained += examples * (1 + cost.rows)
         tokens += round(new * (1 + cost.rows))
         passed += new * (6 * (1 + cost.rows) + 2 * cost.forwards + 4 * cost.backwards) + 6 * afterwards * length
-        passed += 2 * written
+        passed += 2 * (written + read * length)
         each = passes(objective.cost(), strategy, train.global_batch_size, i, stream)
-        over += examples * objective.updates * objective.copies * each + WHOLE * afterwards
-        calls += here * (1 + SAMPLED * cost.calls) + afterwards + SAMPLED * written / AT_ONCE
+        over += examples * objective.updates * objective.copies * each + WHOLE * afterwards + read
+        calls += (
+            here * (1 + SAMPLED * cost.calls)
+            + afterwards
+            + read / train.global_batch_size
+            + SAMPLED * written / AT_ONCE
+        )
     seconds = passed * config.kind.places * total / rate + calls * STEP_OVERHEAD
     return Forecast(run_name(config), steps, new_examples, round(trained), tokens, round(over), seconds)
 

@@ -119,4 +119,4 @@ def test_switched_off_it_is_a_stack_of_adapters():
         train(model, task_view(NEW, max_steps=3), made)
         weights.append(weights_of(model))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert strategy(examples=0).cost(32).after_task == 0
+    assert strategy(examples=0).cost(32).read_after == 0

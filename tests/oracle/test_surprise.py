@@ -46,10 +46,10 @@ def test_of_a_large_task_so_many_are_looked_at():
     assert [w for w in worth if w != -1] == pytest.approx(
         [by_hand(model, e) for e, w in zip(EXAMPLES, worth, strict=True) if w != -1], rel=1e-4
     )
-    assert (
-        replay.cost(32).after_task,
-        SurpriseReplay(configured(SurpriseReplay, buffer_size=0)).cost(32).after_task,
-    ) == (4, 0)
+    assert replay.cost(32).read_after == 4
+    for size in (0, None):  # nothing is chosen, and nothing is looked at
+        without = SurpriseReplay(configured(SurpriseReplay, buffer_size=size))
+        assert (without.cost(32).read_after, without.worth(model, task_view(EXAMPLES))) == (0, ())
 
 
 def test_the_model_is_as_it_was_when_it_has_been_asked():

@@ -57,11 +57,12 @@ def test_passes_count_a_teacher_a_memory_and_what_comes_between_tasks():
         "agem": {"strategies": {"agem": {"memory_batch_size": 4}}},  # 12 S, then 24 S
         "ewc": {"strategies": {"ewc": {"fisher_examples": 8}}},  # 24 S + 2 * 8 * 3
         "der": {"strategies": {"der": {"memory_batch_size": 4}}},  # 12 S, then 24 S
+        "sure": {"strategies": {"surprise_replay": {"candidates": 36}}},  # 12 S, then 24 S, and 2 * 36
         "off": {"strategies": {"lwf": {"weight": 0.0}}},
         "joint": {"stream": {"view": "joint"}},
     }
     assert steps("passes", methods) == {
-        "lwf": 10, "start": 9, "agem": 8, "ewc": 10, "der": 8, "off": 12, "joint": 12
+        "lwf": 10, "start": 9, "agem": 8, "ewc": 10, "der": 8, "sure": 6, "off": 12, "joint": 12
     }  # fmt: skip
 
 

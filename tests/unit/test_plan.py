@@ -122,6 +122,7 @@ def test_costs_in_words():
     assert (
         str(Cost(rows=2, after_task=200)) == "2 rehearsed rows per new row, 200 examples forward and backward per task"
     )
+    assert str(Cost(read_after=9)) == "9 examples forward per task"
     assert str(Cost(calls=32)) == "32 sampled tokens per step"
     assert str(Cost(written=16)) == "up to 16 tokens written before each task per new example"
 
