@@ -47,7 +47,7 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         *codec.check(stream.all_tasks, config.evaluate.split, limits),
         *shared,
         *unread,
-        *never_begun(stream, config),
+        *beyond_the_end(stream, config),
     ]
 
 
@@ -59,14 +59,15 @@ def passed_over(task: Task, config: RunConfig) -> str:
     return f"task {task.name}: rows have a rejected answer, which objective {name} passes over" if unread else ""
 
 
-def never_begun(stream: Stream, config: RunConfig) -> list[str]:
-    """Strategies that would begin after the stream's end, in sentences."""
-    tags, last = {part.name: part.as_set for part in parts_of(build_strategy(config))}, len(stream.stages)
-    return [
-        f"strategies.{name} does nothing: it begins in task {its.begins}, and the last one is task {last}"
-        for name, its in tags.items()
-        if its.begins > last
-    ]
+def beyond_the_end(stream: Stream, config: RunConfig) -> list[str]:
+    """What is said of tasks that the stream has not got, in sentences. It may grow."""
+    last, rates, adapter = len(stream.stages), config.train.lr_per_stage, config.model.adapter
+    given = {"train.lr_per_stage": len(rates) if isinstance(rates, tuple) else 0}
+    given["model.adapter.per_task"] = len(adapter.tasks) if adapter is not None else 0
+    begins = {f"strategies.{part.name}": part.as_set.begins for part in parts_of(build_strategy(config))}
+    late = [(name, f"does nothing: it begins in task {task}") for name, task in begins.items() if task > last]
+    long = [(name, f"is for {many} tasks") for name, many in given.items() if many > last]
+    return [f"{name} {words}, and the last one is task {last}" for name, words in (*late, *long)]
 
 
 def check_choices(stream: Stream, config: RunConfig) -> None:

@@ -4,8 +4,11 @@ import pytest
 from pieces import ask, equal, task_view, tiny_model, weights_of
 
 from cl_toolkit import run
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
 from cl_toolkit.strategies.freeze import Freeze
+from cl_toolkit.study.cells import load_run
+from cl_toolkit.study.plan import fitting
 
 BASE = {
     "stream": {
@@ -63,12 +66,30 @@ def test_more_layers_than_there_are():
         Freeze(Freeze.Config(layers=9)).before_task(tiny_model(), task_view([ask("a", "b")]))
 
 
-def test_one_that_never_begins_is_said(tmp_path, capsys):
-    said = "strategies.freeze does nothing: it begins in task 3, and the last one is task 2"
-    for task, told in ((2, False), (3, True)):
-        freeze = {"freeze": {"layers": 1, "from_task": task}}
-        record = run({**BASE, "strategies": freeze}, out=tmp_path / str(task))
-        assert (said in record["notes"]) == told
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategies": {"freeze": {"layers": 1, "from_task": 2}}}, ""),
+        (
+            {"strategies": {"freeze": {"layers": 1, "from_task": 3}}},
+            "strategies.freeze does nothing: it begins in task 3",
+        ),
+        ({"train": {"lr_per_stage": [1.0, 0.5]}}, ""),
+        ({"train": {"lr_per_stage": [1.0, 0.5, 0.2]}}, "train.lr_per_stage is for 3 tasks"),
+        (
+            {"model": {"adapter": {"r": 2, "between_tasks": "merge", "per_task": {"r": [2, 2, 1]}}}},
+            (
+                {"model": {"adapter": {"r": 2, "between_tasks": "merge", "per_task": {"r": [2, 2, 1]}}}},
+                "model.adapter.per_task is for 3 tasks",
+            ),
+        ),
+    ],
+)
+def test_what_lies_beyond_the_streams_end_is_said(changes, said):
+    merged = {**BASE, **{key: {**BASE.get(key, {}), **value} for key, value in changes.items()}}
+    config = load_run(merged)
+    notes = [note for note in fitting(config, build_stream(config)) if "the last one is task 2" in note]
+    assert notes == ([f"{said}, and the last one is task 2"] if said else [])
 
 
 def test_nothing_is_left_to_train():
