@@ -78,10 +78,7 @@ def test_more_layers_than_there_are():
         ({"train": {"lr_per_stage": [1.0, 0.5, 0.2]}}, "train.lr_per_stage is for 3 tasks"),
         (
             {"model": {"adapter": {"r": 2, "between_tasks": "merge", "per_task": {"r": [2, 2, 1]}}}},
-            (
-                {"model": {"adapter": {"r": 2, "between_tasks": "merge", "per_task": {"r": [2, 2, 1]}}}},
-                "model.adapter.per_task is for 3 tasks",
-            ),
+            "model.adapter.per_task is for 3 tasks",
         ),
     ],
 )
