@@ -166,12 +166,14 @@ def rankings(made: Sequence[Outcome], search: Search) -> pd.DataFrame:
 
 def flips(made: Sequence[Outcome], search: Search) -> str:
     """Whether the second criterion would choose or rank otherwise, in a sentence; "" where nothing can be ranked by both."""
-    first, second = ranked(made, search, search.criterion), ranked(made, search, search.second)
-    both = [m for m, _ in first if m in dict(second)]
-    if not both:
+    first, second = (dict(ranked(made, search, criterion)) for criterion in (search.criterion, search.second))
+    by_second = [m for m in second if m in first]
+    if not by_second:
         return ""
-    others = [m for m in both if dict(first)[m].trial.name != dict(second)[m].trial.name]
-    order = [m for m, _ in second if m in both]
+    others = [m for m in first if m in second and first[m].trial.name != second[m].trial.name]
+    # methods that one of them finds equal are in the other's order
+    both = sorted(by_second, key=lambda m: -first[m].score(search.criterion))
+    order = sorted(both, key=lambda m: -second[m].score(search.second))
     told = []
     if others:
         told.append(f"another trial would be chosen for {', '.join(others)}")

@@ -160,6 +160,9 @@ def test_a_second_criterion_that_would_decide_otherwise_is_told():
     assert best([a, b, c, d, joint], records, criterion="average") == {"a": b, "b": c, "joint": joint}
     told = "By score averaged over time the same trials would be chosen, in the same order of methods."
     assert choice.flips([made[0], made[4]], search()) == told
+    equal = [run(a, 0.5, average=0.7), run(c, 0.5, average=0.8)]  # by the first neither is before the other
+    assert choice.flips(choice.outcomes([a, c], equal), search()) == told
+    assert choice.flips(choice.outcomes([c, a], equal[::-1]), search()) == told
     frame = choice.rankings(made, search()).set_index("method")
     assert list(frame["place by final"]) == [1, 2, 3]
     assert list(frame["place by average"].fillna(0)) == [0, 2, 1]
