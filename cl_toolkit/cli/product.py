@@ -53,6 +53,11 @@ def gate(
         name = printable(row.name) + (" (anchor)" if row.anchor else "")
         verdict = "kept" if row.kept else "not scored" if row.lost is None else "FELL"
         typer.echo(f"{name:24} {numbers[0]:>10} {numbers[1]:>10} {numbers[2]:>10}  {verdict}")
+    for row in rows:
+        if row.harmed:
+            typer.echo(
+                f"note: {printable(row.name)} fell by its own training, from {row.start:.4g} to {row.before:.4g}"
+            )
     typer.echo(
         f"\n{len(fell)} of {len(rows)} fell by more than {margin:g}" if fell else f"\nall kept within {margin:g}"
     )

@@ -16,8 +16,9 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Kept:
-    """A task or an anchor. before: its score when it was learned, of an anchor at the start; now: the last one; None where it
-    was not scored. lost: how much worse it is now, of perplexity and the like (lower is better) as a share of what it was; None
+    """A task or an anchor. before: its score when it was learned, of an anchor at the start; now: the last one; start: the one
+    before any training; None where it was not scored. harmed: whether it came out of its own training worse than it was at the
+    start, by more than the margin: then there was little to keep. lost: how much worse it is now, of perplexity and the like (lower is better) as a share of what it was; None
     where that cannot be said, which counts as not kept."""
 
     name: str
@@ -26,6 +27,8 @@ class Kept:
     now: float | None
     lost: float | None
     kept: bool
+    start: float | None = None
+    harmed: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As JSON data, which has no infinity."""
@@ -63,15 +66,20 @@ def _anchors(record: Mapping[str, Any], margin: float) -> Iterator[Kept]:
 
 def _kept(name: str, anchor: bool, scores: Sequence[Any], row: int, higher: bool, margin: float) -> Kept:
     """scores: of each row of the matrix, a number or a word. row: the one to compare the last with."""
-    before, now = (cell if isinstance(cell, (int, float)) else None for cell in (scores[row], scores[-1]))
-    lost = None
-    if before is not None and now is not None:
-        lost = (
-            before - now
-            if higher
-            else (now - before) / abs(before)
-            if before
-            else math.copysign(math.inf, now - before)
-        )
-        lost = 0.0 if now == before else lost
-    return Kept(name, anchor, before, now, lost, lost is not None and lost <= margin + SLACK)
+    start, before, now = (
+        cell if isinstance(cell, (int, float)) else None for cell in (scores[0], scores[row], scores[-1])
+    )
+    lost, learning = _lost(before, now, higher), _lost(start, before, higher)
+    kept = lost is not None and lost <= margin + SLACK
+    return Kept(name, anchor, before, now, lost, kept, start, learning is not None and learning > margin + SLACK)
+
+
+def _lost(before: float | None, now: float | None, higher: bool) -> float | None:
+    """How much worse `now` is, where lower is better as a share; None where it cannot be said."""
+    if before is None or now is None:
+        return None
+    if now == before:
+        return 0.0
+    if higher:
+        return before - now
+    return (now - before) / abs(before) if before else math.copysign(math.inf, now - before)

@@ -48,6 +48,15 @@ def test_a_task_is_held_to_its_score_right_after_it_was_learned():
     assert verdicts(record([[0.0, 0.0], [0.5, 0.0], [0.8, 0.6]]), 0.0) == {"a": True, "b": True}
 
 
+def test_a_task_that_fell_by_its_own_training_is_named():
+    made = record([[0.9, 0.1, 0.5], [0.5, 0.1, 0.5], [0.48, 0.6, 0.5], [0.5, 0.6, 0.49]])
+    assert {row.name: (row.start, row.harmed) for row in gate(made, 0.02)} == {
+        "a": (0.9, True), "b": (0.1, False), "c": (0.5, False)
+    }  # fmt: skip
+    worse = record([[10.0], [10.3]], higher=[False], anchors={"talk": ([0.8, 0.1], True)})
+    assert {row.name: row.harmed for row in gate(worse, 0.02)} == {"a": True, "talk": False}
+
+
 def test_where_lower_is_better_the_margin_is_a_share():
     made = record([[50.0, 9.0], [20.0, 9.0], [20.4, 8.0]], higher=[False, False])
     assert verdicts(made, 0.02) == {"a": True, "b": True}
@@ -104,6 +113,7 @@ def test_the_exit_code_and_the_table(tmp_path, monkeypatch, capsys):
     assert code == 1
     lines = said.out.splitlines()
     assert lines[1].split() == ["a", "0.5", "0.4", "0.1", "FELL"]
+    assert "note: a fell by its own training, from 0.9 to 0.5" in lines
     assert ["talk", "(anchor)", "0.8", "0.8", "0", "kept"] in [line.split() for line in lines]
     assert lines[-1] == "1 of 3 fell by more than 0.02"
     code, said = call(monkeypatch, capsys, tmp_path, "--json")
