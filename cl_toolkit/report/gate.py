@@ -18,8 +18,8 @@ SLACK = 1e-9
 class Kept:
     """A task or an anchor. before: its score when it was learned, of an anchor at the start; now: the last one; start: the one
     before any training; None where it was not scored. harmed: whether it came out of its own training worse than it was at the
-    start, by more than the margin: then there was little to keep. lost: how much worse it is now, of perplexity and the like (lower is better) as a share of what it was; None
-    where that cannot be said, which counts as not kept."""
+    start, by more than the margin: then there was little to keep. lost: how much worse it is now, of perplexity and the like
+    (lower is better) as a share of what it was; None where that cannot be said, which counts as not kept."""
 
     name: str
     anchor: bool
