@@ -15,6 +15,7 @@ from cl_toolkit.data.spread import spread
 from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.rollouts import AT_ONCE
+from cl_toolkit.models.targets import by_weights
 from cl_toolkit.registry import OBJECTIVES
 from cl_toolkit.runs.fit import check_fit, codec_of
 from cl_toolkit.runs.parts import build_objective, build_strategy, find_stores
@@ -52,7 +53,10 @@ class Forecast:
 def fitting(config: RunConfig, stream: Stream) -> list[str]:
     """What has to be said of model and examples before training; raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
-    return check_fit(codec_of(config, stream), stream, config)
+    notes = check_fit(codec_of(config, stream), stream, config)
+    wanted = None if config.model.adapter is None else config.model.adapter.target_modules
+    unknown = f"model.adapter.target_modules: {wanted}: as many layers are counted, but which, and so how large, the weights say"
+    return [*notes, unknown] if by_weights(wanted) else notes
 
 
 def shape(config: RunConfig, stream: Stream, bf16: bool, processes: int = 1) -> Shape:

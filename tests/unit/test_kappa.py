@@ -4,13 +4,16 @@ import pytest
 import torch
 from peft.helpers import find_kappa_target_modules
 from pieces import tiny_model
-from tiny import TINY, stopped_and_the_same
+from tiny import TINY, stopped_and_the_same, tiny_config
 
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.targets import check_targets
 from cl_toolkit.models.tiny import TinyLM
+from cl_toolkit.study.cells import load_run
+from cl_toolkit.study.plan import fitting
 
 HEAD = "lm_head"
 
@@ -67,6 +70,13 @@ def test_without_weights_there_are_as_many():
     assert len(check_targets(TinyLM().skeleton(), Adapter(target_modules="kappa(0.5)"))) == len(
         check_targets(TinyLM().load(0), Adapter(target_modules="kappa(0.5)"))
     )
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("kappa", True), ("all-linear", False), (["q_proj"], False)])
+def test_a_plan_says_that_it_does_not_know_which(wanted, said):
+    config = load_run(tiny_config(model={**TINY, "adapter": {"r": 2, "target_modules": wanted}}))
+    told = "target_modules: kappa: as many layers are counted, but which"
+    assert any(told in note for note in fitting(config, build_stream(config))) == said
 
 
 @pytest.mark.parametrize("wanted", ["kappa(0)", "kappa(2)", "kappa(a)", "kappa("])
