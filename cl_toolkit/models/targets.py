@@ -51,7 +51,9 @@ def named(model: nn.Module, wanted: tuple[str, ...] | str, key: str = KEY) -> di
     found: dict[str, nn.Module] = {}
     for entry in [wanted] if isinstance(wanted, str) else wanted:
         here = {
-            name: m for name, m in model.named_modules() if name and _is_named(entry, name, isinstance(wanted, str))
+            name: m
+            for name, m in model.named_modules()
+            if name and _is_named(entry, name, isinstance(wanted, str), key)
         }
         if not here:
             known = {n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)}
@@ -111,17 +113,33 @@ def _default_targets(model: Any, adapter: AnyAdapter) -> dict[str, nn.Module]:
     return named(model, names) if names else {}
 
 
-def _is_named(entry: str, name: str, pattern: bool) -> bool:
-    if not pattern:
-        return name == entry or name.endswith(f".{entry}")
+def _is_named(entry: str, name: str, pattern: bool, key: str) -> bool:
+    return _fits(entry, name, key) if pattern else name == entry or name.endswith(f".{entry}")
+
+
+def _fits(pattern: str, name: str, key: str, read: str = "{}") -> bool:
+    """Whether a pattern is of a whole name. read: what PEFT makes of the pattern."""
     try:
-        return re.fullmatch(entry, name) is not None
+        return re.fullmatch(read.format(pattern), name) is not None
     except re.error as error:
-        raise UserError(f"{KEY}: {quoted(entry)} is no pattern: {error}") from None
+        raise UserError(f"{key}: {quoted(pattern)} is no pattern: {error.msg}") from None
 
 
 def _shown(entry: str, wanted: tuple[str, ...] | str) -> str:
     return entry if not isinstance(wanted, str) else f"matches {quoted(entry)} (a text is a pattern; names: a list)"
+
+
+def _check_patterns(model: nn.Module, adapter: AnyAdapter, found: list[str]) -> None:
+    """What has a rank or an alpha of its own must be adapted. found: the names of the adapted layers."""
+    settings = adapter.settings()
+    weights = [name for name, _ in model.named_parameters()]
+    entries = settings.get("target_parameters") or ()  # single weights, such as those of experts
+    found = found + [name for name in weights if any(_is_named(entry, name, False, KEY) for entry in entries)]
+    for key in (f"model.adapter.{part}" for part in ("rank_pattern", "alpha_pattern")):
+        for entry in settings.get(key.rpartition(".")[2]) or ():
+            if not any(_fits(entry, name, key, r"(.*\.)?({})") for name in found):
+                known = {name.rpartition(".")[2] for name in found}
+                raise UserError(f"{key}: no adapted layer {entry}{did_you_mean(entry, known)}")
 
 
 def check_targets(model: nn.Module, adapter: AnyAdapter) -> dict[str, nn.Module]:
@@ -134,11 +152,7 @@ def check_targets(model: nn.Module, adapter: AnyAdapter) -> dict[str, nn.Module]
     found = _default_targets(model, adapter) if wanted is None else named(model, wanted)
     if adapter.type == "lora":
         _check_linear(model, found)
-    for key in ("rank_pattern", "alpha_pattern"):
-        for entry in adapter.settings().get(key) or ():
-            if not any(re.match(rf"(.*\.)?({entry})$", name) for name in found):  # as PEFT reads it
-                known = {name.rpartition(".")[2] for name in found}
-                raise UserError(f"model.adapter.{key}: no adapted layer {entry}{did_you_mean(entry, known)}")
+    _check_patterns(model, adapter, list(found))
     if adapter.between_tasks == "merge":
         for name, module in found.items():
             for other, owner in model.named_modules():

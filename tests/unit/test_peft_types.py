@@ -17,6 +17,7 @@ from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters, trials
 from cl_toolkit.models.peft_types import known
 from cl_toolkit.models.sections import Adapter
+from cl_toolkit.models.targets import check_targets
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.runs.record import comparable
 from cl_toolkit.runs.run import Run
@@ -156,6 +157,11 @@ def test_settings_that_name_no_layer_are_refused_and_those_of_the_models_own_lay
     ):
         with pytest.raises(UserError, match=rf"model\.adapter\.{key}: no "):
             adapters.begin_task(tiny_model(), adapter(r=2, **{key: value}), 0, 0)
+    for key, value in (("rank_pattern", {"*q_proj": 1}), ("exclude_modules", "(q_proj")):
+        with pytest.raises(UserError, match=rf"model\.adapter\.{key}: '.*q_proj' is no pattern: "):
+            adapters.begin_task(tiny_model(), adapter(r=2, **{key: value}), 0, 0)
+    weights = {"target_modules": ["q_proj"], "target_parameters": ["k_proj.weight"]}
+    check_targets(tiny_model(), adapter(r=2, **weights, rank_pattern={"k_proj.weight": 1}))  # as PEFT calls a weight
     section = {
         "r": 2,
         "rank_pattern": {r"layers\.0\.self_attn\.q_proj": 1},
