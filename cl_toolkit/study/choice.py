@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 SHOWN = (*HEADLINE, METRIC["average"])
 """Metrics of a trial that its table has."""
+SAME = 12
+"""Significant digits of a score that are more than rounding: (0.2 + 0.4) / 2 and (0.3 + 0.3) / 2 are equally good."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Outcome:
         found = self.value(criterion)
         found = self.metrics["acc"] if found is None else found
         assert found is not None  # of a trial that finished
-        return -found if self.lower else found
+        return float(f"{-found if self.lower else found:.{SAME}g}")
 
 
 def outcomes(found: Sequence[Trial], records: Sequence[Mapping[str, Any]]) -> list[Outcome]:
@@ -91,7 +92,7 @@ def ties(made: Sequence[Outcome], chosen: Mapping[str, Outcome], search: Search)
     found = []
     for method, outcome in chosen.items():
         own = eligible([o for o in made if o.trial.method == method and not o.failed], search.margin)
-        alike = [o for o in own if math.isclose(o.score(search.criterion), outcome.score(search.criterion))]
+        alike = [o for o in own if o.score(search.criterion) == outcome.score(search.criterion)]
         if len(alike) > 1:
             found.append(f"{method}: {len(alike)} of {len(own)} trials are equally good; the first of them was taken")
     return found

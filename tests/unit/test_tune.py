@@ -169,6 +169,10 @@ def test_a_second_criterion_that_would_decide_otherwise_is_told():
     assert list(frame["final score"]) == [0.9, 0.6, 0.5]
     level = choice.outcomes([a, c, joint], [run(a, 0.6), run(c, 0.6), run(joint, 0.5)])
     assert list(choice.rankings(level, search())["place by final"]) == [1, 1, 3]
+    rounded = [run(a, 0.3), run(b, (0.2 + 0.4) / 2), run(c, 0.3)]  # b's is larger by rounding alone
+    level = choice.outcomes([a, b, c], rounded)
+    assert best([a, b, c], rounded) == {"a": a, "b": c}
+    assert list(choice.rankings(level, search())["place by final"]) == [1, 1]
 
 
 @pytest.mark.parametrize("rest", [[], [("b", "failed"), ("c", "failed")], [("b", "finished"), ("c", "running")]])
