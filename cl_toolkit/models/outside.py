@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import evaluating, unwrapped
@@ -48,10 +49,12 @@ class Outside:
     def load(self, model: nn.Module, codec: TextCodec) -> None:
         """Load it to where the model is. Raises UserError where it cannot be loaded or has another vocabulary than `codec`."""
         device = next(model.parameters()).device
+        # conversations are written as `codec` writes them, so that settings of its template need not fit another one
+        plain = replace(codec.prompt, chat_template="off", chat_template_kwargs={}, thoughts=False)
         if self.model is None:
             with named_by(self.where):
                 loaded = self.kind.load(0, frozen=True).requires_grad_(False).eval()
-                theirs: Any = self.kind.codec(codec.prompt)
+                theirs: Any = self.kind.codec(plain)
             if theirs.tokenizer.get_vocab() != codec.tokenizer.get_vocab():
                 raise UserError(
                     f"{self.where}: {self.name}: has another vocabulary than the model; token by token nothing can be compared"

@@ -1,5 +1,7 @@
 """Distillation on the model's own rollouts against numbers worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pieces import ask, byte_codec, configured, equal, task_view, tiny_model, train, weights_of
@@ -232,6 +234,14 @@ def test_another_model_teaches_by_its_folder(folder):
         assert objective.extra_parameters == sum(p.numel() for p in model.parameters())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] > 1e-4
+
+
+def test_another_model_need_not_know_the_settings_of_the_models_template(folder):
+    objective = on_policy(teacher=str(folder), context="none")
+    task = view(objective)
+    task.codec.prompt = replace(task.codec.prompt, chat_template_kwargs={"enable_thinking": False}, thoughts=True)
+    objective.before_task(tiny_model(), task)
+    assert objective.extra_parameters
 
 
 def test_another_vocabulary_or_no_model_at_all_is_refused(folder):
