@@ -66,10 +66,10 @@ def warmed_up(kind: Kind) -> nn.Module:
     """
     from safetensors.torch import save_file
 
-    made_by = file_source(
-        Path(str(inspect.getsourcefile(Skills)))
-    ).digest  # as good as the mixture, which takes its time
-    content = json.dumps([asdict(kind), made_by, torch.__version__])
+    # as good as the mixture, which takes its time
+    made_by = file_source(Path(str(inspect.getsourcefile(Skills)))).digest
+    words = [DEMONSTRATION, SOLUTION] if kind.warm_start.shown else []
+    content = json.dumps([asdict(kind), made_by, *words, torch.__version__])
     path = cache_dir() / f"tiny-lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
     model = kind.load(kind.warm_start.seed)
     if path.exists():

@@ -101,6 +101,20 @@ def test_the_warm_start_is_cached_and_is_the_same_for_every_seed(tmp_path, monke
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_warm_start_that_was_shown_other_words_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("CL_TOOLKIT_CACHE", str(tmp_path))
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    plain, shows = (
+        TinyLM(**small, warmup=Warmup(steps=2, batch_size=4, length=2, skills=("max",), shown=share))
+        for share in (0.0, 1.0)
+    )
+    before = [fingerprint(warmed_up(settings)) for settings in (plain, shows)]
+    monkeypatch.setattr("cl_toolkit.runs.warmup.SOLUTION", "\nIt is {}.")
+    assert fingerprint(warmed_up(plain)) == before[0]
+    assert fingerprint(warmed_up(shows)) != before[1]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_the_warm_start_never_meets_a_test_input():
     from cl_toolkit.benchmarks.skills import Skills
 
