@@ -61,6 +61,8 @@ def passed_over(task: Task, config: RunConfig) -> str:
 
 def beyond_the_end(stream: Stream, config: RunConfig) -> list[str]:
     """What is said of tasks that the stream has not got, in sentences. It may grow."""
+    if not stream.regime.trained:
+        return []
     last, rates, adapter = len(stream.stages), config.train.lr_per_stage, config.model.adapter
     given = {"train.lr_per_stage": len(rates) if isinstance(rates, tuple) else 0}
     given["model.adapter.per_task"] = len(adapter.tasks) if adapter is not None else 0
