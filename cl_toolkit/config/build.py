@@ -130,6 +130,19 @@ def build_run(
     plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
 ) -> RunConfig:
     """A resolved plain config -> RunConfig; refuses what cannot work, before any model is loaded."""
+    run = read_run(plain, where, method=method, order=order, instances=instances)
+    refusals.check(run, where)
+    refusals.check_anchors(run, where)
+    parts = enumerate(run.stream.then)
+    run = replace(run, then=tuple(part_of(run, part, f"stream.then[{i}]", where) for i, part in parts))
+    refusals.check_parts(run, where)
+    return run
+
+
+def read_run(
+    plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
+) -> RunConfig:
+    """The same without a look at what its parts make of each other, and without the streams of `stream.then`."""
     known = base_layer()
     for key in plain:
         if key not in known:
@@ -156,7 +169,7 @@ def build_run(
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
-    run = RunConfig(
+    return RunConfig(
         name=str(plain["name"]),
         method=method,
         order=order,
@@ -177,11 +190,6 @@ def build_run(
         seed=typed(Seeds, seed, "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
-    refusals.check(run, where)
-    refusals.check_anchors(run, where)
-    run = replace(run, then=tuple(part_of(run, part, f"stream.then[{i}]", where) for i, part in enumerate(stream.then)))
-    refusals.check_parts(run, where)
-    return run
 
 
 def part_of(run: RunConfig, given: Mapping[str, Any], section: str, where: str) -> RunConfig:

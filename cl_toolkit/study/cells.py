@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cl_toolkit.config.build import build_run
+from cl_toolkit.config.build import build_run, read_run
 from cl_toolkit.config.layers import base_layer, find_config, merge, normalise, read_layers
 from cl_toolkit.config.plain_yaml import as_plain, parse_overrides
 from cl_toolkit.config.schema import COMPARISON_KEYS, Budget, Chosen, RunConfig, StudyConfig
@@ -205,9 +206,10 @@ def load_run(
 
 
 def own_tasks(plain: Mapping[str, Any], layers: Sequence[Layer]) -> list[str]:
-    """The tasks of a comparison's stream, in its own order."""
-    config = checked(method_config(plain, {}, layers, None, 0), layers, "run", "given", {})
-    return chosen_tasks(config, layers[-2][0])
+    """The tasks of a comparison's stream, in its own order. Without its methods it need not work: none may run so."""
+    with blamed(layers, "run"):
+        config = read_run(method_config(plain, {}, layers, None, 0), HERE)
+        return chosen_tasks(config, HERE)
 
 
 def check_difference(difference: Any, where: str) -> None:
@@ -357,9 +359,16 @@ def find_name(name: str, methods: Mapping[str, Any]) -> str:
 
 
 def checked(config: dict[str, Any], layers: Sequence[Layer], method: str, order: str, instances) -> RunConfig:
-    """The run, or a UserError that names the file in which the offending key stands."""
-    try:
+    """The run; raises UserError for one that cannot work."""
+    with blamed(layers, method):
         return build_run(config, HERE, method=method, order=order, instances=instances)
+
+
+@contextmanager
+def blamed(layers: Sequence[Layer], method: str) -> Iterator[None]:
+    """A refusal names the file in which the offending key stands."""
+    try:
+        yield
     except UserError as error:
         text = str(error)
         if text.startswith(f"{HERE}: "):

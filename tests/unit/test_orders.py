@@ -69,3 +69,12 @@ def test_a_comparison_has_a_run_for_each():
     assert load_run(config, order="last+max").stream.order == ("last", "max")
     with pytest.raises(UserError, match="random: expected at most 0, since 2 tasks"):
         load_study({**config, "orders": [{"random": 1}]})
+
+
+def test_what_the_methods_have_in_common_need_not_work_by_itself():
+    """A comparison with orders asks it for the names of its tasks alone."""
+    config = tiny_config(objective={"name": "on_policy", "context": "none"}, orders=["reversed"])
+    study = load_study({**config, "methods": {"sdft": {"objective": {"context": "demonstration"}}}})
+    assert len(study.runs) == 1
+    with pytest.raises(UserError, match=r"methods\.gkd|objective\.context: none"):
+        load_study({**config, "methods": {"gkd": {}}})
