@@ -64,7 +64,8 @@ class Infinite:
             raise ValueError(f"minimum: expected constant ({self.constant}) or less, got {self.minimum}")
         if self.anneal_stages and not self.anneal_ratio:
             raise ValueError("anneal_stages: true does nothing: anneal_ratio is 0")
-        refuse_idle(self, self.constant == 1, "with constant 1: the rate has nowhere to fall", "cooldown_ratio")
+        falls = self.constant == 1 and self.cooldown_ratio > 0  # none is what there is then
+        refuse_idle(self, falls, "with constant 1: the rate has nowhere to fall", "cooldown_ratio")
         refuse_idle(self, not self.anneal_ratio, "with anneal_ratio 0: nothing is annealed", "minimum")
 
     def rates(self, warmup_ratio: float, steps: int, standing: Standing) -> Callable[[int], float]:

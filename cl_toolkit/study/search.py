@@ -94,8 +94,9 @@ class Search:
             raise ValueError("trials: missing; expected how many each method gets where sampler is tpe")
         if self.sampler == "grid" and self.trials is not None:
             raise ValueError("trials: is for sampler: tpe; a grid has a trial for every combination")
-        refuse_idle(self, self.sampler == "tpe", "with sampler tpe: no grid grows", "widen")
-        refuse_idle(self, self.criterion == "learning", "with criterion learning: the best learner is chosen", "margin")
+        grows, spared = self.sampler == "tpe" and self.widen > 0, self.criterion == "learning" and self.margin > 0
+        refuse_idle(self, grows, "with sampler tpe: no grid grows", "widen")  # 0 says so itself
+        refuse_idle(self, spared, "with criterion learning: the best learner is chosen", "margin")
 
     @property
     def second(self) -> Criterion:

@@ -132,3 +132,7 @@ def test_without_optuna_it_is_said_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r"needs optuna: pip install 'cl-toolkit\[tune\]'"):
         Tuning.of(write(tmp_path / "my.yaml"))
+
+
+def test_a_setting_that_says_no_where_there_is_nothing_is_no_idle_one():
+    assert Search(seed=1, methods={}, sampler="tpe", trials=2, widen=0, criterion="learning", margin=0.0).widen == 0
