@@ -133,8 +133,8 @@ def build_run(
     run = read_run(plain, where, method=method, order=order, instances=instances)
     refusals.check(run, where)
     refusals.check_anchors(run, where)
-    parts = enumerate(run.stream.then)
-    run = replace(run, then=tuple(part_of(run, part, f"stream.then[{i}]", where) for i, part in parts))
+    for i, part in enumerate(run.then):
+        refusals.check(part, f"{where}: stream.then[{i}]")
     refusals.check_parts(run, where)
     return run
 
@@ -142,7 +142,7 @@ def build_run(
 def read_run(
     plain: dict[str, Any], where: str, *, method: str = "run", order: str = "given", instances=None
 ) -> RunConfig:
-    """The same without a look at what its parts make of each other, and without the streams of `stream.then`."""
+    """The same without a look at whether its parts work together."""
     known = base_layer()
     for key in plain:
         if key not in known:
@@ -169,7 +169,7 @@ def read_run(
 
     seed = plain["seed"]
     seed = dict.fromkeys(("data", "init", "memory", "rollout"), seed) if not isinstance(seed, dict) else seed
-    return RunConfig(
+    run = RunConfig(
         name=str(plain["name"]),
         method=method,
         order=order,
@@ -190,6 +190,7 @@ def read_run(
         seed=typed(Seeds, seed, "seed", where),
         plain={k: v for k, v in plain.items() if k not in COMPARISON_KEYS},
     )
+    return replace(run, then=tuple(part_of(run, p, f"stream.then[{i}]", where) for i, p in enumerate(stream.then)))
 
 
 def part_of(run: RunConfig, given: Mapping[str, Any], section: str, where: str) -> RunConfig:
@@ -203,6 +204,4 @@ def part_of(run: RunConfig, given: Mapping[str, Any], section: str, where: str) 
         objective = component(OBJECTIVES, asked.get("name"), settings, f"{section}.objective", where)
     own: dict[str, Any] = {"name": stream.name, "tasks": tasks, "order": None, "anchors": [], "then": []}
     section_ = typed(StreamSection, {**split_section(StreamSection, run.plain["stream"])[0], **own}, section, where)
-    part = replace(run, stream=section_, stream_settings=stream.settings, objective=objective)
-    refusals.check(part, f"{where}: {section}")
-    return part
+    return replace(run, stream=section_, stream_settings=stream.settings, objective=objective)

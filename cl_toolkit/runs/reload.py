@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cl_toolkit.config.build import build_run
+from cl_toolkit.config.build import read_run
 from cl_toolkit.data.streams import build_stream
 from cl_toolkit.engine.choose import pick_device
 from cl_toolkit.errors import UserError, did_you_mean
@@ -90,11 +90,12 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _config(record: dict[str, Any], folder: Path) -> RunConfig:
-    """The config of a record. A strategy that was given as an object is named by its class."""
+    """The config of a record. A strategy that was given as an object is named by its class. It has run, so that it is not
+    judged again: what is refused today may have been taken then."""
     plain = dict(record["config"])
     named = {(s or {}).get("class", name): s for name, s in plain["strategies"].items()}
     plain["strategies"] = {name: {k: v for k, v in (s or {}).items() if k != "class"} for name, s in named.items()}
-    return build_run(plain, str(folder), method=record["method"], order=record["order"])
+    return read_run(plain, str(folder), method=record["method"], order=record["order"])
 
 
 def _place(folder: Path, record: dict[str, Any], after: str | None) -> Path | None:

@@ -1,6 +1,7 @@
 """How few examples bring an old score back."""
 
 import json
+import shutil
 
 import pytest
 from files import call
@@ -8,6 +9,7 @@ from tiny import tiny_run_config
 
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.kind import fingerprint
+from cl_toolkit.runs.checkpoint import read_checked, write_checked
 from cl_toolkit.runs.relearn import regained, relearn
 from cl_toolkit.runs.reload import reload
 from cl_toolkit.runs.run import execute
@@ -62,6 +64,15 @@ def test_a_task_alone_is_what_it_is_among_others(run):
     name = json.loads((run / "record.json").read_text())["tasks"][0]
     alone = list(relearn(run, (2,), steps=5, names=[name]))
     assert alone == [row for row in relearn(run, (2,), steps=5) if row.task == name]
+
+
+def test_a_run_is_reloaded_whose_settings_are_refused_today(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "record.json"
+    record = read_checked(path)
+    record["config"]["generation"]["gpu_memory_utilization"] = 0.5  # idle beside the engine of its own
+    write_checked(path, record)
+    assert fingerprint(reload(tmp_path / "run").model) == fingerprint(reload(run).model)
 
 
 @pytest.mark.parametrize("between", ["continue", "merge", "stack"])
