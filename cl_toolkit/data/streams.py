@@ -62,7 +62,7 @@ def chosen_tasks(config: RunConfig, where: str) -> list[str]:
 def build_stream(config: RunConfig) -> Stream:
     """The stream of a run, checked: every task has training examples and examples to be scored on."""
     section = config.stream
-    tasks = read_tasks(config, chosen_tasks(config, "the config"))
+    tasks = [*read_tasks(config, chosen_tasks(config, "the config"))]  # a list of its own: what was read is read once
     for part in config.then:
         more = read_tasks(part, chosen_tasks(part, "the config"))
         tasks += [replace(task, objective=part.objective) for task in more]

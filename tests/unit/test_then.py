@@ -39,6 +39,18 @@ def test_with_one_objective_it_is_the_stream_of_all_tasks(tmp_path):
         assert comparable(joined)[key] == comparable(plain)[key]
 
 
+def test_a_stream_that_was_read_before_has_no_more_tasks_than_it_has():
+    """What is read is kept for the whole process; the stages of one config were in all others of the same stream."""
+    from cl_toolkit.data.streams import build_stream
+    from cl_toolkit.study.cells import load_run
+
+    alone = {"name": "skills", **SIZES, "tasks": ["max"]}
+    then = {"name": "skills", **SIZES, "tasks": ["last"]}
+    both, one = (load_run(tiny_config(stream=stream)) for stream in (alone | {"then": [then]}, alone | {"then": []}))
+    for config_, names in ((both, ["max", "last"]), (one, ["max"]), (both, ["max", "last"])):
+        assert [task.name for task in build_stream(config_).tasks] == names
+
+
 @pytest.mark.parametrize("strategies", [{"replay": {"source": "general"}}, {"guard": {}}])
 def test_anchors_of_the_first_stream_are_there_in_the_later_ones(strategies):
     from cl_toolkit.study.cells import load_run
