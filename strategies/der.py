@@ -16,7 +16,7 @@ from cl_toolkit.data.store import ExampleStore
 from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import by_rows, logprobs
-from cl_toolkit.ranges import at_least, refuse_idle
+from cl_toolkit.ranges import at_least
 from cl_toolkit.strategy import Cost, Strategy, Tags
 from cl_toolkit.types import Batches, Example
 
@@ -190,9 +190,6 @@ class DERpp(DER):
         """beta: weight of the plain loss on the second batch, averaged over its answer tokens. The rest as for der."""
 
         beta: Annotated[float, at_least(0)] = 0.5
-
-        def __post_init__(self) -> None:
-            refuse_idle(self, self.alpha == 0, "with alpha 0: no logits are rehearsed", "top_k")
 
     tags = replace(DER.tags, off={"alpha": 0.0, "beta": 0.0}, cost=Cost(rows=2.0))
 

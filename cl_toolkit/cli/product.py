@@ -56,7 +56,7 @@ def gate(
     for row in rows:
         if row.harmed:
             typer.echo(
-                f"note: {printable(row.name)} fell by its own training, from {row.start:.4g} to {row.before:.4g}"
+                f"note: {printable(row.name)} got worse by its own training: {row.start:.4g}, then {row.before:.4g}"
             )
     typer.echo(
         f"\n{len(fell)} of {len(rows)} fell by more than {margin:g}" if fell else f"\nall kept within {margin:g}"

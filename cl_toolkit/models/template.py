@@ -66,9 +66,6 @@ class ChatTemplate:
         self.source = tokenizer.get_chat_template() if isinstance(tokenizer.chat_template, dict) else None
         self.source = self.source or tokenizer.chat_template
         self.pinned = pin_date(self.source, day)
-        for name in self.options:
-            if not re.search(rf"\b{re.escape(name)}\b", self.source):
-                raise UserError(f"prompt.chat_template_kwargs: {name} does nothing: the chat template does not read it")
         self.written_date = str(day) if self.pinned != self.source else None
 
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
@@ -111,13 +108,19 @@ def pin_date(template: str, day: date) -> str:
 
 
 def writing(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> ChatTemplate | Lines:
-    """How a model's conversations are written. Raises UserError for settings that say nothing to its tokenizer."""
+    """How a model's conversations are written."""
     if prompt.chat_template == "auto" and tokenizer.chat_template:
         return ChatTemplate(tokenizer, prompt.chat_template_kwargs, date.fromisoformat(prompt.date), prompt.thoughts)
-    for name in ("chat_template_kwargs", "thoughts"):
-        if value := getattr(prompt, name):
-            raise UserError(f"prompt.{name}: {value} does nothing: the model has no chat template; leave it out")
     return Lines(prompt.suffix)
+
+
+def unread(written: ChatTemplate | Lines, prompt: Prompt) -> list[str]:
+    """Settings of a template that say nothing to this one, in sentences: models of one comparison may differ in that."""
+    if isinstance(written, Lines):
+        names = [name for name in ("chat_template_kwargs", "thoughts") if getattr(prompt, name)]
+        return [f"prompt.{name} does nothing: the model has no chat template" for name in names]
+    names = [name for name in written.options if not re.search(rf"\b{re.escape(name)}\b", str(written.source))]
+    return [f"prompt.chat_template_kwargs: {name} does nothing: the chat template does not read it" for name in names]
 
 
 class Guard:

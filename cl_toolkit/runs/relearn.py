@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cl_toolkit.types import Task
+
+SLACK = 1e-6
+"""What rounding on another device may make of a score's difference, and of a perplexity's as a share."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def relearn(
 def regained(task: Task, learned: float, left: float, score: float) -> float | None:
     """The share of the loss that a score brings back; None where a task was left as good as it was learned, or better."""
     lost = learned - left
+    if math.isclose(learned, left, rel_tol=SLACK, abs_tol=SLACK):  # rounding, on another device
+        return None
     fell = lost > 0 if as_scorer(SCORERS.get(task.scorer, "scorer")).higher_is_better else lost < 0
     return (score - left) / lost if fell else None
 

@@ -55,7 +55,7 @@ def fitting(config: RunConfig, stream: Stream) -> list[str]:
     config.kind.check(config.model.adapter, config.frozen_base)
     notes = check_fit(codec_of(config, stream), stream, config)
     wanted = None if config.model.adapter is None else config.model.adapter.target_modules
-    unknown = f"model.adapter.target_modules: {wanted}: as many layers are counted, but which, and so how large, the weights say"
+    unknown = f"model.adapter.target_modules: {wanted}: as many layers are counted, but which, the weights say"
     return [*notes, unknown] if by_weights(wanted) else notes
 
 

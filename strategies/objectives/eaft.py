@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.logits import by_rows, logprobs, negative_logp, target_logits
 from cl_toolkit.objective import Objective
-from cl_toolkit.ranges import at_least, refuse_idle
+from cl_toolkit.ranges import at_least
 from cl_toolkit.types import Outputs
 
 if TYPE_CHECKING:
@@ -58,9 +58,6 @@ class EAFT(Objective):
 
         alpha: Annotated[float, at_least(0)] = 1.0
         top_k: Annotated[int, at_least(2)] = 20
-
-        def __post_init__(self) -> None:
-            refuse_idle(self, self.alpha == 0, "with alpha 0: nothing is weighted", "top_k")
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         return task.codec.batch(examples)

@@ -122,7 +122,6 @@ class RFT(Objective):
             if not any((*self.reward_weights, *self.rewards.values())):
                 raise ValueError("reward_weights: expected one above 0, got two zeros: nothing would be rewarded")
             refuse_idle(self, self.algorithm != "grpo", f"with algorithm {self.algorithm}", "scale_rewards")
-            refuse_idle(self, self.beta == 0, "with beta 0: there is no KL", "kl_in", "kl_max")
             refuse_idle(self, self.kl_in == "reward", "with kl_in reward: the loss has no KL", "kl_max")
             alone = self.num_generations == 1 and self.instance_filter == "zero_variance"
             refuse_idle(self, alone, "with num_generations 1: one rollout is as good as itself", "instance_filter")

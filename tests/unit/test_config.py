@@ -198,10 +198,8 @@ REFUSALS = [
             ),
             ("merge", "method: magmax, density: 0.5", "density: 0.5 does nothing with method magmax"),
             ("ewc", "gamma: 0.9", "gamma: 0.9 does nothing with mode separate"),
-            ("derpp", "alpha: 0, top_k: 5", "top_k: 5 does nothing with alpha 0"),
         )
     ),
-    ("objective: {name: eaft, alpha: 0, top_k: 5}", "objective.top_k: 5 does nothing with alpha 0"),
     ("stream: {name: digits, permutations: 3}", "stream.permutations: 3 does nothing with protocol split"),
     (
         "stream: digits\nmodel: mlp\nprompt: {system: a}",
@@ -234,8 +232,6 @@ REFUSALS = [
         for given, words in [
             ("epsilon: 0.1", "epsilon: 0.1 does nothing with num_iterations 1"),
             ("algorithm: rloo, scale_rewards: false", "scale_rewards: False does nothing with algorithm rloo"),
-            ("beta: 0, kl_in: reward", "kl_in: reward does nothing with beta 0"),
-            ("beta: 0, kl_max: 10", "kl_max: 10.0 does nothing with beta 0"),
             ("kl_in: reward, kl_max: 10", "kl_max: 10.0 does nothing with kl_in reward"),
             ("reward_weights: [1, 0], format_pattern: a", "format_pattern: a does nothing with a weight of 0"),
             (

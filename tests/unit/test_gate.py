@@ -113,7 +113,7 @@ def test_the_exit_code_and_the_table(tmp_path, monkeypatch, capsys):
     assert code == 1
     lines = said.out.splitlines()
     assert lines[1].split() == ["a", "0.5", "0.4", "0.1", "FELL"]
-    assert "note: a fell by its own training, from 0.9 to 0.5" in lines
+    assert "note: a got worse by its own training: 0.9, then 0.5" in lines
     assert ["talk", "(anchor)", "0.8", "0.8", "0", "kept"] in [line.split() for line in lines]
     assert lines[-1] == "1 of 3 fell by more than 0.02"
     code, said = call(monkeypatch, capsys, tmp_path, "--json")

@@ -75,7 +75,7 @@ def test_without_weights_there_are_as_many():
 @pytest.mark.parametrize(("wanted", "said"), [("kappa", True), ("all-linear", False), (["q_proj"], False)])
 def test_a_plan_says_that_it_does_not_know_which(wanted, said):
     config = load_run(tiny_config(model={**TINY, "adapter": {"r": 2, "target_modules": wanted}}))
-    told = "target_modules: kappa: as many layers are counted, but which"
+    told = "target_modules: kappa: as many layers are counted, but which, the"
     assert any(told in note for note in fitting(config, build_stream(config))) == said
 
 
