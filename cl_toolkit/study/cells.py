@@ -220,9 +220,8 @@ def check_difference(difference: Any, where: str) -> None:
         if key in (difference or {}):
             raise UserError(f"{where}.{key}: belongs to the comparison, not to a method")
     stream = (difference or {}).get("stream")
-    if (
-        isinstance(stream, Mapping) and stream.get("order") is not None
-    ):  # its runs would be compared with those of another order
+    # its runs would be compared with those of another order
+    if isinstance(stream, Mapping) and stream.get("order") is not None:
         raise UserError(f"{where}.stream.order: belongs to the comparison, not to a method; use orders")
 
 
