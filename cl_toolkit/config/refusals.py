@@ -89,7 +89,7 @@ def check_train(config: RunConfig, where: str) -> None:
 
 def check_objective(config: RunConfig, where: str) -> None:
     """It must learn something as it is set."""
-    if idle := objective_of(config)(config.objective.settings).idle:
+    if idle := made(objective_of(config), config.objective.settings, f"{where}: objective").idle:
         raise UserError(f"{where}: objective.{idle}")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from cl_toolkit.data.facts import facts_of, first_places
 from cl_toolkit.errors import UserError
 from cl_toolkit.models.documents import is_document
-from cl_toolkit.models.template import unread
 from cl_toolkit.types import Example, Task
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def check_texts(
 ) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot be written or does not fit.
     limits: of a task, the name of each setting that limits an answer, and the tokens."""
-    notes = unread(codec.write, codec.prompt)
+    notes = codec.write.unread(codec.prompt)
     if codec.templated and codec.write.written_date:
         notes.append(f"the chat template writes a date into the prompt: {codec.write.written_date} (prompt.date)")
     if not codec.templated and any(len(e.messages) > 1 or codec.prompt.system for t in tasks for e in t.train[:1]):

@@ -40,6 +40,11 @@ class Lines:
     def __init__(self, suffix: str):
         self.suffix = suffix
 
+    def unread(self, prompt: Prompt) -> list[str]:
+        """Settings that say nothing here, in sentences: models of one comparison may differ in what they have."""
+        names = [name for name in ("chat_template_kwargs", "thoughts") if getattr(prompt, name)]
+        return [f"prompt.{name} does nothing: the model has no chat template" for name in names]
+
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """(text before the answer, text after it)."""
         if tools:
@@ -67,6 +72,15 @@ class ChatTemplate:
         self.source = self.source or tokenizer.chat_template
         self.pinned = pin_date(self.source, day)
         self.written_date = str(day) if self.pinned != self.source else None
+
+    def unread(self, prompt: Prompt) -> list[str]:
+        """As of `Lines`."""
+        names = [
+            name for name in prompt.chat_template_kwargs if not re.search(rf"\b{re.escape(name)}\b", str(self.source))
+        ]
+        return [
+            f"prompt.chat_template_kwargs: {name} does nothing: the chat template does not read it" for name in names
+        ]
 
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """(text before the answer, text after it)."""
@@ -112,15 +126,6 @@ def writing(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> ChatTemplate 
     if prompt.chat_template == "auto" and tokenizer.chat_template:
         return ChatTemplate(tokenizer, prompt.chat_template_kwargs, date.fromisoformat(prompt.date), prompt.thoughts)
     return Lines(prompt.suffix)
-
-
-def unread(written: ChatTemplate | Lines, prompt: Prompt) -> list[str]:
-    """Settings of a template that say nothing to this one, in sentences: models of one comparison may differ in that."""
-    if isinstance(written, Lines):
-        names = [name for name in ("chat_template_kwargs", "thoughts") if getattr(prompt, name)]
-        return [f"prompt.{name} does nothing: the model has no chat template" for name in names]
-    names = [name for name in written.options if not re.search(rf"\b{re.escape(name)}\b", str(written.source))]
-    return [f"prompt.chat_template_kwargs: {name} does nothing: the chat template does not read it" for name in names]
 
 
 class Guard:

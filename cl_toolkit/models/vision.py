@@ -254,7 +254,7 @@ class Parts:
     """A chat template whose turns are lists of images and texts, as those of vision-language models are."""
 
     def __init__(self, write: ChatTemplate):
-        self.plain, self.written_date = write, write.written_date
+        self.plain, self.written_date, self.unread = write, write.written_date, write.unread
 
     def __call__(self, turns: Turns, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, str]:
         """(text before the answer, text after it)."""

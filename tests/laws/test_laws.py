@@ -109,7 +109,7 @@ def test_the_tags_say_what_it_costs(name, tmp_path, monkeypatch):
     assert (cost["extra_forwards"] > plain["extra_forwards"]) == (tags.cost.forwards > 0)
     assert (cost["extra_backwards"] > plain["extra_backwards"]) == (tags.cost.backwards > 0)
     assert (max(rows) > run.config.train.global_batch_size) == (tags.cost.rows > 0)
-    assert bool(after) == (tags.cost.after_task + tags.cost.looks > 0)
+    assert bool(after) == (tags.cost.after_task + tags.cost.read_after + tags.cost.looks > 0)
     assert (cost["stored_examples"] > 0) == tags.needs_examples
     assert (cost["extra_parameters"] > plain["extra_parameters"]) == (
         bool(tags.extra_memory) and not tags.needs_examples
