@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.data.facts import facts_of, overlap_lines
-from cl_toolkit.errors import UserError
+from cl_toolkit.errors import UserError, listed
 from cl_toolkit.measure.scorers import as_scorer
 from cl_toolkit.models.writers import make_writer
 from cl_toolkit.registry import OBJECTIVES, SCORERS
@@ -42,21 +42,25 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         return found
 
     shared = [f"task {line}" for line in overlap_lines(stream.all_tasks, config.evaluate.split)]
-    unread = [line for task in stream.tasks if (line := passed_over(task, config))]
     return [
         *codec.check(stream.all_tasks, config.evaluate.split, limits),
         *shared,
-        *unread,
+        *passed_over(stream, config),
         *beyond_the_end(stream, config),
     ]
 
 
-def passed_over(task: Task, config: RunConfig) -> str:
-    """What a task's rows have and its objective does not learn from, in a sentence; the first row speaks for all."""
-    name = (task.objective or config.objective).name
-    reads = OBJECTIVES.get(name, "objective.name").reads
-    unread = set(task.train[0].extra if task.train else ()) & {"rejected"} - reads
-    return f"task {task.name}: rows have a rejected answer, which objective {name} passes over" if unread else ""
+def passed_over(stream: Stream, config: RunConfig) -> list[str]:
+    """What rows have and their objective does not learn from, a sentence for each; a task's first row speaks for all."""
+    found: dict[str, list[str]] = {}
+    for task in stream.tasks:
+        name = (task.objective or config.objective).name
+        if set(task.train[0].extra if task.train else ()) & {"rejected"} - OBJECTIVES.get(name, "objective.name").reads:
+            found.setdefault(name, []).append(task.name)
+    return [
+        f"task{'s' * (len(tasks) > 1)} {listed(sorted(tasks))}: rows have a rejected answer, which objective {name} passes over"
+        for name, tasks in found.items()
+    ]
 
 
 def beyond_the_end(stream: Stream, config: RunConfig) -> list[str]:

@@ -8,10 +8,13 @@ from pieces import ask, configured, task_view, tiny_model, token_logprobs, train
 from tiny import RFT, tiny_config
 
 import cl_toolkit as cl
+from cl_toolkit.data.streams import build_stream
 from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.objectives.dpo import DPO
+from cl_toolkit.study.cells import load_run
+from cl_toolkit.study.plan import fitting
 
 PAIRS = [ask(q, q[:1], extra={"rejected": q[::-1]}) for q in ("ab", "abcdef", "cd", "défg", "hij klm", "no")]
 EASY = "cl_toolkit.check.runs:EasyPairs"
@@ -98,6 +101,10 @@ def test_instruction_preference_and_reinforcement_are_one_stream(tmp_path):
     assert [stage["objective"] for stage in record["stages"]] == [None, "dpo", "rft"]
     assert "task last: rows have a rejected answer, which objective rft passes over" in record["notes"]
     assert not any("sort" in note for note in record["notes"])
+    config["objective"], config["stream"]["then"] = {"name": "sft"}, []
+    config["stream"] |= {"name": "skills", "tasks": ["max", "last"], "rejected": True}
+    notes = fitting(load_run(config), build_stream(load_run(config)))
+    assert "tasks last, max: rows have a rejected answer, which objective sft passes over" in notes
     assert terms == {"max": {"sft"}, "sort": {"dpo", "ewc"}, "last": {"rft", "ewc"}}
 
 
