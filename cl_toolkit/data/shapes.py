@@ -87,7 +87,9 @@ def prompt_completion(row: Row, where: str) -> Row:
 def preference(row: Row, where: str) -> Row:
     """The chosen answer is the target; the rejected one, a text, stays beside it."""
     if "chosen" not in row:
-        raise UserError(f"{where}: rejected: stands alone; expected a field chosen beside it")
+        if row.keys() & {"target", "messages"}:  # which hold what is chosen
+            return row
+        raise UserError(f"{where}: rejected: stands alone; expected a field chosen beside it, or target")
     chosen, other = row.pop("chosen"), row.pop("rejected")
     if isinstance(chosen, str) and isinstance(other, str):
         if "prompt" not in row:

@@ -67,6 +67,8 @@ PAIRS = {
     "turns": {"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]},
     "conversations": {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
     "beside an input": {"input": "q", "chosen": "a", "rejected": "b"},
+    "beside a target": {"input": "q", "target": "a", "rejected": "b"},
+    "beside a conversation": {"messages": [USER, ANSWER], "rejected": "b"},
 }
 
 
