@@ -3,8 +3,9 @@
 python docs/clinc150_rows.py DOMAINS ROWS
 
 DOMAINS/<domain>/{train,valid,test}.jsonl: a row a request, whose target is its intent in words. ROWS gets the same, each with a
-rejected answer (another intent of its domain), and a task `shown`: requests of the start model's domains whose input holds the
-answer, in the words in which `on_policy` shows one to its teacher.
+rejected answer (another intent of its domain). Two tasks are for the start model: `shown`, requests of its domains whose input
+holds the answer, in the words in which `on_policy` shows one to its teacher; `part`, some rows of the stream's own tasks, of
+which it knows a part then, so that rewards can be earned.
 """
 
 import json
@@ -18,6 +19,8 @@ START = ("auto_and_commute", "home", "meta", "small_talk", "utility", "work")
 TASKS = ("banking", "kitchen_and_dining", "travel")
 SHOWN = 1000
 """Rows of each domain that are shown, at most."""
+PART = 200
+"""Rows of each of the stream's tasks that the start model learns, at most."""
 
 
 def read(path: Path) -> list[dict]:
@@ -31,7 +34,7 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main(domains: Path, to: Path) -> None:
     for split in ("train", "valid", "test"):
-        rng, shown = random.Random(split), []
+        rng, shown, part = random.Random(split), [], []
         for domain in (*START, *TASKS):
             rows = read(domains / domain / f"{split}.jsonl")
             intents = sorted({row["target"] for row in rows})
@@ -42,7 +45,10 @@ def main(domains: Path, to: Path) -> None:
                 for i, row in enumerate(rng.sample(rows, min(SHOWN, len(rows)))):
                     words = (DEMONSTRATION, SOLUTION)[i % 2].format(row["target"])
                     shown.append(row | {"task": "shown", "input": row["input"] + words})
+            else:
+                part += [row | {"task": "part"} for row in rng.sample(rows, min(PART, len(rows)))]
         write(to / "shown" / f"{split}.jsonl", shown)
+        write(to / "part" / f"{split}.jsonl", part)
 
 
 if __name__ == "__main__":

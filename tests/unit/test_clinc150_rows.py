@@ -23,9 +23,9 @@ def test_each_row_has_a_wrong_intent_and_half_of_the_others_show_the_right_one(t
             write_rows(tmp_path / "domains" / domain / f"{split}.jsonl", rows)
     script.main(tmp_path / "domains", tmp_path / "rows")
     plain = tiny_config()
-    plain["stream"] = {"name": "jsonl", "path": str(tmp_path / "rows"), "tasks": [*script.TASKS, "shown"]}
+    plain["stream"] = {"name": "jsonl", "path": str(tmp_path / "rows"), "tasks": [*script.TASKS, "part", "shown"]}
     stream = build_stream(load_run(plain))
-    assert [len(task.train) for task in stream.tasks] == [6, 6, 6, 36]
+    assert [len(task.train) for task in stream.tasks] == [6, 6, 6, 18, 36]
     for task in stream.tasks:
         for example in task.train:
             assert example.extra["rejected"] != example.target

@@ -36,6 +36,7 @@ DOMAINS = (
     "home",
     "kitchen_and_dining",
     "meta",
+    "part",
     "shown",
     "small_talk",
     "travel",
