@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cl_toolkit.engine.session import Engine
     from cl_toolkit.models.kind import Codec
     from cl_toolkit.models.writers import Writer
+    from cl_toolkit.strategy import Strategy
     from cl_toolkit.types import Stream, Task
 
 
@@ -28,8 +29,9 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
     """What has to be said before training, in sentences. Raises UserError for what cannot work."""
     config.kind.check(config.model.adapter, config.frozen_base)
     check_choices(stream, config)
-    check_anchors(stream, config)
-    written = [(part.name, part.answer_limit) for part in parts_of(build_strategy(config))]
+    parts = parts_of(build_strategy(config))
+    check_anchors(stream, parts)
+    written = [(part.name, part.answer_limit) for part in parts]
 
     def limits(task: Task) -> dict[str, int]:
         component, found = task.objective or config.objective, {}
@@ -46,7 +48,7 @@ def check_fit(codec: Codec, stream: Stream, config: RunConfig) -> list[str]:
         *codec.check(stream.all_tasks, config.evaluate.split, limits),
         *shared,
         *passed_over(stream, config),
-        *beyond_the_end(stream, config),
+        *beyond_the_end(stream, config, parts),
     ]
 
 
@@ -63,14 +65,14 @@ def passed_over(stream: Stream, config: RunConfig) -> list[str]:
     ]
 
 
-def beyond_the_end(stream: Stream, config: RunConfig) -> list[str]:
+def beyond_the_end(stream: Stream, config: RunConfig, parts: Sequence[Strategy]) -> list[str]:
     """What is said of tasks that the stream has not got, in sentences. It may grow."""
     if not stream.regime.trained:
         return []
     last, rates, adapter = len(stream.stages), config.train.lr_per_stage, config.model.adapter
     given = {"train.lr_per_stage": len(rates) if isinstance(rates, tuple) else 0}
     given["model.adapter.per_task"] = len(adapter.tasks) if adapter is not None else 0
-    begins = {f"strategies.{part.name}": part.as_set.begins for part in parts_of(build_strategy(config))}
+    begins = {f"strategies.{part.name}": part.as_set.begins for part in parts}
     late = [(name, f"does nothing: it begins in task {task}") for name, task in begins.items() if task > last]
     long = [(name, f"is for {many} tasks") for name, many in given.items() if many > last]
     return [f"{name} {words}, and the last one is task {last}" for name, words in (*late, *long)]
@@ -90,9 +92,9 @@ def check_choices(stream: Stream, config: RunConfig) -> None:
             )
 
 
-def check_anchors(stream: Stream, config: RunConfig) -> None:
+def check_anchors(stream: Stream, parts: Sequence[Strategy]) -> None:
     """Who rehearses anchors alone must have something to rehearse: an anchor needs no training examples to be scored."""
-    for part in parts_of(build_strategy(config)):
+    for part in parts:
         if part.as_set.anchored and stream.anchors and not any(anchor.train for anchor in stream.anchors):
             raise UserError(
                 f"stream.anchors: strategies.{part.name} does nothing, as it is set, without training examples of an anchor; "

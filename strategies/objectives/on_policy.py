@@ -115,12 +115,11 @@ class OnPolicy(Objective):
 
     @property
     def idle(self) -> str:
-        alone = self.config.teacher in OWN and self.config.context == "none"
+        if self.config.teacher not in OWN or self.config.context != "none":
+            return ""
         return (
             "context: none: the model's own teacher, which sees no more than the model, says what the model says; "
             "expected demonstration or feedback, or another model as teacher"
-            if alone
-            else ""
         )
 
     @property
