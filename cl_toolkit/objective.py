@@ -94,6 +94,11 @@ class Objective:
         """Prepare for a task, on the plain model: keep a reference, drop examples. Returns the task to be trained."""
         return task
 
+    def noticed(self) -> Sequence[str]:
+        """What has turned out while the last task was prepared and its user should know, in sentences from the name of the task
+        on; a record's notes hold them."""
+        return ()
+
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         """Examples -> tensors. `model` may be asked (rollouts); nothing is learned here."""
         raise NotImplementedError

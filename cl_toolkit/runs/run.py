@@ -257,7 +257,8 @@ class Run:
             self.engine.standing = standing_of(self, k)
             self.model = learn(self.model, view, objective, strategy, engine, watch)
             self.events(events.Learned(task=task.name, index=k))
-            for note in found_to_fit(self.engine, self.record["notes"]):
+            noticed = [f"objective {objective.name}: {said}" for said in objective.noticed()]
+            for note in [*found_to_fit(self.engine, self.record["notes"]), *noticed]:
                 self.record["notes"] = [*self.record["notes"], note]
                 self.events(events.Note(text=note))
             merge_error = self.end_adapter(task)

@@ -27,16 +27,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cl_toolkit.engine.access import eval_mode, evaluating, unwrapped
+from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.carried import carried, carry
 from cl_toolkit.models.divergences import divergence
-from cl_toolkit.models.logits import KL_TENSORS, by_rows, target_logits
+from cl_toolkit.models.logits import KL_TENSORS, by_rows, predicted, target_logits
 from cl_toolkit.models.outside import Outside
 from cl_toolkit.models.rollouts import sampled
 from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least, refuse_idle
 from cl_toolkit.strategy import Cost
-from cl_toolkit.types import Outputs
+from cl_toolkit.types import WITHOUT_TARGET, Outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,10 +46,14 @@ if TYPE_CHECKING:
     from cl_toolkit.task_view import TaskView
     from cl_toolkit.types import Batch, Example
 
+torch = LazyModule("torch")
+
 OWN = ("start", "live", "ema")
 DEMONSTRATION = "\n\nThis is an example for a response to the question:\n{}\n\nNow answer with a response of your own."
 AGAIN = "\n\n\n\nCorrectly solve the original question.\n"
 SOLUTION = "\nCorrect solution:\n\n{}" + AGAIN
+ASKED, AT_ONCE = 32, 4
+"""Examples on which a teacher is tried before a task, and how many of them at a time."""
 FEEDBACK = "\nThe following is feedback from your unsuccessful earlier attempt:\n\n{}" + AGAIN
 
 
@@ -65,10 +70,20 @@ def told(example: Example, text: str) -> Example:
     return replace(example, messages=tuple(turns))
 
 
+def mean_logp(model: nn.Module, task: TaskView, examples: Sequence[Example]) -> float:
+    """The mean of log p over the target tokens of examples."""
+    device = next(model.parameters()).device
+    parts = [examples[i : i + AT_ONCE] for i in range(0, len(examples), AT_ONCE)]
+    found = [predicted(model, task.codec.batch(part).to(device), logits=False).logp for part in parts]
+    return float(torch.cat(found).mean())
+
+
 class OnPolicy(Objective):
     """The divergence of a teacher's distributions and the model's own at each token of the model's rollouts: SDFT, GKD and
     SDPO by their settings.
 
+    A teacher must be able to use what it is shown. One that finds the right answer less likely when it stands in the question
+    (the first 32 examples of a task are tried) makes the model worse, and the record's notes say so.
     A teacher that is equal to the student gives no gradient at all. Each of the `global_batch_size` prompts gets
     `num_generations` rollouts. The teacher's prompt is the question, in whose last user turn the context follows.
     """
@@ -106,6 +121,7 @@ class OnPolicy(Objective):
         self.teacher = Teacher()
         self.outside = None if self.config.teacher in OWN else Outside(self.config.teacher, "objective.teacher")
         self.trained: TaskView | None = None  # the task, seen as it is trained
+        self.misled = ""  # what is wrong with the last task's teacher
 
     def cost(self) -> Cost:
         # sampling reads a row once, token by token, which takes about as long as three forwards
@@ -139,7 +155,24 @@ class OnPolicy(Objective):
         elif self.config.teacher != "live":
             self.teacher.take(model, moves=self.config.teacher == "ema")
         self.trained = task
+        self.misled = "" if self.config.context == "none" else self.trial(model, task)
         return task
+
+    def trial(self, model: nn.Module, task: TaskView) -> str:
+        """What is to be said of a teacher to which the right answer is less likely when it is shown; "" of any other."""
+        asked = [e for e in task.examples if e.source not in WITHOUT_TARGET][:ASKED]
+        words = DEMONSTRATION if self.config.context == "demonstration" else SOLUTION
+        with self.teaching(model) as teacher:
+            alone, beside = (mean_logp(teacher, task, seen) for seen in (asked, [shown(e, words) for e in asked]))
+        if not beside < alone:
+            return ""
+        return (
+            f"{task.name}: the teacher finds the right answer less likely when it is shown it (log-probability of a token "
+            f"{beside:.2f}, {alone:.2f} without; {len(asked)} examples): it cannot use what it sees, and teaches that"
+        )
+
+    def noticed(self) -> Sequence[str]:
+        return [self.misled] if self.misled else []
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         if self.config.teacher == "ema" and task is self.trained:  # once for each step

@@ -61,6 +61,7 @@ class SupCon(Objective):
     needs = frozenset({"hidden"})
     gives = frozenset({"features", "prototypes", "classes"})  # its logits are no distribution that it learns
     inputs = ("conversations", "arrays")
+    alone = ""  # what is wrong with the last task's answers
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -84,10 +85,17 @@ class SupCon(Objective):
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         labels = sorted({e.target for e in task.examples})
+        pairs = self.config.augment != "none" or len(labels) < len(task.examples)
+        self.alone = (
+            "" if pairs else f"{task.name}: no two examples have the same answer, so that nothing is contrasted"
+        )
         plain = unwrapped(model)
         like = next(plain.projection.parameters())
         plain.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
         return task
+
+    def noticed(self) -> Sequence[str]:
+        return [self.alone] if self.alone else []
 
     def encode(self, model: nn.Module, task: TaskView, examples: Sequence[Example]) -> Batch:
         classes = {label: i for i, label in enumerate(unwrapped(model).classes)}

@@ -1,6 +1,8 @@
 """Distillation on the model's own rollouts against numbers worked by hand."""
 
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from cl_toolkit.models.divergences import divergence
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.models.tiny import byte_tokenizer
 from cl_toolkit.runs.identity import components
-from cl_toolkit.strategies.objectives.on_policy import OnPolicy, told
+from cl_toolkit.strategies.objectives.on_policy import DEMONSTRATION, SOLUTION, OnPolicy, told
 from cl_toolkit.study.cells import load_run
 from cl_toolkit.types import Message, Stream
 
@@ -197,6 +199,44 @@ def test_what_the_teacher_of_each_rollout_sees():
         "q\nThe following is feedback from your unsuccessful earlier attempt:\n\nx{}\n\nscore: 0\n\n\n\n"
         "Correctly solve the original question.\n"
     )
+
+
+class Repeats(torch.nn.Module):
+    """A model to which the letter z is e^by times as likely for each z that it has seen, and all else equally likely."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = torch.nn.Parameter(torch.tensor(by))
+
+    def forward(self, input_ids, **inputs):
+        seen = (input_ids == ord("z")).cumsum(1)
+        return SimpleNamespace(logits=self.by * seen[..., None] * (torch.arange(259) == ord("z")))
+
+
+@pytest.mark.parametrize("teacher", ["live", "start", "ema"])
+@pytest.mark.parametrize("context", ["demonstration", "feedback"])
+def test_a_teacher_that_cannot_use_what_it_is_shown_is_told_of(teacher, context):
+    objective, codec = on_policy(teacher=teacher, context=context), byte_codec()
+    task = view(objective, [ask("q", "zz"), ask("x", "z")])
+    for by, says in ((-1.0, True), (1.0, False), (0.0, False)):
+        objective.before_task(Repeats(by), task)
+        assert len(objective.noticed()) == says
+        if says:
+            (note,) = objective.noticed()
+            likely = []
+            for words in ("{}", DEMONSTRATION if context == "demonstration" else SOLUTION):
+                logp = []
+                for e in task.examples:
+                    (text, answer) = codec.ids(told(e, words.format(e.target)) if words != "{}" else e)
+                    seen = [*text, *answer]
+                    for t in range(len(text), len(seen)):
+                        z = -seen[:t].count(ord("z"))
+                        logp.append(z * (seen[t] == ord("z")) - math.log(258 + math.exp(z)))
+                likely.append(f"{sum(logp) / len(logp):.2f}")
+            assert f"(log-probability of a token {likely[1]}, {likely[0]} without; 2 examples)" in note
+    plain = on_policy(context="none", teacher=teacher)
+    plain.before_task(Repeats(-1.0), task)
+    assert not plain.noticed()
 
 
 def test_the_teachers_rows_are_cut_with_the_students():

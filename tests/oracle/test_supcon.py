@@ -119,6 +119,16 @@ def test_a_class_without_a_prototype_is_contrasted_and_not_pulled():
     assert supcon.forward(model, batch).loss.isfinite()
 
 
+def test_answers_that_all_differ_are_told_of():
+    one_each = list({e.y: e for e in points()}.values())
+    for augment, examples, says in (("none", one_each, True), ("none", points(), False), ("noise", one_each, False)):
+        supcon = contrastive(augment=augment)
+        supcon.before_task(small_encoder(supcon), array_view(examples, supcon))
+        assert [note.split(": ", 1)[1][:33] for note in supcon.noticed()] == [
+            "no two examples have the same ans"
+        ] * says
+
+
 def test_prototypes_grow_and_are_read_from_the_weights_alone():
     head, draw = Prototypes(4), torch.Generator().manual_seed(0)
     like = torch.zeros(())
