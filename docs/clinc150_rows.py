@@ -3,9 +3,9 @@
 python docs/clinc150_rows.py DOMAINS ROWS
 
 DOMAINS/<domain>/{train,valid,test}.jsonl: a row a request, whose target is its intent in words. ROWS gets the same, each with a
-rejected answer (another intent of its domain). Two tasks are for the start model: `shown`, requests of its domains whose input
-holds the answer, in the words in which `on_policy` shows one to its teacher; `part`, some rows of the stream's own tasks, of
-which it knows a part then, so that rewards can be earned.
+rejected answer (another intent of its domain). Two tasks are for the start model: `shown`, requests of all domains whose input
+holds the answer, in the words in which `on_policy` shows one to its teacher; `part`, rows of the stream's own tasks, of which
+it knows a part then, so that rewards can be earned.
 """
 
 import json
@@ -17,9 +17,9 @@ from cl_toolkit.strategies.objectives.on_policy import DEMONSTRATION, SOLUTION
 
 START = ("auto_and_commute", "home", "meta", "small_talk", "utility", "work")
 TASKS = ("banking", "kitchen_and_dining", "travel")
-SHOWN = 1000
+SHOWN = 700
 """Rows of each domain that are shown, at most."""
-PART = 200
+PART = 1000
 """Rows of each of the stream's tasks that the start model learns, at most."""
 
 
@@ -41,11 +41,10 @@ def main(domains: Path, to: Path) -> None:
             for row in rows:
                 row["rejected"] = rng.choice([intent for intent in intents if intent != row["target"]])
             write(to / domain / f"{split}.jsonl", rows)
-            if domain in START:
-                for i, row in enumerate(rng.sample(rows, min(SHOWN, len(rows)))):
-                    words = (DEMONSTRATION, SOLUTION)[i % 2].format(row["target"])
-                    shown.append(row | {"task": "shown", "input": row["input"] + words})
-            else:
+            for i, row in enumerate(rng.sample(rows, min(SHOWN, len(rows)))):
+                words = (DEMONSTRATION, SOLUTION)[i % 2].format(row["target"])
+                shown.append(row | {"task": "shown", "input": row["input"] + words})
+            if domain in TASKS:
                 part += [row | {"task": "part"} for row in rng.sample(rows, min(PART, len(rows)))]
         write(to / "shown" / f"{split}.jsonl", shown)
         write(to / "part" / f"{split}.jsonl", part)

@@ -25,7 +25,7 @@ def test_each_row_has_a_wrong_intent_and_half_of_the_others_show_the_right_one(t
     plain = tiny_config()
     plain["stream"] = {"name": "jsonl", "path": str(tmp_path / "rows"), "tasks": [*script.TASKS, "part", "shown"]}
     stream = build_stream(load_run(plain))
-    assert [len(task.train) for task in stream.tasks] == [6, 6, 6, 18, 36]
+    assert [len(task.train) for task in stream.tasks] == [6, 6, 6, 18, 54]
     for task in stream.tasks:
         for example in task.train:
             assert example.extra["rejected"] != example.target
