@@ -21,9 +21,11 @@ class UserError(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'replay'?"`, or the known names (the first of them, where there are many) where none is near. Empty
-    when nothing is known."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name.replace("-", "_")[:80], known, n=1, cutoff=0.6)
+    when nothing is known. Where nothing is near as it is written, capitals do not count."""
+    known, name = sorted(set(known)), name.replace("-", "_")[:80]
+    plain = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name, known, n=1)
+    near = near or [plain[other] for other in difflib.get_close_matches(name.lower(), plain, n=1)]
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {listed(known)}" if known else ""

@@ -24,11 +24,14 @@ def canonical(name: str) -> str:
 class Registry:
     """One kind of thing by name. Nothing is imported before it is asked for.
 
-    kind: in the singular, for messages. group: the entry-point group under which other packages bring theirs.
+    kind: in the singular, for messages. group: the entry-point group under which other packages bring theirs. settings_of: what
+    is not a name here but a setting of one -> that one, for the hint that an unknown name gets.
     """
 
-    def __init__(self, kind: str, group: str, builtins: Mapping[str, str]):
-        self.kind, self.group = kind, group
+    def __init__(
+        self, kind: str, group: str, builtins: Mapping[str, str], settings_of: Mapping[str, str] | None = None
+    ):
+        self.kind, self.group, self.settings_of = kind, group, settings_of or {}
         self._sources: dict[str, str | type | EntryPoint] = dict(builtins)
         self._scanned = False
         self.broken: dict[str, str] = {}
@@ -96,7 +99,8 @@ class Registry:
         self._scan()
         key = canonical(name)
         if key not in self._sources:
-            raise UserError(f"{where}: unknown {self.kind} {quoted(name)}{did_you_mean(key, self._sources)}")
+            near = did_you_mean(self.settings_of.get(key.lower(), key), self._sources)
+            raise UserError(f"{where}: unknown {self.kind} {quoted(name)}{near}")
         source = self._sources[key]
         if isinstance(source, EntryPoint):
             source = source.value
@@ -192,6 +196,7 @@ STRATEGIES = Registry(
         "instruction_residual": "cl_toolkit.strategies.instruction_residual:InstructionResidual",
         "freeze": "cl_toolkit.strategies.freeze:Freeze",
     },
+    dict.fromkeys(("dare", "magmax", "task_arithmetic", "ties", "wise_ft"), "merge"),
 )
 OBJECTIVES = Registry(
     "objective",
@@ -207,6 +212,7 @@ OBJECTIVES = Registry(
         "eaft": "cl_toolkit.strategies.objectives.eaft:EAFT",
         "asft": "cl_toolkit.strategies.objectives.asft:ASFT",
     },
+    dict.fromkeys(("dr_grpo", "grpo", "remax", "rloo"), "rft") | dict.fromkeys(("gkd", "sdft", "sdpo"), "on_policy"),
 )
 STREAMS = Registry(
     "stream",

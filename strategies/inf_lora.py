@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cl_toolkit.engine.access import evaluating
+from cl_toolkit.errors import UserError
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.adapters import layers, pairs
 from cl_toolkit.ranges import SHARE, at_least
@@ -97,6 +98,9 @@ class InfLoRA(Strategy):
             return model
         found = self._covariances(model, task)
         for layer, a, _, _ in pairs(model):
+            if len(a) > a.shape[1]:  # there are not so many directions
+                wanted = f"expected a rank of at most {a.shape[1]}, the inputs of {layer}; got {len(a)}"
+                raise UserError(f"strategies.{self.name}: {wanted}")
             a.data.copy_(directions(found[layer], self._basis(layer, found[layer]), len(a)))
             a.requires_grad_(False)
         return model

@@ -19,6 +19,24 @@ WHOLE = 2**63
 """Whole numbers beyond this are no setting's."""
 
 
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "alpha": ("weight", "exponent"),
+    "beta": ("mixture", "decay", "weight"),
+    "cutoff_len": ("max_prompt_length", "block_size"),
+    "epochs": ("num_train_epochs",),
+    "gradient_accumulation_steps": ("global_batch_size",),
+    "kl_coef": ("beta",),
+    "lora_r": ("r",),
+    "lora_rank": ("r",),
+    "lora_target": ("target_modules",),
+    "lr": ("learning_rate",),
+    "max_new_tokens": ("max_completion_length",),
+    "memory_strength": ("margin",),
+    "rank": ("r", "effective_rank"),
+}
+"""Words of papers and of other libraries, and the keys that they may mean here: for the hint that an unknown key gets."""
+
+
 class OutOfRange(ValueError):
     """A number of the right type that its field does not take; the text says what it takes."""
 
@@ -38,7 +56,9 @@ def typed(cls: type, data: Mapping[str, Any], path: str, where: str, beside: typ
     others = [f.name for f in dataclasses.fields(beside)] if beside else []
     for key in data:
         if key not in fields:
-            near = did_you_mean(str(key), [*fields, *others])
+            names = [*fields, *others]
+            meant = next((name for name in ELSEWHERE.get(str(key), ()) if name in names), str(key))
+            near = did_you_mean(meant, names)
             raise UserError(f"{where}: {path}.{short(str(key))}: unknown key{near}")
     values = {}
     for name, field in fields.items():
@@ -174,11 +194,18 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(args[0])
     if origin in (Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else describe(a) for a in args)
+        return " or ".join("null" if a is type(None) else describe(a) + _range_of(a) for a in args)
     if origin is Literal:
         return " | ".join(map(str, args))
     if origin is tuple:
-        return f"a list of {describe(args[0])}"
+        many = "" if args[-1] is Ellipsis else f"{len(args)}: "
+        return f"a list of {many}{', '.join(describe(a) for a in args if a is not Ellipsis)}"
     if hint is dict or origin is dict or dataclasses.is_dataclass(hint):
         return "a mapping"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+
+
+def _range_of(hint: Any) -> str:
+    """What a type of numbers takes of them, in words that follow its own."""
+    told = [str(item) for item in getattr(hint, "__metadata__", ()) if isinstance(item, Range)]
+    return "".join(t.removeprefix("a number") if t.startswith("a number") else f" of {t}" for t in told)

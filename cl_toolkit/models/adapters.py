@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cl_toolkit.engine.access import eval_mode, unwrapped
-from cl_toolkit.errors import UserError
+from cl_toolkit.errors import UserError, quoted
 from cl_toolkit.lazy import LazyModule
 from cl_toolkit.models.peft_types import peft_config, refused
 from cl_toolkit.models.targets import adapted, adapted_part, by_weights, check_targets, stores_transposed
@@ -63,13 +63,10 @@ def begin_task(
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "adapter", index))
-        return begun(
-            model,
-            _config(model, adapter.of_task(index)),
-            index if adapter.between_tasks == "stack" else 0,
-            f"task{index}",
-            run,
-        )
+        under = index if adapter.between_tasks == "stack" else 0
+        model = begun(model, _config(model, adapter.of_task(index)), under, f"task{index}", run)
+    _check_trains(model, adapter.of_task(index))
+    return model
 
 
 def begun(
@@ -90,6 +87,15 @@ def begun(
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad = is_of(parameter_name, name)
     return model
+
+
+def _check_trains(model: nn.Module, adapter: AnyAdapter) -> None:
+    """Raise UserError for an adapter without a number to train, such as one that is to keep all of each matrix."""
+    if not any(parameter.numel() for parameter in model.parameters() if parameter.requires_grad):
+        given = ", ".join(f"{key} {quoted(value)}" for key, value in adapter.settings().items())
+        raise UserError(
+            f"model.adapter: nothing is left to train of type {adapter.type} with {given or 'its defaults'}"
+        )
 
 
 def is_of(name: str, adapter: str) -> bool:

@@ -147,10 +147,14 @@ def begins_by(adapter: AnyAdapter | None) -> Any:
 
 def check_type(adapter: AnyAdapter) -> None:
     """Raise UserError for a type that cannot work here, whatever is done with it."""
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
     if begins_by(adapter) in NEED_DATA:
         raise UserError(f"{KEY}: {adapter.type}: {NO_DATA}; {LEFT}")
+    cls = known()[adapter.type][0]
+    tuners = (PEFT_TYPE_TO_TUNER_MAPPING.get(kind) for kind, c in PEFT_TYPE_TO_CONFIG_MAPPING.items() if c is cls)
+    if any(hasattr(tuner, "update_and_allocate") for tuner in tuners):  # before PEFT asks for settings in vain
+        raise UserError(f"{KEY}: {adapter.type}: {NO_STEPS}; {LEFT}")
     for key in adapter.settings():
         word = key.removesuffix("_config")
         begins = key != word and known().get(word, (None, {}))[1].get("init_lora_weights") == word
@@ -163,8 +167,6 @@ def check_type(adapter: AnyAdapter) -> None:
         raise UserError(f"model.adapter.corda_config: {listed(sorted(files))}: {NO_FILES}; leave it out")
     if config.is_prompt_learning:
         raise UserError(f"{KEY}: {adapter.type}: {NO_TOKENS}; {LEFT}")
-    if hasattr(PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type], "update_and_allocate"):
-        raise UserError(f"{KEY}: {adapter.type}: {NO_STEPS}; {LEFT}")
 
 
 def default_targets(adapter: AnyAdapter, architecture: str) -> tuple[str, ...]:

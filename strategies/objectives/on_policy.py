@@ -7,7 +7,7 @@ Who the teacher p is, what it sees besides the question x (the context c), and D
 - SDFT (Shenfeld et al. 2026, arXiv 2601.19897): teacher ema, context demonstration. The paper prints the reverse KL; its
   results are said to be the forward one's. These are the defaults.
 - GKD with lambda 1 (Agarwal et al. 2024, arXiv 2306.13649), or on-policy distillation: teacher a model, context none,
-  divergence jsd or reverse. Teacher start holds the model to what it was before the task, on the task's own questions.
+  divergence jsd or reverse. The model's own teachers (start, live, ema) want a context: without one they say what it says.
 - SDPO (arXiv 2601.20802): teacher ema or live, context feedback, divergence reverse, num_generations 8. The teacher sees a
   rollout beside this one that was right; where there is none, how the student's own was scored.
 
@@ -111,7 +111,8 @@ class OnPolicy(Objective):
         def __post_init__(self) -> None:
             refuse_idle(self, self.divergence != "jsd", f"with divergence {self.divergence}", "mixture")
             refuse_idle(self, self.teacher != "ema", f"with teacher {self.teacher}", "teacher_update_rate")
-            if self.teacher not in OWN and get_close_matches(self.teacher, OWN) and not Path(self.teacher).is_dir():
+            near = get_close_matches(self.teacher.lower(), OWN)
+            if near and self.teacher not in OWN and not Path(self.teacher).is_dir():
                 wanted = f"{', '.join(OWN)}, or a model by folder or id"
                 raise ValueError(f"teacher: expected {wanted}, got {self.teacher!r}")
 

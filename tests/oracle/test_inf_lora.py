@@ -6,6 +6,7 @@ import pytest
 import torch
 from pieces import ask, configured, task_view, tiny_model, train, weights_of
 
+from cl_toolkit.errors import UserError
 from cl_toolkit.models import adapters
 from cl_toolkit.models.sections import Adapter
 from cl_toolkit.strategies.inf_lora import InfLoRA, directions, inputs_of, of_tokens, widened
@@ -94,6 +95,12 @@ def test_what_a_new_adapter_learns_does_not_reach_past_inputs():
         new = float((outputs(model, NEW)).abs().max())
         assert new > 0
     assert moved[1.0] < 1e-4 < 1e-2 < moved[0.0]
+
+
+def test_a_rank_above_the_inputs_is_refused_before_anything_is_trained():
+    model = adapters.begin_task(tiny_model(), Adapter(r=17, lora_alpha=4, between_tasks="stack"), 0, 0)
+    with pytest.raises(UserError, match=r"inf_lora: expected a rank of at most 16, the inputs of .*; got 17"):
+        strategy().before_task(model, task_view(OLD))
 
 
 def test_padding_is_no_input():

@@ -327,6 +327,7 @@ def test_it_stands_beside_strategies_and_needs_what_it_needs(tmp_path):
 def test_settings_without_meaning_are_refused():
     for config, message in (
         ({"teacher": "strat"}, "teacher: expected start, live, ema, or a model by folder or id, got 'strat'"),
+        ({"teacher": "EMA"}, "teacher: expected start, live, ema, or a model by folder or id, got 'EMA'"),
         ({"divergence": "backward"}, "divergence: expected"),
         ({"mixture": 1.0}, "mixture: expected"),
         ({"teacher_update_rate": 0}, "teacher_update_rate: expected a number in"),

@@ -260,7 +260,8 @@ REFUSALS = [
     ),
     ("train: {lr_over: stream}", "train.lr_over: stream does nothing: the schedule constant is the same at every step"),
     ("train: {lr_per_stage: []}", "train.lr_per_stage: expected a list such as [1.0, 0.5, 0.1], got []"),
-    ("train: {lr_per_stage: 0}", "train.lr_per_stage: expected a list of a number or a number or null, got 0"),
+    ("train: {lr_per_stage: 0}", "train.lr_per_stage: expected a list of a number or a number above 0 or null, got 0"),
+    ("train: {per_device_train_batch_size: 0}", "expected a whole number of 1 or more or auto or null, got 0"),
     (
         "train: {lr_scheduler_kwargs: {constant: 0.5}}",
         "train.lr_scheduler_kwargs: the schedule constant takes none; use infinite",

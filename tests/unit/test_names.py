@@ -47,6 +47,17 @@ def refusal(source, *overrides, **options):
         ({"methods": {"m": ["x" * 500]}}, "methods.m: expected what differs from the rest, got ['xxx"),
         ({"stream": {"tasks": ["max"] * 1001}}, "stream.tasks: 1001 tasks; expected at most 1000"),
         ({"engine": {"deepspeed": {"fp16": {"enabled": True}}}}, "the config: engine.deepspeed"),
+        # words of papers and of other libraries, and capitals
+        ({"objective": "GRPO"}, "objective.name: unknown objective 'GRPO'; did you mean 'rft'?"),
+        ({"objective": "sdft"}, "objective.name: unknown objective 'sdft'; did you mean 'on_policy'?"),
+        ({"strategies": ["wise-ft"]}, "strategies: unknown strategy 'wise_ft'; did you mean 'merge'?"),
+        ({"train": {"lr": 1e-4}}, "train.lr: unknown key; did you mean 'learning_rate'?"),
+        ({"model": {"adapter": {"lora_rank": 8}}}, "model.adapter.lora_rank: unknown key; did you mean 'r'?"),
+        ({"model": {"adapter": {"type": "LoRA"}}}, "model.adapter.type: unknown type 'LoRA'; did you mean 'lora'?"),
+        ({"objective": {"name": "on_policy", "beta": 0.1}}, "objective.beta: unknown key; did you mean 'mixture'?"),
+        ({"strategies": {"merge": {"alpha": 0.1}}}, "strategies.merge.alpha: unknown key; did you mean 'weight'?"),
+        ({"objective": {"name": "rft", "reward_weights": [1]}}, "expected a list of 2: a number, a number, got [1]"),
+        ({"model": {"heads": 3}}, "known: adapter, hidden_size, intermediate_size, max_position_embeddings, name, num"),
     ],
 )  # fmt: skip
 def test_refused_by_name(source, message):

@@ -83,6 +83,7 @@ def test_a_wrong_key_is_refused_with_the_nearest_right_one(section, message):
     ({"type": "pissa", "eva_config": {"rho": 2.0}}, r"model.adapter.eva_config: does nothing with type pissa; leave it out"),
     ({"init_lora_weights": "lora_ga"}, r"model.adapter.type: lora: begins with more of training examples"),
     ({"type": "adalora", "total_step": 9}, r"model.adapter.type: adalora: must be told of each optimizer step"),
+    ({"type": "adalora"}, r"model.adapter.type: adalora: must be told of each optimizer step"),
     ({"type": "poly"}, r"model.adapter: PEFT refuses it: ValueError: task_ids"),
     ({"type": "lily", "between_tasks": "merge"}, r"between_tasks: merge: an adapter of type lily cannot: .* continue or stack"),
     ({"type": "osf", "between_tasks": "stack"}, r"between_tasks: stack: an adapter of type osf cannot: .* continue or merge"),

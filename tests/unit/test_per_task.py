@@ -42,6 +42,15 @@ def test_the_free_rank_of_osf_shrinks_as_tasks_come():
     assert trained[0] > trained[1] > trained[2] > 0
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_one_that_keeps_all_of_each_matrix_is_refused():
+    """It would learn nothing, and a run of it would look like one that does not forget."""
+    adapter = adapter_of({"type": "osf", "between_tasks": "merge", "per_task": {"effective_rank": [4, 999]}}, "here")
+    model = adapters.end_task(adapters.begin_task(tiny_model(), adapter, 0, 0), adapter)
+    with pytest.raises(UserError, match=r"model.adapter: nothing is left to train of type osf with effective_rank 999"):
+        adapters.begin_task(model, adapter, 1, 0)
+
+
 @pytest.mark.parametrize("life", ["merge", "stack"])
 def test_a_run_of_them_goes_on_as_if_nothing_had_happened(life, tmp_path):
     model = {**tiny_config()["model"], "adapter": {**RANKS, "between_tasks": life}}
