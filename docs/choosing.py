@@ -6,19 +6,17 @@ python docs/choosing.py results/my-study    first puts a study's numbers into do
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
 from cl_toolkit.api import load
 from cl_toolkit.cli.show import first_line
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES, Registry
 from cl_toolkit.report.comparison import BWT, Comparison
-from cl_toolkit.report.estimate import ENOUGH, LEVEL, holm, paired
+from cl_toolkit.report.estimate import LEVEL
 from cl_toolkit.report.reading import number
 from cl_toolkit.strategy import LIFE_CYCLES
 
@@ -30,7 +28,8 @@ METRICS = ("acc", "bwt", "learning_accuracy")
 
 def measure(folder: Path) -> pd.DataFrame:
     """A row per method of a study: its strategies, mean and standard deviation of the metrics, and the paired difference to
-    its control in BWT with the 95 % interval over n orders, or over n seeds of one order."""
+    its control in BWT with the 95 % interval over n orders, or over n seeds of one order, and the report's p, which is
+    corrected for all of its comparisons."""
     comparison = Comparison.of(load(folder).records)
     rows = []
     for method, runs in comparison.methods.items():
@@ -39,35 +38,23 @@ def measure(folder: Path) -> pd.DataFrame:
             values = pd.Series([number(run, f"metrics.{metric}") for run in runs])
             row |= {metric: values.mean(), f"{metric}_sd": values.std()}
         control, _ = comparison.controls.get(method, (None, ""))
-        difference = paired(runs, comparison.methods[control], BWT) if control and row["strategies"] else None
-        if difference is not None:
-            row |= {"control": control, "difference": difference.mean, "low": difference.low, "high": difference.high}
-            row |= {"n": difference.n}
+        found = comparison.against_control(method, BWT) if control and row["strategies"] else None
+        if found is not None and found.estimate is not None:
+            estimate = found.estimate
+            row |= {"control": control, "difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+            row |= {"n": estimate.n, "p": found.corrected}
         rows.append(row)
     return pd.DataFrame(rows).round(4)
 
 
-def corrected(frame: pd.DataFrame) -> dict[int, float]:
-    """Row -> p of its difference, corrected for all of the table by Holm's method; of rows with too few runs nothing.
-
-    p is that of the t interval, whose half width is t(0.975) standard errors.
-    """
-    p = {}
-    for i, row in frame.iterrows():
-        if pd.notna(row.get("difference")) and row["n"] >= ENOUGH:
-            errors = abs(row["difference"]) / (row["high"] - row["low"]) * 2 * stats.t.ppf(0.975, row["n"] - 1)
-            p[i] = 2 * stats.t.sf(errors, row["n"] - 1)
-    return holm(p)
-
-
-def verdict(row: pd.Series, p: float) -> str:
-    """`less (+0.41: +0.35 to +0.47, n=3; p 0.012)`: what a strategy does to forgetting, against its control. p: corrected;
-    NaN where there are too few runs."""
+def verdict(row: pd.Series) -> str:
+    """`less (+0.41: +0.35 to +0.47, n=3; p 0.012)`: what a strategy does to forgetting, against its control; without p where
+    there are too few runs."""
     if pd.isna(row.get("difference")):
         return "–"
-    word = ("less" if row["difference"] > 0 else "more") if p <= LEVEL else "no clear difference"
+    word = ("less" if row["difference"] > 0 else "more") if row["p"] <= LEVEL else "no clear difference"
     found = f"{row['difference']:+.2f}: {row['low']:+.2f} to {row['high']:+.2f}, n={row['n']:.0f}"
-    return f"{word} ({found}" + (f"; p {p:.2g})" if pd.notna(p) else ")")
+    return f"{word} ({found}" + (f"; p {row['p']:.2g})" if pd.notna(row["p"]) else ")")
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -128,11 +115,10 @@ def measured_table(name: str) -> str:
     """What each method of a study did, from its numbers."""
     frame = pd.read_csv(MEASURED / f"{name}.csv")
     rows = []
-    p = corrected(frame)
-    for i, row in frame.iterrows():
+    for _, row in frame.iterrows():
         cells = [f"{row[m]:.2f} ± {row[f'{m}_sd']:.2f}" if pd.notna(row[m]) else "–" for m in METRICS]
         control = row["control"] if pd.notna(row.get("control")) else "–"
-        rows.append([row["method"], *cells, control, verdict(row, p.get(i, math.nan))])
+        rows.append([row["method"], *cells, control, verdict(row)])
     return markdown(["method", "final accuracy", "BWT", "learning accuracy", "control", "forgets"], rows)
 
 

@@ -1,15 +1,16 @@
 """docs/choosing.md and REPRODUCIBILITY.md say what the tags and the measured studies say."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from scipy import stats
 from tiny import tiny_config
 
 import cl_toolkit as cl
 from cl_toolkit.registry import OBJECTIVES, STRATEGIES
+from cl_toolkit.report.comparison import BWT, Comparison
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 spec = importlib.util.spec_from_file_location("choosing", DOCS / "choosing.py")
@@ -42,26 +43,25 @@ def test_numbers_come_from_the_records(tmp_path):
     assert pd.isna(frame.difference["sequential"])
 
 
+def test_a_difference_is_clear_where_the_report_claims_it(tmp_path):
+    methods = {"sequential": {}, "replay": {"strategies": ["replay"]}}
+    study = cl.compare(tiny_config(methods=methods, seeds=[0, 1, 2]), out=tmp_path)
+    frame = choosing.measure(tmp_path).set_index("method")
+    claim = Comparison.of(study.records).against_control("replay", BWT)
+    assert 0 <= frame.p["replay"] == pytest.approx(claim.corrected, abs=1e-4)
+    assert pd.isna(frame.p["sequential"])
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "n", "word"),
+    ("mean", "p", "words"),
     [
-        (0.1, 0.12, 3, "less (+0.11: +0.10 to +0.12, n=3; p"),
-        (-0.12, -0.1, 3, "more"),
-        (-0.1, 0.5, 3, "no clear difference"),
-        (0.01, 0.5, 3, "no clear difference"),  # alone it would be clear, of two it is not
-        (0.1, 0.12, 2, "no clear difference (+0.11: +0.10 to +0.12, n=2)"),
+        (0.11, 0.012, "less (+0.11: +0.01 to +0.21, n=3; p 0.012)"),
+        (-0.11, 0.05, "more (-0.11: -0.21 to -0.01, n=3; p 0.05)"),
+        (0.11, 0.051, "no clear difference (+0.11: +0.01 to +0.21, n=3; p 0.051)"),
+        (0.11, math.nan, "no clear difference (+0.11: +0.01 to +0.21, n=3)"),
+        (math.nan, math.nan, "–"),
     ],
 )
-def test_a_difference_is_clear_when_it_survives_the_correction_for_its_table(low, high, n, word):
-    other = {"difference": 0.0, "low": -0.1, "high": 0.1, "n": 3}
-    frame = pd.DataFrame([{"difference": (low + high) / 2, "low": low, "high": high, "n": n}, other])
-    p = choosing.corrected(frame)
-    assert choosing.verdict(frame.iloc[0], p.get(0, float("nan"))).startswith(word)
-
-
-def test_a_p_comes_back_from_its_interval():
-    values = [0.3, 0.4, 0.45]
-    expected = stats.ttest_1samp(values, 0)
-    low, high = expected.confidence_interval(0.95)
-    frame = pd.DataFrame([{"difference": sum(values) / 3, "low": low, "high": high, "n": 3}])
-    assert choosing.corrected(frame)[0] == pytest.approx(expected.pvalue)
+def test_how_a_difference_is_said(mean, p, words):
+    row = pd.Series({"difference": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 3, "p": p})
+    assert choosing.verdict(row) == words
