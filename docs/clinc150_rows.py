@@ -19,7 +19,7 @@ START = ("auto_and_commute", "home", "meta", "small_talk", "utility", "work")
 TASKS = ("banking", "kitchen_and_dining", "travel")
 SHOWN = 700
 """Rows of each domain that are shown, at most."""
-PART = 1000
+PART = 700
 """Rows of each of the stream's tasks that the start model learns, at most."""
 
 
