@@ -11,6 +11,7 @@ of an input is that of the prototype nearest in angle.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,10 +86,10 @@ class SupCon(Objective):
 
     def before_task(self, model: nn.Module, task: TaskView) -> TaskView:
         labels = sorted({e.target for e in task.examples})
-        pairs = self.config.augment != "none" or len(labels) < len(task.examples)
-        self.alone = (
-            "" if pairs else f"{task.name}: no two examples have the same answer, so that nothing is contrasted"
-        )
+        alone = sum(many == 1 for many in Counter(e.target for e in task.examples).values())
+        few = self.config.augment == "none" and 2 * alone > len(task.examples)
+        told = f"{alone} of {len(task.examples)} examples are the only ones with their answer: no other is like them"
+        self.alone = f"{task.name}: {told}" if few else ""
         plain = unwrapped(model)
         like = next(plain.projection.parameters())
         plain.prototypes.grow(labels, task.generator(f"{self.name}-prototypes"), like)
