@@ -37,7 +37,7 @@ from cl_toolkit.models.teacher import Teacher
 from cl_toolkit.objective import Objective
 from cl_toolkit.ranges import above, at_least, refuse_idle
 from cl_toolkit.strategy import Cost
-from cl_toolkit.types import WITHOUT_TARGET, Outputs
+from cl_toolkit.types import Outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +84,7 @@ class OnPolicy(Objective):
 
     A teacher must be able to use what it is shown. One that finds the right answer less likely when it stands in the question
     (the first 32 examples of a task are tried) makes the model worse, and the record's notes say so.
+
     A teacher that is equal to the student gives no gradient at all. Each of the `global_batch_size` prompts gets
     `num_generations` rollouts. The teacher's prompt is the question, in whose last user turn the context follows.
     """
@@ -161,7 +162,7 @@ class OnPolicy(Objective):
 
     def trial(self, model: nn.Module, task: TaskView) -> str:
         """What is to be said of a teacher to which the right answer is less likely when it is shown; "" of any other."""
-        asked = [e for e in task.examples if e.source not in WITHOUT_TARGET][:ASKED]
+        asked = task.examples[:ASKED]
         words = DEMONSTRATION if self.config.context == "demonstration" else SOLUTION
         with self.teaching(model) as teacher:
             alone, beside = (mean_logp(teacher, task, seen) for seen in (asked, [shown(e, words) for e in asked]))
